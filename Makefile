@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` and `make test`. Both begin with `make setup`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := build/stamps
+NATIVE_BUILD := build/native
+
+.PHONY: setup native demo test lint format bench clean
+.DEFAULT_GOAL := test
+
+setup: native
+
+$(STAMPS)/venv: pyproject.toml constraints.txt tools/check_machine.sh
+	@tools/check_machine.sh $(PYTHON)
+	@mkdir -p $(STAMPS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@tools/pip_install.sh $(BIN)/python -r tools/build_requirements.txt
+	@touch $@
+
+# Compiles what changed and (re)installs the package in editable form. flock: two makes may run at once.
+native: $(STAMPS)/venv
+	@flock $(STAMPS)/lock tools/build_native.sh $(BIN)/python $(STAMPS)/native
+
+demo: setup
+	$(BIN)/penstock demo
+
+test: setup
+	@cd tests && ../$(BIN)/python -m pytest .
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'tests/csrc/*')
+	$(BIN)/mypy -p penstock
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'tests/csrc/*')
+
+clean:
+	rm -rf build $(VENV)

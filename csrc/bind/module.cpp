@@ -1,0 +1,8 @@
+// The native module: one line per subject. Tables only; the logic lives in csrc/core, csrc/copy and csrc/io.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Penstock's data plane.";
+}
