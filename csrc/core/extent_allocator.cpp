@@ -16,7 +16,7 @@ namespace {
 
 std::uint64_t checked_pages(std::uint64_t arena_bytes) {
   const std::uint64_t pages = arena_bytes / kPageBytes;
-  if (arena_bytes == 0 || arena_bytes % kPageBytes != 0 || pages >= (1ULL << 31)) {
+  if (arena_bytes == 0 || arena_bytes % kPageBytes != 0 || pages >= (1ULL << 31U)) {
     throw std::invalid_argument("an arena of " + std::to_string(arena_bytes) +
                                 " bytes: give a multiple of 4096 between 4096 and 8 TiB");
   }
@@ -124,9 +124,9 @@ std::uint32_t ExtentAllocator::find_within(std::uint32_t first, std::uint32_t pa
 std::uint32_t ExtentAllocator::find_above(SizeClass size_class) const {
   const auto [level, subclass] = size_class;
   // Two shifts, since a shift by 64 (or by 32, below) has no meaning in C++.
-  const std::uint64_t in_level = subclasses_nonempty_[level] & (~0ULL << subclass << 1);
+  const std::uint64_t in_level = subclasses_nonempty_[level] & (~0ULL << subclass << 1U);
   if (in_level != 0) return heads_[level][static_cast<std::uint32_t>(std::countr_zero(in_level))];
-  const std::uint32_t levels = levels_nonempty_ & (~0U << level << 1);
+  const std::uint32_t levels = levels_nonempty_ & (~0U << level << 1U);
   if (levels == 0) return kNone;
   const auto above = static_cast<std::uint32_t>(std::countr_zero(levels));
   return heads_[above][static_cast<std::uint32_t>(std::countr_zero(subclasses_nonempty_[above]))];

@@ -58,7 +58,7 @@ class ExtentAllocator {
  private:
   static constexpr std::uint32_t kSubclassBits = 6;
   static constexpr std::uint32_t kSubclasses = 1U << kSubclassBits;
-  static constexpr std::uint32_t kFree = 1U << 31;
+  static constexpr std::uint32_t kFree = 1U << 31U;
   static constexpr std::uint32_t kLevels = 31 - kSubclassBits + 1;
   static constexpr std::uint32_t kNone = UINT32_MAX;
   static constexpr std::uint32_t kCandidates = 8;

@@ -1,10 +1,8 @@
 // Random operations on the extent allocator against a dumb twin: a vector with an owner per page.
-#include <sys/mman.h>
-
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
+#include <fstream>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -16,6 +14,9 @@ namespace {
 
 using penstock::ExtentAllocator;
 using penstock::kPageBytes;
+
+constexpr std::uint64_t kMiB = 1024ULL * 1024;
+constexpr std::uint64_t kGiB = 1024 * kMiB;
 
 void check(bool holds, const char* what, std::uint64_t detail = 0) {
   if (holds) return;
@@ -31,6 +32,12 @@ void check_throws(const char* what, Call call) {
     return;
   }
   check(false, what);
+}
+
+std::uint32_t taken(ExtentAllocator& allocator, std::uint32_t pages) {
+  const auto first = allocator.allocate(pages);
+  check(first.has_value(), "room for an extent", pages);
+  return first.value_or(0);
 }
 
 struct Run {
@@ -125,61 +132,59 @@ void random_operations(std::uint64_t seed, std::uint32_t arena_pages, std::uint3
 void an_exact_hole_is_used_again() {
   // 8193 and 8200 pages share a class: plain TLSF would pass over the hole and find nothing.
   ExtentAllocator allocator((3 * 8193ULL) * kPageBytes);
-  const auto a = allocator.allocate(8193);
-  const auto b = allocator.allocate(8193);
-  const auto c = allocator.allocate(8193);
-  check(a && b && c && allocator.pages_free() == 0, "three fill the arena");
-  allocator.release(*b, 8193);
+  taken(allocator, 8193);
+  const std::uint32_t middle = taken(allocator, 8193);
+  taken(allocator, 8193);
+  check(allocator.pages_free() == 0, "three fill the arena");
+  allocator.release(middle, 8193);
   check(!allocator.allocate(8194), "larger than the hole");
-  const auto again = allocator.allocate(8193);
-  check(again == b, "the hole is taken again");
+  check(taken(allocator, 8193) == middle, "the hole is taken again");
   allocator.validate();
 }
 
 void misuse_is_refused_and_changes_nothing() {
   check_throws<std::invalid_argument>("no pages", [] { const ExtentAllocator none(0); });
   check_throws<std::invalid_argument>("odd bytes", [] { const ExtentAllocator odd(4097); });
-  check_throws<std::invalid_argument>("too large", [] { const ExtentAllocator large(1ULL << 43); });
+  check_throws<std::invalid_argument>("too large",
+                                      [] { const ExtentAllocator large(8192 * kGiB); });
   ExtentAllocator allocator(64 * kPageBytes);
-  const auto first = allocator.allocate(8);
-  check(first.has_value(), "room for eight");
+  const std::uint32_t first = taken(allocator, 8);
   const auto throws_logic = [&allocator](const char* what, std::uint32_t page,
                                          std::uint32_t pages) {
     check_throws<std::logic_error>(what, [&] { allocator.release(page, pages); });
     allocator.validate();
   };
   check_throws<std::invalid_argument>("zero", [&] { static_cast<void>(allocator.allocate(0)); });
-  throws_logic("shorter", *first, 7);
-  throws_logic("longer", *first, 9);
-  throws_logic("inside", *first + 1, 7);
+  throws_logic("shorter", first, 7);
+  throws_logic("longer", first, 9);
+  throws_logic("inside", first + 1, 7);
   throws_logic("beyond", 64, 1);
-  throws_logic("nothing", *first, 0);
-  throws_logic("free run", *first + 8, 56);
-  allocator.release(*first, 8);
-  throws_logic("twice", *first, 8);
+  throws_logic("nothing", first, 0);
+  throws_logic("free run", first + 8, 56);
+  allocator.release(first, 8);
+  throws_logic("twice", first, 8);
   check(!allocator.allocate(65) && allocator.pages_free() == 64, "larger than the arena");
 }
 
 std::uint64_t resident_bytes() {
-  std::FILE* file = std::fopen("/proc/self/statm", "r");
-  check(file != nullptr, "statm");
-  unsigned long long size = 0;
-  unsigned long long resident = 0;
-  check(std::fscanf(file, "%llu %llu", &size, &resident) == 2, "statm fields");
-  std::fclose(file);
+  std::ifstream statm("/proc/self/statm");
+  std::uint64_t size = 0;
+  std::uint64_t resident = 0;
+  statm >> size >> resident;
+  check(!statm.fail(), "statm cannot be read");
   return resident * kPageBytes;
 }
 
 void a_large_arena_costs_what_is_used() {
   const std::uint64_t before = resident_bytes();
-  ExtentAllocator allocator(40ULL << 30);
+  ExtentAllocator allocator(40 * kGiB);
   std::vector<std::uint32_t> firsts;
   while (const auto first = allocator.allocate(8192)) firsts.push_back(*first);
   check(firsts.size() == 1280, "1280 objects of 32 MiB in 40 GiB", firsts.size());
   const std::uint64_t cost = resident_bytes() - before;
-  check(cost <= (12U << 20), "12 MiB at most for 1280 objects", cost);  // the table whole: 120 MiB
+  check(cost <= 12 * kMiB, "12 MiB at most for 1280 objects", cost);  // the table whole: 120 MiB
   for (const auto first : firsts) allocator.release(first, 8192);
-  check(allocator.largest_free_pages() == (40ULL << 30) / kPageBytes, "one run again");
+  check(allocator.largest_free_pages() == 40 * kGiB / kPageBytes, "one run again");
 }
 
 }  // namespace
