@@ -1,8 +1,9 @@
 """What every benchmark shares: quiet timing, interleaved rounds, one table, one JSON file.
 
-A benchmark names its cases and hands them to `interleaved`: round one runs every case once, then round two,
-and so on, so that a slow minute of the machine falls on all of them alike. Numbers are medians over the rounds
-with their spread; a ratio is the median of per-round ratios, never the ratio of two medians.
+A benchmark names its cases and hands them to `interleaved`: round one runs every case once, then
+round two, and so on, so that a slow minute of the machine falls on all of them alike. Numbers are
+medians over the rounds with their spread; a ratio is the median of per-round ratios, never the
+ratio of two medians.
 
     options = parse_options(__doc__)
     samples = interleaved({"ours": run_ours, "memcpy": run_memcpy}, rounds=options.rounds)

@@ -1,0 +1,115 @@
+"""Every error this product raises on purpose, and how foreign ones become ours.
+
+There are two kinds of error. A `PenstockError` is an operating error: expected, typed, returned to
+whoever asked, shown to users. Anything else is a bug: it kills the actor it happens in (see
+`penstock.runtime.supervisor`).
+
+A class name tells whose deed it was, and the branch tells what to do about it:
+
+    PenstockError
+     |- CallerError       yours: the request can never succeed as it is. Change it.
+     |- CapacityError     nobody's: there is no room now. Less, later, or elsewhere.
+     |- UnavailableError  theirs: the other side is gone or broken. Another one, or later.
+     |- StaleError        history: it was right once. Throw it away and start over.
+     '- DeadlineExceeded  time: the answer would come too late to be of use.
+
+Other packages derive their errors from these branches, so that a border (gRPC, the command line)
+maps five classes and never a list of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+
+class PenstockError(Exception):
+    """Operating error: expected, typed, returned to the asker. Never restarts an actor."""
+
+
+class CallerError(PenstockError):
+    """Yours: the request can never succeed as it is."""
+
+
+class CapacityError(PenstockError):
+    """Nobody's: no room now. Ask for less, later, or elsewhere."""
+
+
+class UnavailableError(PenstockError):
+    """Theirs: the other side is gone, broken, or not ready."""
+
+
+class StaleError(PenstockError):
+    """History: it was right once, and something newer took its place."""
+
+
+class DeadlineExceeded(PenstockError):
+    """Time: the deadline passed before the answer came.
+
+    Whatever was under way has been cancelled.
+    """
+
+
+class ConfigError(CallerError):
+    """Yours: a configuration that cannot be used. The message names the path of the key."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}" if path else problem)
+        self.path = path  # dotted, as in "l1.bytes_max"; empty for the document as a whole
+        self.problem = problem
+
+
+class MailboxFull(CapacityError):
+    """Nobody's: the actor has as many messages waiting as its mailbox holds."""
+
+
+class ActorCrashed(UnavailableError):
+    """Ours: the actor died of a bug while your message was with it.
+
+    It may or may not have taken effect.
+    """
+
+
+class ActorStopped(UnavailableError):
+    """Theirs: the actor was stopped in order, or was given up by its supervisor; it takes no
+    messages.
+    """
+
+
+class StartFailed(UnavailableError):
+    """Theirs: a child did not become ready. Nothing that was started before it is left running."""
+
+
+class Escalated(UnavailableError):
+    """Ours: an actor crashed more often than its intensity allows; its siblings were stopped in
+    order.
+    """
+
+
+Translation = Callable[[str], PenstockError]
+
+
+@contextmanager
+def mapped(translations: Mapping[type[BaseException], Translation]) -> Iterator[None]:
+    """Translate foreign errors into ours, once, at the border.
+
+        with mapped({FileNotFoundError: ObjectMissing, OSError: StoreFailed}):
+            ...
+
+    The entry of the most derived class wins, whatever the order of the table. The foreign error
+    stays reachable as `__cause__`. A `PenstockError` is already ours and passes through.
+    """
+    try:
+        yield
+    except PenstockError:
+        raise
+    except tuple(translations) as foreign:
+        chosen = next(base for base in type(foreign).__mro__ if base in translations)
+        raise translations[chosen](_said_by(foreign)) from foreign
+
+
+def _said_by(foreign: BaseException) -> str:
+    """The foreign error's own words, with its class, since many say nothing without it."""
+    words = str(foreign)
+    name = type(foreign).__name__
+    return f"{name}: {words}" if words else name

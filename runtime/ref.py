@@ -1,0 +1,113 @@
+"""A handle on an actor: tell it something, or ask it something under a deadline.
+
+    leases = await l1.ask(Pin(keys), within=0.5)
+
+An ask crosses the loop once each way: the handler runs in the actor's own task, and giving up the
+ask at any moment (cancellation or deadline) cancels that handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from anyio import create_task_group
+
+from penstock.runtime.deadline import deadline_of
+from penstock.runtime.errors import DeadlineExceeded, PenstockError
+from penstock.runtime.mailbox import Mailbox, MailboxStatistics
+from penstock.runtime.message import Envelope, Msg
+
+To = TypeVar("To")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ref(Generic[To]):
+    """A handle on an actor of class `To`.
+
+    It names the mailbox, not the object behind it, and so survives restarts.
+    """
+
+    mailbox: Mailbox
+
+    @classmethod
+    def to(cls, actor: type[To], name: str, *, messages_max: int) -> Ref[To]:
+        """A new mailbox for an `actor`; the composition root makes one for each of its actors."""
+        return Ref(Mailbox(name, messages_max=messages_max))
+
+    @property
+    def name(self) -> str:
+        return self.mailbox.name
+
+    def statistics(self) -> MailboxStatistics:
+        return self.mailbox.statistics()
+
+    def tell_nowait(self, msg: Msg[To, None]) -> None:
+        """Leave a message, now. Raises MailboxFull or ActorStopped."""
+        self.mailbox.put_nowait(Envelope(msg, math.inf, None))
+
+    async def tell(self, msg: Msg[To, None], *, within: float = math.inf) -> None:
+        """Leave a message: wait for room, not for the work.
+
+        Raises DeadlineExceeded, ActorStopped, and MissingDeadline as `ask` does.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = deadline_of(loop.time(), within)
+        envelope = Envelope(msg, math.inf, None)
+        if not self.mailbox.put(envelope):
+            envelope.room = loop.create_future()
+            await self._wait(envelope.room, envelope, deadline)
+
+    async def ask(self, msg: Msg[To, R], *, within: float = math.inf) -> R:
+        """Wait for room, then for the answer.
+
+        At most `within` seconds, and never past the inherited deadline. Raises whatever
+        PenstockError the actor answers with; DeadlineExceeded; ActorCrashed if it dies of a bug
+        meanwhile; ActorStopped. MissingDeadline, if neither `within` nor an inherited deadline
+        bounds the wait, is the caller's bug.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = deadline_of(loop.time(), within)
+        reply: asyncio.Future[R] = loop.create_future()
+        envelope = Envelope(msg, deadline, reply)
+        self.mailbox.put(envelope)
+        return await self._wait(reply, envelope, deadline)
+
+    async def _wait(self, future: asyncio.Future[R], envelope: Envelope, deadline: float) -> R:
+        """Wait for the actor's side to settle `future`; leave nothing behind however the wait ends."""
+        timer = future.get_loop().call_at(deadline, self._expire, future, envelope)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self.mailbox.withdraw(envelope)
+
+    def _expire(self, future: asyncio.Future[Any], envelope: Envelope) -> None:
+        if not future.done():
+            what, where = type(envelope.msg).__name__, self.mailbox.place_of(envelope)
+            future.set_exception(DeadlineExceeded(f"{self.name}: {what} out of time, {where}"))
+
+
+async def gather_asks(asks: Iterable[Awaitable[R]]) -> list[R | PenstockError]:
+    """Await all of `asks` concurrently; each entry is the answer or the PenstockError it got, in
+    their order.
+
+    One that fails does not disturb the others. Giving up cancels them all.
+    """
+    waiting = list(asks)
+    answers: list[R | PenstockError] = [PenstockError("not answered")] * len(waiting)
+
+    async def settle(index: int, ask: Awaitable[R]) -> None:
+        try:
+            answers[index] = await ask
+        except PenstockError as error:
+            answers[index] = error
+
+    async with create_task_group() as group:
+        for index, ask in enumerate(waiting):
+            group.start_soon(settle, index, ask, name=f"ask {index}")
+    return answers

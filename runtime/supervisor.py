@@ -1,0 +1,237 @@
+"""Supervision: children start in order, each ready before the next; stop in reverse; and are
+restarted alone.
+
+    children = ChildSpec(l1, make_l1, restarts_max=0), ChildSpec(store, make_store)
+    async with supervise(*children) as supervisor:
+        await until_told_to_stop()
+
+A crash restarts that child only (one for one), at once, at most `restarts_max` times in `window_s`.
+Beyond that it escalates: the body is cancelled, the others are stopped in order, and `Escalated` is
+raised.
+
+    STARTING -> RUNNING -> STOPPING -> STOPPED
+       |  ^        |
+       |  '-crash--+--> FAILED (escalated)
+       '--> FAILED (never became ready: StartFailed)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from anyio import CancelScope
+
+from penstock.runtime.actor import Actor, Crash, live
+from penstock.runtime.errors import Escalated, StartFailed
+from penstock.runtime.log import Log
+from penstock.runtime.mailbox import MailboxStatistics
+from penstock.runtime.ref import Ref
+
+A = TypeVar("A", bound=Actor[Any])
+
+
+class ChildState(enum.Enum):
+    """Where a child is in its life; drawn in the module's docstring."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec(Generic[A]):
+    """One child: its mailbox, how to make the actor behind it, and how much of it is tolerated."""
+
+    ref: Ref[A]
+    factory: Callable[[], A]
+    restarts_max: int = 3  # crashes survived within `window_s`; 0: the first one escalates
+    window_s: float = 60.0
+    ready_within_s: float = 30.0  # for on_start
+    drain_s: float = 5.0  # to finish what is queued when told to stop; then it is cancelled
+
+    def __post_init__(self) -> None:
+        if self.restarts_max < 0:
+            raise ValueError(f"{self.ref.name}: restarts_max must not be negative")
+        if min(self.window_s, self.ready_within_s, self.drain_s) <= 0:
+            raise ValueError(f"{self.ref.name}: durations must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildHealth:
+    """What is known of one child, for health reports and metrics."""
+
+    name: str
+    state: ChildState
+    restarts_total: int
+    last_crash: str | None  # repr of the bug
+    mailbox: MailboxStatistics
+
+
+class _Child:
+    """One supervised child over all its lives."""
+
+    def __init__(self, spec: ChildSpec[Any]) -> None:
+        self.spec = spec
+        self.name = spec.ref.name
+        self.state = ChildState.STARTING
+        self.restarts_total = 0
+        self.last_crash: Crash | None = None
+        self.first_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.scope = CancelScope()
+        self._task: asyncio.Task[None] | None = None
+        self._restarted_at: deque[float] = deque(maxlen=spec.restarts_max or 1)  # loop time
+
+    def begin(self, life: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.create_task(life, name=self.name)
+
+    def on_ready(self) -> None:
+        if self.state is ChildState.STARTING:
+            self.state = ChildState.RUNNING
+        if not self.first_ready.done():
+            self.first_ready.set_result(None)
+
+    def may_restart(self, now: float) -> bool:
+        """Whether one more restart stays within the intensity; counts it if so."""
+        limit = self.spec.restarts_max
+        if limit == 0:
+            return False
+        recent = [at for at in self._restarted_at if now - at < self.spec.window_s]
+        if len(recent) >= limit:
+            return False
+        self._restarted_at.append(now)
+        self.restarts_total += 1
+        return True
+
+    async def stop(self) -> None:
+        """Let it finish what is queued, for `drain_s`; then cancel it.
+
+        Its mailbox refuses from now on.
+        """
+        if self.state is not ChildState.FAILED:
+            self.state = ChildState.STOPPING
+        self.spec.ref.mailbox.close()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=self.spec.drain_s)
+            if not self._task.done():
+                self.scope.cancel("not drained in time")
+                await asyncio.wait({self._task})
+        self.spec.ref.mailbox.discard()
+        if self.state is not ChildState.FAILED:
+            self.state = ChildState.STOPPED
+
+    def health(self) -> ChildHealth:
+        bug = None if self.last_crash is None else repr(self.last_crash.bug)
+        statistics = self.spec.ref.statistics()
+        return ChildHealth(self.name, self.state, self.restarts_total, bug, statistics)
+
+
+class Supervisor:
+    """The parent of a row of actors; made by `supervise`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.escalated: Crash | None = None
+        self._children: dict[str, _Child] = {}  # in the order of their start
+        self._body = CancelScope()
+        self._log = Log(name)
+
+    async def start(self, spec: ChildSpec[Any]) -> None:
+        """Start one more child and wait until it is ready; it will be stopped before all that are
+        running.
+
+        Raises StartFailed if it dies, or is not ready within `ready_within_s`; it is gone then.
+        """
+        if spec.ref.name in self._children:
+            raise ValueError(f"{self.name} has a child {spec.ref.name!r} already")
+        child = _Child(spec)
+        self._children[child.name] = child
+        child.begin(self._keep_alive(child))
+        done, _ = await asyncio.wait({child.first_ready}, timeout=spec.ready_within_s)
+        if not done:
+            child.state = ChildState.FAILED
+            child.scope.cancel("not ready in time")
+            await self._forget(child)
+            raise StartFailed(f"{child.name}: not ready within {spec.ready_within_s:g} s")
+        if child.state is ChildState.FAILED:
+            assert child.last_crash is not None
+            await self._forget(child)
+            bug = child.last_crash.bug
+            raise StartFailed(f"{child.name} died while starting: {bug!r}") from bug
+
+    async def stop(self, name: str) -> None:
+        """Stop one child in order.
+
+        Its ref refuses from now on. Raises KeyError for an unknown name.
+        """
+        await self._forget(self._children[name])
+
+    def health(self) -> list[ChildHealth]:
+        """Every child, in the order of their start."""
+        return [child.health() for child in self._children.values()]
+
+    async def _keep_alive(self, child: _Child) -> None:
+        """All lives of one child. Never raises what an actor did."""
+        with child.scope:
+            while (crash := await self._one_life(child)) is not None:
+                child.last_crash = crash
+                self._log.crash("actor_died", crash.bug, actor=child.name)
+                if not child.first_ready.done():
+                    child.state = ChildState.FAILED
+                    child.first_ready.set_result(None)
+                    return
+                if child.state is ChildState.STOPPING:
+                    return
+                if not child.may_restart(asyncio.get_running_loop().time()):
+                    self._escalate(child, crash)
+                    return
+                child.state = ChildState.STARTING
+
+    async def _one_life(self, child: _Child) -> Crash | None:
+        return await live(child.spec.factory, child.spec.ref.mailbox, child.on_ready)
+
+    def _escalate(self, child: _Child, crash: Crash) -> None:
+        child.state = ChildState.FAILED
+        child.spec.ref.mailbox.discard()
+        self.escalated = self.escalated or crash
+        self._log.error(
+            "escalated", actor=child.name, restarts=child.restarts_total, bug=repr(crash.bug)
+        )
+        self._body.cancel(f"{child.name} escalated")
+
+    async def _forget(self, child: _Child) -> None:
+        with CancelScope(shield=True):
+            await child.stop()
+        del self._children[child.name]
+
+    async def _stop_all(self) -> None:
+        with CancelScope(shield=True):
+            for child in reversed(self._children.values()):
+                await child.stop()
+
+
+@asynccontextmanager
+async def supervise(*specs: ChildSpec[Any], name: str = "node") -> AsyncIterator[Supervisor]:
+    """Run children while the body runs; they are stopped, in reverse order, however it ends.
+
+    Raises StartFailed if one of `specs` does not become ready; Escalated if one crashed more often
+    than it may. What the body itself raises passes through unchanged.
+    """
+    supervisor = Supervisor(name)
+    try:
+        with supervisor._body:  # noqa: SLF001 - this function is its other half
+            for spec in specs:
+                await supervisor.start(spec)
+            yield supervisor
+    finally:
+        await supervisor._stop_all()  # noqa: SLF001
+        if supervisor.escalated is not None:
+            crash = supervisor.escalated
+            raise Escalated(f"{crash.name} died of {crash.bug!r}; {name} stopped") from crash.bug
