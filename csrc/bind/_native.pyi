@@ -1,1 +1,393 @@
 """Penstock's data plane."""
+
+import builtins
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The L1 table: csrc/core/table.hpp. Words: a chunk is named by its 32-byte key; its objects by their slot, which counts
+# the shards of the geometry's groups in order. Sessions, instances and tenants are numbers given by the node. Lease and
+# ticket ids are 16 random bytes drawn by the caller. Times are monotonic seconds, given by the caller: the table reads
+# no clock and draws nothing. Packed keys are a multiple of 32 bytes, in prompt order.
+# ---------------------------------------------------------------------------------------------------------------------
+
+class TableError(Exception):
+    """A refusal by the table. Nothing was changed by the refused call."""
+
+class WrongThread(TableError):
+    """A table belongs to the thread of its first call, and another one called."""
+
+class GeometryUnknown(TableError):
+    """No such geometry, or a chunk of these keys was written under another one."""
+
+class SessionUnknown(TableError):
+    """The session or instance was never attached, is attached already, lost its stream, or is gone."""
+
+class TicketUnknown(TableError):
+    """The ticket never existed, belongs to another instance, was closed or has expired."""
+
+class RankTaken(TableError):
+    """Another session holds a lease for this rank of the ticket."""
+
+class QuarantineFull(TableError):
+    """The instance has left so much memory in overdue leases and quarantine that it gets no new leases."""
+
+class TableFull(TableError):
+    """A bound of the table is reached: leases, tickets, or readers of one object (65535)."""
+
+class IdTaken(TableError):
+    """A live lease or ticket has this id."""
+
+class BadKeys(TableError, ValueError):
+    """Packed keys, or a parent, of a wrong length; or keys that are not those of the ticket."""
+
+class BadArgument(TableError, ValueError):
+    """Any other argument out of its range; the text says which and what is allowed."""
+
+class Answer(enum.IntEnum):
+    """What Reserve says of one object."""
+
+    GRANTED = 0  # an extent to write
+    RESIDENT = 1  # already there
+    IN_FLIGHT = 2  # being written or loaded by somebody else
+    NO_ROOM = 3  # no extent, or no record; evict and ask again
+    QUOTA = 4  # the tenant's quota would be exceeded
+
+class Outcome(enum.IntEnum):
+    OK = 0
+    STALE = 1  # the lease is over (expired, released, lost) or was never this session's: nothing changed for anybody else
+
+class Rule(enum.Enum):
+    """What a hit of n chunks needs of a group, on every shard."""
+
+    FULL = 0  # all n chunks
+    WINDOW = 1  # the last min(window_chunks, n)
+    STATE = 2  # chunk n - 1
+
+class Policy(enum.Enum):
+    LRU = 0
+    S3FIFO = 1
+
+class Group:
+    """One layer group of a geometry.
+
+    `shard_bytes`: exact object bytes of each shard, > 0. `shard_runs`: (layer, component) runs in an object of each
+    shard, >= 1; empty means one each. `window_chunks`: >= 1 for Rule.WINDOW, else ignored. Raises BadArgument.
+    """
+
+    def __init__(
+        self,
+        *,
+        rule: Rule,
+        shard_bytes: Sequence[int],
+        shard_runs: Sequence[int] = (),
+        window_chunks: int = 0,
+    ) -> None: ...
+
+class Hit(NamedTuple):
+    hit: int  # chunks readable now
+    promised: int  # chunks readable once what is being written now is committed; >= hit
+
+class Acquired:
+    """A read lease. `extents`: packed records of three u64 (offset, bytes, digest), chunk-major, one per slot asked
+    for; bytes == 0 where no object is: its group does not need it, or it was dropped since the lookup."""
+
+    @property
+    def lease(self) -> bytes: ...
+    @property
+    def extents(self) -> bytes: ...
+    @property
+    def chunks(self) -> int: ...  # chunks covered, from first_chunk to the ticket's end
+
+class Reserved:
+    """`answers`: one byte of Answer per (chunk, slot), chunk-major. `extents`: as in Acquired, one per answer, digest 0,
+    bytes == 0 unless GRANTED. `bytes_missing`: arena bytes of all that was answered NO_ROOM."""
+
+    @property
+    def answers(self) -> bytes: ...
+    @property
+    def extents(self) -> bytes: ...
+    @property
+    def bytes_missing(self) -> int: ...
+
+class Evicted:
+    """`bytes`: arena bytes free now. `quarantined_bytes`: evicted, but an overdue reader still holds them.
+    `keys`: packed keys of the evicted chunks, in order."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def quarantined_bytes(self) -> int: ...
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def objects(self) -> int: ...
+    @property
+    def keys(self) -> builtins.bytes: ...
+
+class Expired(NamedTuple):
+    read_leases: int
+    write_leases: int
+    tickets: int
+
+class Statistics:
+    """Gauges in arena bytes (whole pages) and counts; counters since the table was made."""
+
+    bytes_total: int
+    bytes_free: int
+    bytes_reserved: int
+    bytes_loaded: int
+    bytes_resident: int
+    bytes_quarantined: int  # total = free + reserved + loaded + resident + quarantined
+    bytes_pinned: int  # the part of bytes_resident in chunks that a ticket or a live lease holds
+    largest_free_bytes: int
+    chunks: int  # with at least one object
+    placeholders: int  # without any, kept because they have children
+    objects: int  # not counting quarantined ones
+    leases: int  # live ones, reading and writing
+    overdue_leases: int  # expired or orphaned, not yet given up: they hold memory back
+    tickets: int
+    sessions: int
+    metadata_bytes: int  # memory the table's own records take: what was ever used of them, and the whole index
+    evicted_chunks: int  # counter
+    evicted_bytes: int  # counter
+    damaged_objects: int  # counter: named in a release
+    discarded_objects: int  # counter: reservations that were aborted, expired or orphaned
+    expired_leases: int  # counter
+    stale_calls: int  # counter: release, commit, abort or close that found nothing of the caller's
+    returned_handles: int  # counter: drained from the return queue
+
+class Table:
+    """The index of L1, the state of every object in it, and who may read, write or evict what.
+
+    Every method is O(size of its arguments) and waits for nothing. All of them but `lease_handle` destructors belong to
+    one thread, that of the first call; another raises WrongThread. `story_events_max` events are kept for `story`.
+
+    `objects_max`: bound of objects and of chunks. Address space for that many is taken at once, memory as it is used.
+    `quarantine_bytes_max`: see QuarantineFull; per engine instance. `hash_seed`: a secret keeps crafted keys from
+    colliding in the index.
+    """
+
+    def __init__(
+        self,
+        *,
+        arena_bytes: int,
+        objects_max: int,
+        policy: Policy,
+        quarantine_bytes_max: int,
+        leases_max: int = 65536,
+        tickets_max: int = 65536,
+        story_events_max: int = 0,
+        hash_seed: int = 0,
+    ) -> None: ...
+    def add_geometry(self, groups: Sequence[Group]) -> int:
+        """A new number on every call, at most 65535 of them. Raises BadArgument for no group, more than 64 groups or
+        more than 4096 slots."""
+
+    def set_quota(self, tenant: int, bytes_max: int) -> None:
+        """Bound of the arena bytes of a tenant's objects; 0: none. What exceeds a lowered quota stays until evicted."""
+
+    def bytes_of(self, tenant: int) -> int: ...
+    def attach(self, session: int, *, instance: int) -> None: ...
+
+    # Reading.
+
+    def peek(self, keys: bytes, *, geometry: int) -> int:
+        """Hit chunks now. Changes nothing, recency included."""
+
+    def promised(self, keys: bytes, *, geometry: int) -> int:
+        """Hit chunks if everything that is being written or loaded now were readable. Changes nothing."""
+
+    def lookup(
+        self,
+        keys: bytes,
+        *,
+        geometry: int,
+        ticket: bytes,
+        instance: int,
+        readers: int,
+        now: float,
+        expires: float,
+    ) -> Hit:
+        """The hit by every group's rule. If it is not 0, a ticket is opened that pins these chunks; they are touched.
+
+        `readers`: 1 to 128, the ranks that may acquire. The ticket lives until it is closed, expires, or its instance
+        is gone, whatever becomes of leases made from it.
+        """
+
+    def open_ticket(
+        self,
+        ticket: bytes,
+        *,
+        geometry: int,
+        instance: int,
+        readers: int,
+        now: float,
+        expires: float,
+    ) -> None:
+        """A ticket of no chunks, to be extended."""
+
+    def extend(self, ticket: bytes, keys: bytes, *, now: float) -> int:
+        """Pin what has become readable of `keys`, the whole prompt's, for a ticket: its new hit, never less than before.
+
+        Counts LOADED objects besides RESIDENT ones: they are readable by the tickets of their load, and the caller says
+        by this call that the ticket is one. Raises TicketUnknown, BadKeys.
+        """
+
+    def acquire(
+        self,
+        ticket: bytes,
+        *,
+        rank: int,
+        slots: Sequence[int],
+        first_chunk: int,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Acquired:
+        """Turn reader slot `rank` into a lease of `session` on the objects of `slots` (ascending) from `first_chunk`
+        (below or at the ticket's end).
+
+        While the session holds a live lease of this rank, it is given again, as it was made. A released, overdue or
+        orphaned one makes room for another. Raises TicketUnknown, RankTaken, SessionUnknown, QuarantineFull, TableFull,
+        IdTaken, BadArgument.
+        """
+
+    def release(
+        self, lease: bytes, *, session: int, damaged: Sequence[int] = (), now: float
+    ) -> Outcome:
+        """End a read lease. OK: what was copied under it counts. STALE: discard it.
+
+        `damaged`: indices into the lease's extents whose bytes did not digest to their digest: these objects leave the
+        index, whatever the outcome is, if the lease is this session's and not yet released. An overdue lease of this
+        session gives its extents back, but is STALE. Raises BadArgument for an index out of range.
+        """
+
+    def close_ticket(self, ticket: bytes, *, instance: int) -> Outcome: ...
+    def touch(self, keys: bytes, *, now: float) -> int:
+        """Make these chunks recent, as a lookup does. Returns how many of them are known."""
+
+    # Writing.
+
+    def reserve(
+        self,
+        keys: bytes,
+        *,
+        parent: bytes,
+        geometry: int,
+        slots: Sequence[int],
+        tenant: int,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Reserved:
+        """Ask for extents for the objects of `slots` (ascending) of consecutive chunks of one prompt.
+
+        `parent`: key of the chunk before the first, b"" at the prompt's start. After the first NO_ROOM or QUOTA all that
+        follows is answered the same: nothing beyond a hole is worth room. The lease exists if anything was GRANTED.
+        The tenant of a chunk is that of its first object. Raises SessionUnknown, GeometryUnknown, QuarantineFull,
+        TableFull, IdTaken, BadKeys, BadArgument.
+        """
+
+    def commit(
+        self,
+        lease: bytes,
+        *,
+        session: int,
+        indices: Sequence[int] = (),
+        digests: bytes,
+        runs: bytes = b"",
+        now: float,
+    ) -> bytes:
+        """Objects are whole: RESERVED or LOADED -> RESIDENT. One byte of Outcome per index.
+
+        `indices` into the reservation's answers; empty: all that are granted and neither committed nor aborted, in
+        order. `digests`: packed u64, one per index; b"" leaves those of LOADED objects, and is refused for RESERVED
+        ones. `runs`: packed u64, all run digests of each object in turn, as many as its geometry says; b"": not kept.
+        The lease is over when nothing of it is left to commit. STALE for everything when the lease is over or another
+        session's; the memory of an expired reservation of this session is free then, since its writer is done.
+        Raises BadArgument.
+        """
+
+    def loaded(
+        self,
+        lease: bytes,
+        *,
+        session: int,
+        indices: Sequence[int] = (),
+        digests: bytes,
+        runs: bytes = b"",
+        now: float,
+    ) -> bytes:
+        """As commit, RESERVED -> LOADED: verified, readable only by tickets extended over it, still to be committed."""
+
+    def abort(self, lease: bytes, *, session: int) -> Outcome:
+        """The owner no longer writes: what it did not commit is free at once. STALE as in commit."""
+
+    def runs(self, key: bytes, slot: int) -> bytes:
+        """Packed u64 digests of the runs of a RESIDENT object: its object digest when it has one run only; b"" when
+        they were not kept or there is no such object."""
+
+    # Life cycle.
+
+    def expire(self, now: float) -> Expired:
+        """End what expires at or before `now`. Read leases become overdue: their objects may leave the index, their
+        memory stays. Reservations leave the index, their memory is quarantined. Tickets are closed."""
+
+    def next_expiry(self) -> float:
+        """Earliest expiry of a live lease or ticket; inf if there is none."""
+
+    def stream_lost(self, session: int) -> int:
+        """Orphan all its leases, as if they had expired. Returns how many were live. Raises SessionUnknown."""
+
+    def process_gone(self, session: int) -> int:
+        """Its process is proven dead: everything of it is free. Returns how many leases that ended; 0 if unknown."""
+
+    def give_up(self, session: int) -> int:
+        """Its living owner touches nothing of it any more: as process_gone."""
+
+    def instance_gone(self, instance: int) -> int:
+        """Close the instance's tickets; returns how many. Its sessions stay until each is gone."""
+
+    def evict(self, bytes_wanted: int, *, now: float) -> Evicted:
+        """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted` arena bytes were freed
+        or nothing is left."""
+
+    def drop(self, keys: bytes) -> int:
+        """Invalidate: chunks leave the index with all their objects that are not being written. Returns how many did.
+        Who reads one keeps its memory until the release."""
+
+    @property
+    def free_bytes(self) -> int: ...
+    def statistics(self) -> Statistics: ...
+    def validate(self) -> None:
+        """Check every invariant against the allocator too, in time linear in the table. Raises AssertionError."""
+
+    def story(self, key: bytes) -> list[str]:
+        """The kept events of a chunk, oldest first."""
+
+    # Handles that die on other threads.
+
+    @property
+    def return_fd(self) -> int:
+        """An eventfd, readable when handles died since the last call; any call of the table drains them."""
+
+    def lease_handle(self, lease: bytes, *, session: int) -> LeaseHandle: ...
+    def ticket_handle(self, ticket: bytes, *, instance: int) -> LeaseHandle: ...
+    def drain(self) -> int:
+        """Nothing but what every call does first: end what the handles that died held. Returns how many there were."""
+
+class LeaseHandle:
+    """Ends a lease or ticket when it dies, on whatever thread: a read lease is released, a write lease aborted, a ticket
+    closed. Its id waits on a lock-free queue for the table's next call. Outlives the table harmlessly."""
+
+    def __enter__(self) -> LeaseHandle: ...
+    def __exit__(self, *error: object) -> None: ...
+    def give_back(self) -> None:
+        """Do it now. Any thread. Twice is once."""
+
+    def forget(self) -> None:
+        """The lease was ended otherwise; do nothing."""
