@@ -391,3 +391,83 @@ class LeaseHandle:
 
     def forget(self) -> None:
         """The lease was ended otherwise; do nothing."""
+
+import enum
+
+# --- arena ---------------------------------------------------------------------------------------
+
+class ArenaRefused(ValueError):
+    """The arena, or a mapping of it, cannot be had as asked. Says why and what to do."""
+
+class Pages(enum.Enum):
+    """What pages an arena got."""
+
+    SMALL = ...
+    HUGE_2M = ...
+    HUGE_1G = ...
+    TRANSPARENT = ...
+
+class Arena:
+    """The node's L1 memory: an unnamed file, sealed against a change of size, mapped. One thread."""
+
+    def __init__(self, *, bytes: int) -> None:
+        """Create and map `bytes`: a multiple of 4096, not 0, at most the machine's memory.
+
+        Asks for hugetlb pages (backed at once), then transparent huge pages, then small ones.
+        Raises ArenaRefused.
+        """
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def fd(self) -> int:
+        """The descriptor to hand to engines; closed on exec; -1 when closed."""
+    @property
+    def address(self) -> int: ...
+    @property
+    def pages(self) -> Pages: ...
+    @property
+    def page_bytes(self) -> int:
+        """Size of one of `pages`."""
+    @property
+    def huge_page_reason(self) -> str:
+        """Why they are not hugetlb pages, in a sentence; empty when they are."""
+    @property
+    def numa_nodes(self) -> int:
+        """Memory nodes the arena may lie on."""
+    @property
+    def numa_reason(self) -> str:
+        """How it is spread over them, or why it is not, in a sentence."""
+    def start_prefault(self, *, threads: int = 1) -> None:
+        """Back the arena with memory from 1 to 64 native threads. Once; ends at close().
+
+        Raises ArenaRefused: another number of threads, a second time, or closed.
+        """
+    @property
+    def prefaulted_bytes(self) -> int: ...
+    @property
+    def prefault_error(self) -> str:
+        """Why prefaulting ended early; empty while it runs and when it is done."""
+    def view(self, offset: int, bytes: int) -> memoryview:
+        """A writable view of a range, which stays mapped as long as the view lives.
+
+        Raises ArenaRefused: not all inside, closed, or in a forked child.
+        """
+    def close(self) -> None:
+        """Stop prefaulting, close the descriptor, unmap once no view is left. Idempotent."""
+
+class ArenaMapping:
+    """A received arena, mapped in an engine's process; a forked child does not have it."""
+
+    def __init__(self, *, fd: int, bytes: int) -> None:
+        """Map it; `fd` stays the caller's.
+
+        Raises ArenaRefused: the file has another size, or is not sealed against changing it.
+        """
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def view(self, offset: int, bytes: int) -> memoryview:
+        """As Arena.view."""
+    def close(self) -> None:
+        """Unmap once no view is left. Idempotent."""

@@ -3,6 +3,9 @@
 
 namespace py = pybind11;
 
+void bind_arena(py::module_& m);
+
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Penstock's data plane.";
+  bind_arena(m);
 }
