@@ -1,0 +1,69 @@
+"""Operating errors of the node's actors. Names tell whose deed it was; branches are those of `runtime.errors`."""
+
+from __future__ import annotations
+
+from penstock.runtime.errors import CallerError, CapacityError, StaleError, UnavailableError
+
+
+class InvalidField(CallerError):
+    """Yours: a field of a request is out of its bound. `field` is its path."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class TooLarge(CallerError):
+    """Yours: the request is over a limit that Welcome told."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class InstanceMismatch(CallerError):
+    """Yours: two processes of one engine instance declare different groups."""
+
+
+class UnknownSecret(CallerError):
+    """Yours: no session has this secret. It may have ended; attach again."""
+
+
+class UnknownNamespace(CallerError):
+    """Yours: no session has declared this namespace to this node."""
+
+
+class MovesNoBytes(CallerError):
+    """Yours: this session declared no shard of its own, so it can neither read nor write objects."""
+
+
+class RankTaken(CallerError):
+    """Theirs: another living session holds the reader slot of this rank."""
+
+
+class TooManySessions(CapacityError):
+    """Nobody's: the node is at its bound of attached and lost sessions."""
+
+
+class TooManyNamespaces(CapacityError):
+    """Nobody's: the node is at its bound of namespaces declared in this epoch."""
+
+
+class TooManyInFlight(CapacityError):
+    """Nobody's: the session is at its bound of leases, tickets or unanswered requests."""
+
+
+class QuarantineFull(CapacityError):
+    """Nobody's: so much memory of this engine waits for proof that nobody writes it, that it gets no new lease."""
+
+
+class TicketOver(StaleError):
+    """History: the ticket was cancelled, expired or never existed."""
+
+
+class PromptForgotten(StaleError):
+    """History: the prompt a delta builds on is not remembered any more. Send it whole."""
+
+
+class Draining(UnavailableError):
+    """Ours: the node is stopping and admits no new sessions."""

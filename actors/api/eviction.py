@@ -1,0 +1,27 @@
+"""Making room in L1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.runtime.actor import Actor
+from penstock.runtime.message import Msg
+
+
+class EvictionController(Actor["Message"]):
+    """Address of the eviction controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeRoom(Msg["EvictionController", int]):
+    """Somebody was told NO_ROOM: free at least this much now. Answers the bytes freed, which may be fewer."""
+
+    bytes_wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure(Msg["EvictionController", None]):
+    """L1 has filled past its high watermark. Level-triggered: several mean the same as one."""
+
+
+Message = MakeRoom | Pressure

@@ -1,0 +1,259 @@
+"""What one may ask of the L1 manager. Every message is a batch; ids of leases and tickets are drawn by the manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from penstock.actors.api.types import (
+    Extents,
+    GeometryId,
+    GroupGeometry,
+    InstanceId,
+    LeaseId,
+    SessionId,
+    TenantId,
+    TicketId,
+)
+from penstock.runtime.actor import Actor
+from penstock.runtime.message import Msg
+
+if TYPE_CHECKING:
+    from penstock.actors.api.gateway import Gateway
+    from penstock.runtime.ref import Ref
+
+
+class L1Manager(Actor["Message"]):
+    """Address of the L1 manager. One per node; its death ends the epoch and the node."""
+
+
+# ---------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """`hit_chunks` are pinned for `ticket`; `promised_chunks` counts what is on its way too.
+
+    `ticket` is empty when nothing was hit and nothing is on its way."""
+
+    ticket: TicketId
+    hit_chunks: int
+    promised_chunks: int  # >= hit_chunks
+
+    @property
+    def final(self) -> bool:
+        return self.promised_chunks == self.hit_chunks
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLease:
+    lease: LeaseId
+    extents: Extents  # chunk-major, one per slot asked for
+    chunks: int
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLease:
+    """`answers` holds one byte of `_native.Answer` per (chunk, slot); `extents` one record per answer."""
+
+    lease: LeaseId  # empty when nothing was granted
+    answers: bytes
+    extents: Extents
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    bytes_freed: int
+    chunks_evicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Gauges of the table, in bytes of arena taken, and its counters since the epoch began."""
+
+    arena_bytes: int
+    free_bytes: int
+    reserved_bytes: int
+    loaded_bytes: int
+    resident_bytes: int
+    quarantined_bytes: int
+    pinned_bytes: int
+    largest_free_bytes: int
+    chunks: int
+    objects: int
+    leases: int
+    overdue_leases: int
+    tickets: int
+    evicted_chunks: int
+    damaged_objects: int
+    lookups: int
+    lookup_chunks: int
+    hit_chunks: int
+
+    @property
+    def taken_bytes(self) -> int:
+        return self.arena_bytes - self.free_bytes
+
+
+# ---------------------------------------------------------------- attaching
+
+
+@dataclass(frozen=True, slots=True)
+class AddGeometry(Msg["L1Manager", GeometryId]):
+    groups: tuple[GroupGeometry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Msg["L1Manager", None]):
+    session: SessionId
+    instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLost(Msg["L1Manager", int]):
+    """Pins of the session are gone, its reservations leave the index, their memory is quarantined.
+
+    Answers how many leases were orphaned."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGone(Msg["L1Manager", int]):
+    """The process is proven dead (or proven never to have mapped the arena). Answers the leases ended."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp(Msg["L1Manager", int]):
+    """The living owner says it touches nothing of the lost session any more. Answers the leases given up."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceGone(Msg["L1Manager", None]):
+    instance: InstanceId
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True)
+class Peek(Msg["L1Manager", int]):
+    keys: bytes
+    geometry: GeometryId
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup(Msg["L1Manager", Hit]):
+    """Pin the resident prefix. A ticket that can still grow is watched: `watcher` hears `gateway.TicketMoved`."""
+
+    keys: bytes
+    geometry: GeometryId
+    instance: InstanceId
+    readers: int
+    ticket_s: float
+    watcher: Ref[Gateway] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire(Msg["L1Manager", ReadLease]):
+    ticket: TicketId
+    session: SessionId
+    rank: int
+    slots: tuple[int, ...]
+    first_chunk: int
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Msg["L1Manager", bool]):
+    lease: LeaseId
+    session: SessionId
+    damaged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTicket(Msg["L1Manager", bool]):
+    ticket: TicketId
+    instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(Msg["L1Manager", int]):
+    keys: bytes
+    geometry: GeometryId
+
+
+@dataclass(frozen=True, slots=True)
+class Promise(Msg["L1Manager", Hit]):
+    """What a lookup would hit now and later; touches it, pins nothing."""
+
+    keys: bytes
+    geometry: GeometryId
+
+
+# ---------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve(Msg["L1Manager", WriteLease]):
+    keys: bytes
+    parent: bytes
+    geometry: GeometryId
+    slots: tuple[int, ...]
+    tenant: TenantId
+    session: SessionId
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Msg["L1Manager", bytes]):
+    """Answers one byte of `_native.Outcome` per index. `indices` empty: all that were granted."""
+
+    lease: LeaseId
+    session: SessionId
+    indices: tuple[int, ...]
+    digests: bytes
+    runs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Msg["L1Manager", bool]):
+    lease: LeaseId
+    session: SessionId
+
+
+# ---------------------------------------------------------------- room
+
+
+@dataclass(frozen=True, slots=True)
+class Evict(Msg["L1Manager", Room]):
+    bytes_wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Purge(Msg["L1Manager", Room]):
+    """Evict everything that nobody reads or writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetQuota(Msg["L1Manager", None]):
+    tenant: TenantId
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Msg["L1Manager", Usage]):
+    pass
+
+
+Message = (
+    AddGeometry | Attach | StreamLost | ProcessGone | GiveUp | InstanceGone
+    | Peek | Lookup | Acquire | Release | CloseTicket | Touch | Promise
+    | Reserve | Commit | Abort | Evict | Purge | SetQuota | Measure
+)  # fmt: skip

@@ -1,0 +1,54 @@
+"""Values that several actors speak of. Keys and extents stay packed: Python never loops over them on a hot path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NewType
+
+KEY_BYTES = 32
+EXTENT_BYTES = 24
+"""One packed extent: offset u64, bytes u64, digest u64, little-endian."""
+
+SessionId = NewType("SessionId", int)
+"""One attached process, numbered by the node. Not a secret: the session secret is."""
+
+InstanceId = NewType("InstanceId", int)
+"""One engine instance, numbered by the node in order of first attach."""
+
+TenantId = NewType("TenantId", int)
+"""One cache salt, numbered by the node. 0 is the empty salt."""
+
+GeometryId = NewType("GeometryId", int)
+"""One registered geometry of the table: which objects a chunk has, and what a hit needs of them."""
+
+LeaseId = NewType("LeaseId", bytes)
+TicketId = NewType("TicketId", bytes)
+Epoch = NewType("Epoch", bytes)
+
+
+class HitRule(Enum):
+    """What a group needs for a prefix of n chunks to be a hit."""
+
+    FULL = "every chunk"
+    WINDOW = "the last window_chunks of the prefix"
+    STATE = "the state at the end of the prefix"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGeometry:
+    """One group of a geometry: its rule and the exact object bytes of each of its shards."""
+
+    rule: HitRule
+    window_chunks: int
+    shard_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Extents:
+    """Where objects lie in the arena: packed records of (offset, bytes, digest)."""
+
+    packed: bytes
+
+    def __len__(self) -> int:
+        return len(self.packed) // EXTENT_BYTES

@@ -1,0 +1,344 @@
+"""The L1 manager: who may read, write or evict each object of host memory.
+
+One per node, and the only one who touches the native table. Every rule is in there; here messages become calls, ids
+are drawn, the clock is read, and tickets that can still grow are watched. Others hold a Ref[l1.L1Manager].
+
+Its crash ends the epoch: a table is never served by a second manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import assert_never
+
+from penstock import _native
+from penstock.actors.api import errors, eviction, gateway, l1
+from penstock.actors.api.types import Extents, GeometryId, HitRule, LeaseId, TicketId
+from penstock.actors.core.watches import Watch, Watches
+from penstock.runtime.errors import MailboxFull, PenstockError, mapped
+from penstock.runtime.message import answer
+from penstock.runtime.ref import Ref
+
+NO_LEASE = LeaseId(b"")
+NO_TICKET = TicketId(b"")
+
+_RULES = {
+    HitRule.FULL: _native.Rule.FULL,
+    HitRule.WINDOW: _native.Rule.WINDOW,
+    HitRule.STATE: _native.Rule.STATE,
+}
+
+_REFUSALS: dict[type[BaseException], Callable[[str], PenstockError]] = {
+    _native.TicketUnknown: errors.TicketOver,
+    _native.RankTaken: errors.RankTaken,
+    _native.QuarantineFull: errors.QuarantineFull,
+    _native.BadKeys: lambda problem: errors.InvalidField("prompt", problem),
+    _native.BadArgument: lambda problem: errors.InvalidField("request", problem),
+}
+
+
+class L1Manager(l1.L1Manager):
+    """Shell of the native table. `high_water_bytes` taken, and the eviction controller is told."""
+
+    def __init__(
+        self,
+        table: _native.Table,
+        *,
+        arena_bytes: int,
+        high_water_bytes: int,
+        watches_max: int,
+        eviction_controller: Ref[eviction.EvictionController],
+    ) -> None:
+        self._table = table
+        self._arena_bytes = arena_bytes
+        self._high_water_bytes = high_water_bytes
+        self._eviction_controller = eviction_controller
+        self._watches = Watches(watches_max=watches_max)
+        self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
+        self._wake_sweeper = asyncio.Event()
+        self._lookups = 0
+        self._lookup_chunks = 0
+        self._hit_chunks = 0
+
+    async def on_start(self) -> None:
+        self.start_soon(self._sweep_expired, name="l1 expiry")
+
+    def receive(self, msg: l1.Message) -> object:
+        with mapped(_REFUSALS):
+            match msg:
+                case l1.Lookup():
+                    return answer(msg, self._lookup(msg))
+                case l1.Acquire():
+                    return answer(msg, self._acquire(msg))
+                case l1.Release():
+                    return answer(msg, self._release(msg))
+                case l1.Reserve():
+                    return answer(msg, self._reserve(msg))
+                case l1.Commit():
+                    return answer(msg, self._commit(msg))
+                case l1.Abort():
+                    return answer(msg, self._abort(msg))
+                case l1.CloseTicket():
+                    return answer(msg, self._close_ticket(msg))
+                case l1.Peek():
+                    return answer(msg, self._table.peek(msg.keys, geometry=msg.geometry))
+                case l1.Touch():
+                    return answer(msg, self._table.touch(msg.keys, now=_now()))
+                case l1.Promise():
+                    return answer(msg, self._promise(msg))
+                case l1.Evict():
+                    return answer(msg, self._evict(msg.bytes_wanted))
+                case l1.Purge():
+                    return answer(msg, self._evict(self._arena_bytes))
+                case l1.Measure():
+                    return answer(msg, self._measure())
+                case _:
+                    return self._receive_life_cycle(msg)
+
+    def _receive_life_cycle(
+        self,
+        msg: l1.AddGeometry
+        | l1.Attach
+        | l1.StreamLost
+        | l1.ProcessGone
+        | l1.GiveUp
+        | l1.InstanceGone
+        | l1.SetQuota,
+    ) -> object:
+        match msg:
+            case l1.AddGeometry():
+                groups = [
+                    _native.Group(
+                        rule=_RULES[group.rule],
+                        window_chunks=group.window_chunks,
+                        shard_bytes=group.shard_bytes,
+                    )
+                    for group in msg.groups
+                ]
+                return answer(msg, GeometryId(self._table.add_geometry(groups)))
+            case l1.Attach():
+                self._table.attach(msg.session, instance=msg.instance)
+                return answer(msg, None)
+            case l1.StreamLost():
+                return answer(msg, self._after_loss(self._table.stream_lost(msg.session)))
+            case l1.ProcessGone():
+                return answer(msg, self._after_loss(self._table.process_gone(msg.session)))
+            case l1.GiveUp():
+                return answer(msg, self._after_loss(self._table.give_up(msg.session)))
+            case l1.InstanceGone():
+                self._table.instance_gone(msg.instance)
+                return answer(msg, None)
+            case l1.SetQuota():
+                self._table.set_quota(msg.tenant, msg.bytes_max)
+                return answer(msg, None)
+            case _:
+                assert_never(msg)
+
+    # Reading.
+
+    def _lookup(self, msg: l1.Lookup) -> l1.Hit:
+        now = _now()
+        ticket = TicketId(os.urandom(16))
+        expires = now + msg.ticket_s
+        hit, promised = self._table.lookup(
+            msg.keys,
+            geometry=msg.geometry,
+            ticket=ticket,
+            instance=msg.instance,
+            readers=msg.readers,
+            now=now,
+            expires=expires,
+        )
+        self._lookups += 1
+        self._lookup_chunks += len(msg.keys) // 32
+        self._hit_chunks += hit
+        if promised > hit and msg.watcher is not None and self._watches.has_room:
+            if hit == 0:
+                self._table.open_ticket(
+                    ticket,
+                    geometry=msg.geometry,
+                    instance=msg.instance,
+                    readers=msg.readers,
+                    now=now,
+                    expires=expires,
+                )
+            self._watches.add(Watch(ticket, msg.keys, msg.geometry, hit, promised, expires))
+            self._watchers[ticket] = msg.watcher
+        else:
+            promised = hit
+        if promised:
+            self._wake_sweeper.set()
+        return l1.Hit(ticket if promised else NO_TICKET, hit, promised)
+
+    def _promise(self, msg: l1.Promise) -> l1.Hit:
+        hit = self._table.peek(msg.keys, geometry=msg.geometry)
+        self._table.touch(msg.keys[: hit * 32], now=_now())
+        return l1.Hit(NO_TICKET, hit, self._table.promised(msg.keys, geometry=msg.geometry))
+
+    def _acquire(self, msg: l1.Acquire) -> l1.ReadLease:
+        now = _now()
+        acquired = self._table.acquire(
+            msg.ticket,
+            rank=msg.rank,
+            slots=msg.slots,
+            first_chunk=msg.first_chunk,
+            lease=os.urandom(16),
+            session=msg.session,
+            now=now,
+            expires=now + msg.lease_s,
+        )
+        self._wake_sweeper.set()
+        return l1.ReadLease(
+            LeaseId(acquired.lease), Extents(acquired.extents), acquired.chunks, msg.lease_s
+        )
+
+    def _release(self, msg: l1.Release) -> bool:
+        outcome = self._table.release(
+            msg.lease, session=msg.session, damaged=msg.damaged, now=_now()
+        )
+        return outcome == _native.Outcome.OK
+
+    def _close_ticket(self, msg: l1.CloseTicket) -> bool:
+        self._unwatch(msg.ticket)
+        outcome = self._table.close_ticket(msg.ticket, instance=msg.instance)
+        return outcome == _native.Outcome.OK
+
+    # Writing.
+
+    def _reserve(self, msg: l1.Reserve) -> l1.WriteLease:
+        now = _now()
+        lease = LeaseId(os.urandom(16))
+        reserved = self._table.reserve(
+            msg.keys,
+            parent=msg.parent,
+            geometry=msg.geometry,
+            slots=msg.slots,
+            tenant=msg.tenant,
+            lease=lease,
+            session=msg.session,
+            now=now,
+            expires=now + msg.lease_s,
+        )
+        granted = _GRANTED in reserved.answers
+        if granted:
+            self._wake_sweeper.set()
+            self._tell_pressure()
+        return l1.WriteLease(
+            lease if granted else NO_LEASE, reserved.answers, Extents(reserved.extents), msg.lease_s
+        )
+
+    def _commit(self, msg: l1.Commit) -> bytes:
+        outcomes = self._table.commit(
+            msg.lease,
+            session=msg.session,
+            indices=msg.indices,
+            digests=msg.digests,
+            runs=msg.runs,
+            now=_now(),
+        )
+        self._advance_watches()
+        return outcomes
+
+    def _abort(self, msg: l1.Abort) -> bool:
+        outcome = self._table.abort(msg.lease, session=msg.session)
+        self._advance_watches()
+        return outcome == _native.Outcome.OK
+
+    # Room and time.
+
+    def _evict(self, bytes_wanted: int) -> l1.Room:
+        evicted = self._table.evict(bytes_wanted, now=_now())
+        return l1.Room(evicted.bytes, evicted.chunks)
+
+    def _tell_pressure(self) -> None:
+        """Level-triggered: a full mailbox means that the controller has news enough."""
+        if self._arena_bytes - self._table.free_bytes > self._high_water_bytes:
+            try:
+                self._eviction_controller.tell_nowait(eviction.Pressure())
+            except MailboxFull:
+                return
+
+    async def _sweep_expired(self) -> None:
+        """Sleep until the next lease or ticket expires; a new one may expire earlier, so it wakes us."""
+        while True:
+            self._wake_sweeper.clear()
+            wait_s = self._table.next_expiry() - _now()
+            if wait_s <= 0:
+                self._table.expire(_now())
+                self._advance_watches()
+                continue
+            try:
+                async with asyncio.timeout(None if wait_s == float("inf") else wait_s):
+                    await self._wake_sweeper.wait()
+            except TimeoutError:
+                continue
+
+    # Tickets that can still grow.
+
+    def _after_loss(self, leases: int) -> int:
+        self._advance_watches()
+        return leases
+
+    def _advance_watches(self) -> None:
+        """Something was committed, given up or expired: move the watermarks that can move, and say so.
+
+        A watcher whose mailbox is full hears at the next such event: the watch is only moved when it was told.
+        """
+        now = _now()
+        for watch in self._watches.expired(now):
+            self._tell_moved(watch, watch.hit_chunks, watch.hit_chunks)
+        for watch in self._watches.living(now):
+            hit = self._table.extend(watch.ticket, watch.keys, now=now)
+            promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
+            if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
+                self._tell_moved(watch, hit, promised)
+
+    def _tell_moved(self, watch: Watch, hit: int, promised: int) -> None:
+        try:
+            self._watchers[watch.ticket].tell_nowait(
+                gateway.TicketMoved(watch.ticket, hit, promised)
+            )
+        except MailboxFull:
+            return
+        watch.hit_chunks, watch.promised_chunks = hit, promised
+        if promised == hit:
+            self._unwatch(watch.ticket)
+
+    def _unwatch(self, ticket: TicketId) -> None:
+        if self._watchers.pop(ticket, None) is not None:
+            self._watches.remove(ticket)
+
+    # Numbers.
+
+    def _measure(self) -> l1.Usage:
+        numbers = self._table.statistics()
+        return l1.Usage(
+            arena_bytes=self._arena_bytes,
+            free_bytes=numbers.bytes_free,
+            reserved_bytes=numbers.bytes_reserved,
+            loaded_bytes=numbers.bytes_loaded,
+            resident_bytes=numbers.bytes_resident,
+            quarantined_bytes=numbers.bytes_quarantined,
+            pinned_bytes=numbers.bytes_pinned,
+            largest_free_bytes=numbers.largest_free_bytes,
+            chunks=numbers.chunks,
+            objects=numbers.objects,
+            leases=numbers.leases,
+            overdue_leases=numbers.overdue_leases,
+            tickets=numbers.tickets,
+            evicted_chunks=numbers.evicted_chunks,
+            damaged_objects=numbers.damaged_objects,
+            lookups=self._lookups,
+            lookup_chunks=self._lookup_chunks,
+            hit_chunks=self._hit_chunks,
+        )
+
+
+_GRANTED = int(_native.Answer.GRANTED)
+
+
+def _now() -> float:
+    """Monotonic seconds of the loop: virtual in simulation."""
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,140 @@
+"""The session keeper: who is attached, and when the memory of those who left may be used again.
+
+Rules are in `core.attachments`; here they meet the L1 manager, the gateway and the clock.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import assert_never
+
+from penstock.actors.api import gateway, l1, session
+from penstock.actors.api.types import Epoch, SessionId
+from penstock.actors.arena_door import SECRET_BYTES, ArenaDoor
+from penstock.actors.core.attachments import Attachments, Session
+from penstock.runtime.errors import MailboxFull
+from penstock.runtime.log import Log
+from penstock.runtime.message import answer
+from penstock.runtime.ref import Ref
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    sessions_max: int  # attached and lost, over all engine instances
+    namespaces_max: int  # declared in one epoch
+    ask_s: float  # how long the L1 manager may take for one step
+
+
+class Sessions(session.Sessions):
+    def __init__(
+        self,
+        *,
+        epoch: Epoch,
+        limits: SessionLimits,
+        own: Ref[session.Sessions],
+        manager: Ref[l1.L1Manager],
+        service: Ref[gateway.Gateway],
+        door: ArenaDoor,
+    ) -> None:
+        self._epoch = epoch
+        self._limits = limits
+        self._l1 = manager
+        self._gateway = service
+        self._own = own
+        self._door = door
+        self._attachments = Attachments(
+            sessions_max=limits.sessions_max, namespaces_max=limits.namespaces_max
+        )
+        self._log = Log("sessions")
+
+    async def on_start(self) -> None:
+        self.start_soon(self._door.serve, self._own, name="arena door")
+
+    async def receive(self, msg: session.Message) -> object:
+        match msg:
+            case session.Attach():
+                return answer(msg, await self._attach(msg.declaration))
+            case session.StreamEnded():
+                return answer(msg, await self._stream_ended(msg.session))
+            case session.ProcessExited():
+                return answer(msg, await self._process_exited(msg.session))
+            case session.Enter():
+                entered = self._attachments.enter(msg.secret)
+                return answer(msg, session.Door(entered.session, entered.moves_bytes))
+            case session.FindGeometry():
+                found = self._attachments.require_namespace(msg.namespace_digest)
+                return answer(msg, session.Geometry(found.geometry, found.chunk_tokens))
+            case session.Count():
+                return answer(msg, sum(1 for _ in self._attachments.attached()))
+            case _:
+                assert_never(msg)
+
+    async def _attach(self, declaration: session.Declaration) -> session.Attached:
+        """Cancelled at any await it leaves at most a geometry nobody uses yet, which the next attach finds."""
+        gave_up = await self._give_up(declaration)
+        self._attachments.check_room(declaration)
+        if self._attachments.namespace(declaration.namespace_digest) is None:
+            geometry = await self._ask_geometry(declaration)
+            self._attachments.add_namespace(declaration, geometry)
+        drawn, instance = self._attachments.draw_ids(declaration)
+        self._l1.tell_nowait(l1.Attach(drawn, instance))  # raises before anything is kept here
+        opened = self._attachments.attach(declaration, drawn, instance, os.urandom(SECRET_BYTES))
+        self._log.info("attached", session=opened.session, client=opened.client)
+        namespace = self._attachments.require_namespace(declaration.namespace_digest)
+        return session.Attached(
+            opened.session, opened.instance, namespace.geometry, opened.secret, gave_up
+        )
+
+    async def _ask_geometry(self, declaration: session.Declaration) -> l1.GeometryId:
+        return await self._l1.ask(l1.AddGeometry(declaration.groups), within=self._limits.ask_s)
+
+    async def _give_up(self, declaration: session.Declaration) -> int:
+        """The owner resumes: it says that it touches nothing of its former session any more."""
+        if not declaration.resume or declaration.resume_epoch != self._epoch:
+            return 0
+        former = self._attachments.resumable(declaration)
+        if former is None:
+            return 0
+        self._end_stream(former, "resumed by a new stream")
+        self._attachments.forget(former)
+        self._door.dismiss(former.session)
+        leases = await self._l1.ask(l1.GiveUp(former.session), within=self._limits.ask_s)
+        self._log.info("resumed", session=former.session, gave_up=leases)
+        return leases
+
+    async def _stream_ended(self, ended: SessionId) -> None:
+        former = self._attachments.find(ended)
+        if former is None:
+            return  # its process was proven gone before its stream ended, or it was resumed
+        orphaned = await self._l1.ask(l1.StreamLost(ended), within=self._limits.ask_s)
+        if self._attachments.lose(former, leases_orphaned=orphaned):
+            self._door.dismiss(ended)
+            await self._l1.ask(l1.ProcessGone(ended), within=self._limits.ask_s)
+            self._log.info("detached", session=ended, client=former.client)
+        else:
+            self._log.warning(
+                "stream_lost", session=ended, client=former.client, leases_orphaned=orphaned
+            )
+        await self._end_instance(former)
+
+    async def _process_exited(self, exited: SessionId) -> None:
+        former = self._attachments.find(exited)
+        if former is None:
+            return
+        self._end_stream(former, "its process is gone")
+        self._attachments.forget(former)
+        leases = await self._l1.ask(l1.ProcessGone(exited), within=self._limits.ask_s)
+        self._log.info("process_gone", session=exited, client=former.client, leases_freed=leases)
+        await self._end_instance(former)
+
+    async def _end_instance(self, former: Session) -> None:
+        """Nobody is left who could use the instance's tickets: their pins go."""
+        if self._attachments.is_over(former.instance):
+            await self._l1.ask(l1.InstanceGone(former.instance), within=self._limits.ask_s)
+
+    def _end_stream(self, former: Session, reason: str) -> None:
+        try:
+            self._gateway.tell_nowait(gateway.EndSession(former.session, reason))
+        except MailboxFull:
+            self._log.warning("stream_not_ended", session=former.session, reason=reason)

@@ -1,0 +1,184 @@
+"""gRPC at the edge of the process: where a server listens, with which limits, and who may call it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from penstock.runtime.errors import ConfigError, StartFailed
+from penstock.runtime.security import (
+    Address,
+    Secret,
+    TlsFiles,
+    UnixAddress,
+    check_exposure,
+)
+
+AUTHORIZATION = "authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSpec:
+    """One listening address and what is asked of callers there."""
+
+    address: Address
+    tls: TlsFiles | None
+    token: Secret | None  # asked on TCP; a Unix socket is guarded by its file mode
+    message_bytes_max: int  # larger ones end their call; contracts set a smaller bound of their own
+    keepalive_s: float  # a silent connection is probed this often
+    streams_max: int  # concurrent calls per connection
+
+
+class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Asks for `authorization: Bearer <token>` on every call; compares in constant time."""
+
+    def __init__(self, token: Secret) -> None:
+        self._token = token
+
+        async def refuse(_: object, context: grpc.aio.ServicerContext[object, object]) -> None:
+            await context.abort(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "token missing or wrong: send the metadata 'authorization: Bearer <token>'",
+            )
+
+        self._refusals = {
+            (False, False): grpc.unary_unary_rpc_method_handler(refuse),
+            (True, True): grpc.stream_stream_rpc_method_handler(refuse),
+            (False, True): grpc.unary_stream_rpc_method_handler(refuse),
+            (True, False): grpc.stream_unary_rpc_method_handler(refuse),
+        }
+
+    async def intercept_service(self, continuation, handler_call_details):  # type: ignore[no-untyped-def]
+        handler = await continuation(handler_call_details)
+        offered = dict(handler_call_details.invocation_metadata).get(AUTHORIZATION, "")
+        if handler is None or self._token.matches(str(offered).removeprefix("Bearer ")):
+            return handler
+        return self._refusals[handler.request_streaming, handler.response_streaming]
+
+
+@asynccontextmanager
+async def serving(
+    spec: ListenSpec,
+    handlers: Sequence[grpc.GenericRpcHandler],
+    service_names: Iterable[str],
+    *,
+    stop_within_s: float,
+) -> AsyncIterator[Address]:
+    """Serve `handlers`, with reflection and the standard health service, while the body runs.
+
+    Yields the address bound, which has the real port where 0 was asked. Raises ConfigError for an
+    exposed address without TLS and token, StartFailed when the address is taken.
+    """
+    check_exposure(spec.address, tls=spec.tls, token=spec.token)
+    guard = (
+        []
+        if spec.token is None or isinstance(spec.address, UnixAddress)
+        else [TokenGuard(spec.token)]
+    )
+    server = grpc.aio.server(interceptors=guard, options=_options(spec))
+    names = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    health_service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection(names, server)
+    server.add_generic_rpc_handlers(tuple(handlers))
+    for name in ("", *names):
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+    with _claimed(spec.address):
+        bound = _bind(server, spec)
+        await server.start()
+        try:
+            yield bound
+        finally:
+            await health_service.enter_graceful_shutdown()
+            await server.stop(stop_within_s)
+            if isinstance(bound, UnixAddress):
+                bound.path.unlink(missing_ok=True)
+
+
+def _options(spec: ListenSpec) -> list[tuple[str, int]]:
+    keepalive_ms = int(spec.keepalive_s * 1000)
+    return [
+        ("grpc.max_receive_message_length", spec.message_bytes_max),
+        ("grpc.max_send_message_length", spec.message_bytes_max),
+        ("grpc.max_concurrent_streams", spec.streams_max),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.so_reuseport", 0),  # two nodes on one port must not both start
+    ]
+
+
+def _bind(server: grpc.aio.Server, spec: ListenSpec) -> Address:
+    target = spec.address.target()
+    credentials = None if spec.tls is None else _server_credentials(spec.tls)
+    earlier = os.umask(0o177)  # a Unix socket is born 0600, with no moment at which it is not
+    try:
+        if credentials is None or isinstance(spec.address, UnixAddress):
+            port = server.add_insecure_port(target)
+        else:
+            port = server.add_secure_port(target, credentials)
+    except RuntimeError as taken:
+        raise StartFailed(f"cannot listen on {target}: {taken}") from taken
+    finally:
+        os.umask(earlier)
+    if isinstance(spec.address, UnixAddress):
+        return spec.address
+    return type(spec.address)(spec.address.host, port)
+
+
+def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    try:
+        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+        ca = None if tls.ca is None else tls.ca.read_bytes()
+    except OSError as unreadable:
+        raise ConfigError(
+            "listen.tls", f"{unreadable.filename}: {unreadable.strerror}"
+        ) from unreadable
+    return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+
+
+class _claimed:
+    """Holds a lock file beside a Unix socket: gRPC would silently take the path away from a running
+    node.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._path = (
+            address.path.with_name(address.path.name + ".lock")
+            if isinstance(address, UnixAddress)
+            else None
+        )
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as held:
+            os.close(self._fd)
+            raise StartFailed(
+                f"{self._path} is locked: another node listens on this socket; stop it, or choose"
+                " another listen.address"
+            ) from held
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            os.close(self._fd)
+
+
+def private_directory(path: Path) -> Path:
+    """Make `path` a directory of this user alone (0700), if it is not there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
