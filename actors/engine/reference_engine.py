@@ -9,8 +9,7 @@ went through Penstock.
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,28 +17,13 @@ import torch
 from penstock.actors.engine.reference_blocks import BlockPool, chunk_digests
 from penstock.actors.engine.reference_config import END
 from penstock.actors.engine.reference_kv import PagedKv
+from penstock.actors.engine.reference_messages import Generation, PrefixFrom, Transfer
 from penstock.actors.engine.reference_model import ReferenceModel
 from penstock.runtime.errors import CallerError
 
 
 class PromptRefused(CallerError):
     """Yours: no prompt, no room for an answer, or more of both than the engine was made for."""
-
-
-class PrefixFrom(Enum):
-    """Where the engine may take the KV of a prompt's beginning from."""
-
-    NOWHERE = "nowhere"  # compute all of it
-    OWN_CACHE = "own_cache"  # blocks this engine kept
-    PENSTOCK = "penstock"  # the KV connection, and nothing this engine kept
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """KV bytes that crossed the KV connection, and how long that took."""
-
-    bytes: int = 0
-    seconds: float = 0.0
 
 
 class KvConnection(Protocol):
@@ -55,26 +39,11 @@ class KvConnection(Protocol):
         """Offer `prompt`, whole chunks whose KV lies in `blocks`; returns the bytes written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """An answer and what it cost."""
-
-    tokens: list[int]
-    prompt_tokens: int
-    hit_tokens: int  # not computed: taken from where PrefixFrom said
-    ttft_s: float  # from the request to the first token: lookup, load and prefill
-    lookup_s: float
-    load: Transfer
-    store: Transfer  # after the answer; not part of ttft_s
-    logits_digest: str  # of the logits of every answer token
-    chunk_digests: list[str]  # of the KV of the prompt's whole chunks, as it lies in this engine
-
-
 @dataclass(frozen=True, slots=True)
 class _Fetched:
     tokens: int = 0
     lookup_s: float = 0.0
-    load: Transfer = Transfer()
+    load: Transfer = field(default_factory=Transfer)
 
 
 @dataclass(frozen=True, slots=True)

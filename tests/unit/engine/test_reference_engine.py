@@ -9,13 +9,12 @@ import torch
 from penstock.actors.engine.reference_blocks import OutOfBlocks, chunk_digests
 from penstock.actors.engine.reference_config import MODEL_SIZES
 from penstock.actors.engine.reference_engine import (
-    Generation,
     KvConnection,
-    PrefixFrom,
     PromptRefused,
     ReferenceEngine,
 )
 from penstock.actors.engine.reference_kv import PagedKv
+from penstock.actors.engine.reference_messages import Generation, PrefixFrom
 from penstock.actors.engine.reference_model import ReferenceModel
 from penstock.runtime.errors import CallerError
 

@@ -1,0 +1,60 @@
+"""The demo's picture: every request's time to first token, and what the phases have in common."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from penstock.actors.cli.demo_plan import Asked, Phase, of_phase
+from penstock.actors.engine.reference_messages import Generation
+
+_COLOURS = {Phase.COLD: "#c0392b", Phase.WARM: "#2471a3", Phase.CHECK: "#7f8c8d"}
+_LABELS = {
+    Phase.COLD: "cold: all computed",
+    Phase.WARM: "warm: KV from Penstock",
+    Phase.CHECK: "the engine's own prefix cache",
+}
+
+
+def draw(asked: Sequence[Asked], path: Path) -> None:
+    """Write a PNG to `path`. Raises OSError when it cannot be written."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)  # no display, no global state
+    every, parts = figure.subplots(1, 2, width_ratios=(3, 2))
+    for phase in Phase:
+        at = [index for index, one in enumerate(asked, start=1) if one.ask.phase is phase]
+        heights = [one.ttft_s * 1e3 for one in of_phase(asked, phase)]
+        every.scatter(at, heights, color=_COLOURS[phase], label=_LABELS[phase], zorder=3)
+    every.set_yscale("log")
+    every.yaxis.set_major_formatter("{x:,.0f}")
+    every.yaxis.set_minor_formatter("{x:,.0f}")
+    every.xaxis.set_major_locator(MaxNLocator(integer=True))
+    every.set_xlabel("request, in order")
+    every.set_ylabel("time to first token, ms")
+    every.grid(visible=True, axis="y", alpha=0.3)
+    every.legend()
+    _draw_parts(parts, asked)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _draw_parts(axes: Axes, asked: Sequence[Asked]) -> None:
+    """What the mean time to first token consists of, a bar for each phase."""
+    phases = list(reversed(Phase))
+    parts = [_mean_parts_ms(of_phase(asked, phase)) for phase in phases]
+    start = [0.0] * len(phases)
+    for index, name in enumerate(("look up", "load", "compute")):
+        widths = [part[index] for part in parts]
+        axes.barh([phase.value for phase in phases], widths, left=start, label=name)
+        start = [left + width for left, width in zip(start, widths, strict=True)]
+    axes.set_xlabel("mean time to first token, ms")
+    axes.legend()
+
+
+def _mean_parts_ms(generations: Sequence[Generation]) -> tuple[float, float, float]:
+    lookup = statistics.mean(one.lookup_s for one in generations) * 1e3
+    load = statistics.mean(one.load.seconds for one in generations) * 1e3
+    return lookup, load, statistics.mean(one.ttft_s for one in generations) * 1e3 - lookup - load

@@ -1,0 +1,136 @@
+"""The demo's numbers: what is measured, the table, and the JSON."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from penstock.actors.cli.demo_documents import Document
+from penstock.actors.cli.demo_plan import Asked, Phase, Verdict, of_phase
+from penstock.actors.engine.reference_messages import Generation, Transfer
+
+_GIB = 1 << 30
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """All requests, or those about one document. Times and token counts are medians."""
+
+    prompt_tokens: int  # of the warm prompts
+    hit_tokens: int  # of those, found in Penstock
+    ttft_cold_ms: float
+    ttft_warm_ms: float
+    ttft_own_ms: float  # with the engine's own prefix cache: what a warm prompt costs at the least
+    stored: Transfer  # sums over requests
+    loaded: Transfer
+
+    @property
+    def speedup(self) -> float:
+        """How many times sooner the first token comes."""
+        return self.ttft_cold_ms / self.ttft_warm_ms
+
+
+def summarise(asked: Sequence[Asked]) -> Summary:
+    """The numbers of `asked`, which must hold every phase."""
+    cold, warm, check = (of_phase(asked, phase) for phase in Phase)
+    return Summary(
+        prompt_tokens=round(statistics.median(one.prompt_tokens for one in warm)),
+        hit_tokens=round(statistics.median(one.hit_tokens for one in warm)),
+        ttft_cold_ms=_median_ttft_ms(cold),
+        ttft_warm_ms=_median_ttft_ms(warm),
+        ttft_own_ms=_median_ttft_ms(check),
+        stored=_sum(one.generation.store for one in asked),
+        loaded=_sum(one.generation.load for one in asked),
+    )
+
+
+def gib_s(transfer: Transfer) -> float:
+    """Throughput in GiB/s; 0 when nothing was moved."""
+    return transfer.bytes / _GIB / transfer.seconds if transfer.bytes else 0.0
+
+
+def as_json(summary: Summary, verdict: Verdict, asked: Sequence[Asked]) -> dict[str, object]:
+    """What --json writes. Top level: medians over requests, sums of bytes. `requests`: each of
+    them."""
+    return {
+        "prompt_tokens": summary.prompt_tokens,
+        "hit_tokens": summary.hit_tokens,
+        "ttft_cold_ms": round(summary.ttft_cold_ms, 3),
+        "ttft_warm_ms": round(summary.ttft_warm_ms, 3),
+        "ttft_own_cache_ms": round(summary.ttft_own_ms, 3),
+        "stored_bytes": summary.stored.bytes,
+        "retrieved_bytes": summary.loaded.bytes,
+        "store_gib_s": round(gib_s(summary.stored), 3),
+        "retrieve_gib_s": round(gib_s(summary.loaded), 3),
+        "kv_bytes_verified": verdict.kv_bytes_verified,
+        "tokens_equal": verdict.tokens_equal,
+        "problems": list(verdict.problems),
+        "requests": [_request(one) for one in asked],
+    }
+
+
+def _request(one: Asked) -> dict[str, object]:
+    ask, generation = one.ask, one.generation
+    return {
+        "phase": ask.phase.value,
+        "round": ask.round,
+        "document": ask.document,
+        "question": ask.question,
+        "worker": ask.worker,
+        "prompt_tokens": generation.prompt_tokens,
+        "hit_tokens": generation.hit_tokens,
+        "ttft_ms": round(generation.ttft_s * 1e3, 3),
+        "lookup_ms": round(generation.lookup_s * 1e3, 3),
+        "load_ms": round(generation.load.seconds * 1e3, 3),
+        "store_ms": round(generation.store.seconds * 1e3, 3),
+    }
+
+
+def table(documents: Sequence[Document], asked: Sequence[Asked]) -> Table:
+    """A row for each document and one for all."""
+    result = Table(title="Time to first token, cold and with KV from Penstock")
+    result.add_column("document")
+    for heading in ("prompt", "hit", "cold", "warm", "own cache", "ratio", "stored", "loaded"):
+        result.add_column(heading, justify="right")
+    for index, document in enumerate(documents):
+        of_document = [one for one in asked if one.ask.document == index]
+        result.add_row(document.name, *_cells(summarise(of_document)))
+    result.add_section()
+    result.add_row("all", *_cells(summarise(asked)), style="bold")
+    return result
+
+
+def _cells(summary: Summary) -> Iterable[str]:
+    return (
+        f"{summary.prompt_tokens:,}",
+        f"{summary.hit_tokens:,}",
+        f"{summary.ttft_cold_ms:,.0f} ms",
+        f"{summary.ttft_warm_ms:,.0f} ms",
+        f"{summary.ttft_own_ms:,.0f} ms",
+        f"1/{summary.speedup:.0f}" if summary.speedup >= 1.5 else f"{1 / summary.speedup:.2f}",
+        f"{summary.stored.bytes / _MIB:,.0f} MiB",
+        f"{summary.loaded.bytes / _MIB:,.0f} MiB",
+    )
+
+
+def closing_lines(summary: Summary, verdict: Verdict) -> list[str]:
+    """What was moved and what was proven, in sentences."""
+    store_gib_s, retrieve_gib_s = gib_s(summary.stored), gib_s(summary.loaded)
+    verified_mib = verdict.kv_bytes_verified / _MIB
+    moved = f"KV was stored at {store_gib_s:.1f} GiB/s and loaded at {retrieve_gib_s:.1f} GiB/s."
+    equal = f"{verified_mib:,.0f} MiB of it were read back, bit-identical to what was written."
+    same = "Every answer has the tokens and logits that the engine's own prefix cache leads to."
+    if verdict.problems:
+        return [moved, *(f"PROBLEM {problem}." for problem in verdict.problems)]
+    return [moved, equal, same]
+
+
+def _median_ttft_ms(generations: Sequence[Generation]) -> float:
+    return statistics.median(one.ttft_s for one in generations) * 1e3
+
+
+def _sum(transfers: Iterable[Transfer]) -> Transfer:
+    every = list(transfers)
+    return Transfer(sum(one.bytes for one in every), sum(one.seconds for one in every))
