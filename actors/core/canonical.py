@@ -1,0 +1,85 @@
+"""One encoding of values as bytes: equal values give equal bytes, different values different ones.
+
+    value  := 'n'                          None
+            | 'i' u64                      integer, 0 to 2**64 - 1
+            | 'b' length data              bytes
+            | 's' length data              string, UTF-8
+            | 't' length value*            tuple
+            | 'r' length (name value)*     record; fields in order of declaration
+    length := u64, u64 little-endian; name := length data
+
+Every value tells its own length before its contents, so that the same bytes cannot be cut in two
+ways: ("ab", "c") and ("a", "bc") differ. A value can be read back, which is how the tests know.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
+_U64 = struct.Struct("<Q")
+INTEGER_MAX = 2**64 - 1
+
+
+def encode(value: object) -> bytes:
+    """The canonical bytes of `value`: None, int, bytes, str, Enum (its name), tuple, or dataclass.
+
+    Raises TypeError for any other type (bool and float too) and ValueError for an integer out of
+    range or a string that is no Unicode text.
+    """
+    parts: list[bytes] = []
+    _append(parts, value)
+    return b"".join(parts)
+
+
+def _append(parts: list[bytes], value: object) -> None:
+    if value is None:
+        parts.append(b"n")
+    elif isinstance(value, Enum):
+        _append(parts, value.name)
+    elif isinstance(value, bytes):
+        parts += (b"b", _U64.pack(len(value)), value)
+    elif isinstance(value, str):
+        data = value.encode()
+        parts += (b"s", _U64.pack(len(data)), data)
+    elif isinstance(value, tuple):
+        parts += (b"t", _U64.pack(len(value)))
+        for item in value:
+            _append(parts, item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        members = fields(value)
+        parts += (b"r", _U64.pack(len(members)))
+        for member in members:
+            name = member.name.encode()
+            parts += (_U64.pack(len(name)), name)
+            _append(parts, getattr(value, member.name))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= INTEGER_MAX:
+            raise ValueError(f"{value} is not an integer from 0 to 2**64 - 1")
+        parts += (b"i", _U64.pack(value))
+    else:
+        raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def first_difference(ours: object, theirs: object, path: str = "") -> str | None:
+    """The path of the first part in which two values of one shape differ: "groups[0].dtype".
+
+    None when they are equal. A tuple that begins another differs from it in "len(path)".
+    """
+    if is_dataclass(ours) and type(ours) is type(theirs):
+        for member in fields(ours):
+            below = f"{path}.{member.name}" if path else member.name
+            inside = first_difference(
+                getattr(ours, member.name), getattr(theirs, member.name), below
+            )
+            if inside is not None:
+                return inside
+        return None
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=False)):
+            inside = first_difference(mine, other, f"{path}[{index}]")
+            if inside is not None:
+                return inside
+        return None if len(ours) == len(theirs) else f"len({path})"
+    return None if encode(ours) == encode(theirs) else path
