@@ -50,8 +50,8 @@ def chunk_keys(
 
     `previous` is what the chain goes on from: the namespace's digest at the start of a prompt, or
     the last key of the chunks before `tokens`. `extras` holds, by chunk index in `tokens`, what
-    else decided a chunk's KV (multimodal hashes); an empty extra is none, and one of the last chunk,
-    when that is not whole, waits for it.
+    else decided a chunk's KV (multimodal hashes). An empty extra is none; one of a last chunk that
+    is not whole is left out with it.
 
     Raises BadTokens for what is not a sequence of tokens, InvalidField for a `previous` that is no
     key, a `chunk_tokens` below 1, or an extra of a chunk that is not there.
@@ -133,6 +133,8 @@ def _pack_buffer(view: memoryview) -> bytes:
 
 
 def _pack_sequence(tokens: Sequence[int]) -> bytes:
+    if not isinstance(tokens, Sequence):
+        raise _first_bad(tokens)
     try:
         return array("I", tokens).tobytes()
     except (TypeError, OverflowError):
