@@ -32,7 +32,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'tests/csrc/*')
-	$(BIN)/mypy -p penstock
+	@tools/typecheck_tree.sh $(BIN)/python build/typecheck
+	MYPYPATH=build/typecheck $(BIN)/mypy -p penstock
 
 format:
 	$(BIN)/ruff check --fix .

@@ -47,7 +47,8 @@ class EvictionController(eviction.EvictionController):
             case eviction.MakeRoom():
                 return answer(msg, await self._evict(msg.bytes_wanted))
             case eviction.Pressure():
-                return answer(msg, await self._relieve())
+                await self._relieve()
+                return answer(msg, None)
             case _:
                 assert_never(msg)
 

@@ -13,13 +13,18 @@ import os
 from collections.abc import Callable
 from typing import assert_never
 
+from anyio import wait_readable
+
 from penstock import _native
 from penstock.actors.api import errors, eviction, gateway, l1
 from penstock.actors.api.types import Extents, GeometryId, HitRule, LeaseId, TicketId
+from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
+from penstock.actors.l1_metrics import L1Metrics
 from penstock.runtime.errors import MailboxFull, PenstockError, mapped
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
 
 NO_LEASE = LeaseId(b"")
 NO_TICKET = TicketId(b"")
@@ -34,6 +39,9 @@ _REFUSALS: dict[type[BaseException], Callable[[str], PenstockError]] = {
     _native.TicketUnknown: errors.TicketOver,
     _native.RankTaken: errors.RankTaken,
     _native.QuarantineFull: errors.QuarantineFull,
+    _native.SessionUnknown: errors.SessionOver,
+    _native.GeometryUnknown: errors.UnknownNamespace,
+    _native.TableFull: errors.TooManyInFlight,
     _native.BadKeys: lambda problem: errors.InvalidField("prompt", problem),
     _native.BadArgument: lambda problem: errors.InvalidField("request", problem),
 }
@@ -49,12 +57,16 @@ class L1Manager(l1.L1Manager):
         arena_bytes: int,
         high_water_bytes: int,
         watches_max: int,
+        tenants: Tenants,
+        telemetry: Telemetry,
         eviction_controller: Ref[eviction.EvictionController],
     ) -> None:
         self._table = table
         self._arena_bytes = arena_bytes
         self._high_water_bytes = high_water_bytes
         self._eviction_controller = eviction_controller
+        self._tenants = tenants
+        self._telemetry = telemetry
         self._watches = Watches(watches_max=watches_max)
         self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
         self._wake_sweeper = asyncio.Event()
@@ -63,13 +75,17 @@ class L1Manager(l1.L1Manager):
         self._hit_chunks = 0
 
     async def on_start(self) -> None:
+        self._telemetry.collect_from(L1Metrics(self._measure))
         self.start_soon(self._sweep_expired, name="l1 expiry")
+        self.start_soon(self._drain_returned, name="l1 returned handles")
 
     def receive(self, msg: l1.Message) -> object:
         with mapped(_REFUSALS):
             match msg:
                 case l1.Lookup():
                     return answer(msg, self._lookup(msg))
+                case l1.LookAgain():
+                    return answer(msg, self._look_again(msg))
                 case l1.Acquire():
                     return answer(msg, self._acquire(msg))
                 case l1.Release():
@@ -80,8 +96,8 @@ class L1Manager(l1.L1Manager):
                     return answer(msg, self._commit(msg))
                 case l1.Abort():
                     return answer(msg, self._abort(msg))
-                case l1.CloseTicket():
-                    return answer(msg, self._close_ticket(msg))
+                case l1.CloseTickets():
+                    return answer(msg, self._close_tickets(msg))
                 case l1.Peek():
                     return answer(msg, self._table.peek(msg.keys, geometry=msg.geometry))
                 case l1.Touch():
@@ -104,8 +120,7 @@ class L1Manager(l1.L1Manager):
         | l1.StreamLost
         | l1.ProcessGone
         | l1.GiveUp
-        | l1.InstanceGone
-        | l1.SetQuota,
+        | l1.InstanceGone,
     ) -> object:
         match msg:
             case l1.AddGeometry():
@@ -114,6 +129,7 @@ class L1Manager(l1.L1Manager):
                         rule=_RULES[group.rule],
                         window_chunks=group.window_chunks,
                         shard_bytes=group.shard_bytes,
+                        shard_runs=group.shard_runs,
                     )
                     for group in msg.groups
                 ]
@@ -130,9 +146,6 @@ class L1Manager(l1.L1Manager):
             case l1.InstanceGone():
                 self._table.instance_gone(msg.instance)
                 return answer(msg, None)
-            case l1.SetQuota():
-                self._table.set_quota(msg.tenant, msg.bytes_max)
-                return answer(msg, None)
             case _:
                 assert_never(msg)
 
@@ -142,7 +155,7 @@ class L1Manager(l1.L1Manager):
         now = _now()
         ticket = TicketId(os.urandom(16))
         expires = now + msg.ticket_s
-        hit, promised = self._table.lookup(
+        found = self._table.lookup(
             msg.keys,
             geometry=msg.geometry,
             ticket=ticket,
@@ -151,6 +164,7 @@ class L1Manager(l1.L1Manager):
             now=now,
             expires=expires,
         )
+        hit, promised = found.hit, found.promised
         self._lookups += 1
         self._lookup_chunks += len(msg.keys) // 32
         self._hit_chunks += hit
@@ -164,13 +178,20 @@ class L1Manager(l1.L1Manager):
                     now=now,
                     expires=expires,
                 )
-            self._watches.add(Watch(ticket, msg.keys, msg.geometry, hit, promised, expires))
+            self._watches.add(
+                Watch(ticket, msg.session, msg.keys, msg.geometry, hit, promised, expires)
+            )
             self._watchers[ticket] = msg.watcher
         else:
             promised = hit
         if promised:
             self._wake_sweeper.set()
         return l1.Hit(ticket if promised else NO_TICKET, hit, promised)
+
+    def _look_again(self, msg: l1.LookAgain) -> l1.Hit:
+        hit = self._table.extend(msg.ticket, msg.keys, now=_now())
+        promised = max(hit, self._table.promised(msg.keys, geometry=msg.geometry))
+        return l1.Hit(msg.ticket, hit, promised if self._watches.has(msg.ticket) else hit)
 
     def _promise(self, msg: l1.Promise) -> l1.Hit:
         hit = self._table.peek(msg.keys, geometry=msg.geometry)
@@ -200,22 +221,28 @@ class L1Manager(l1.L1Manager):
         )
         return outcome == _native.Outcome.OK
 
-    def _close_ticket(self, msg: l1.CloseTicket) -> bool:
-        self._unwatch(msg.ticket)
-        outcome = self._table.close_ticket(msg.ticket, instance=msg.instance)
-        return outcome == _native.Outcome.OK
+    def _close_tickets(self, msg: l1.CloseTickets) -> int:
+        closed = 0
+        for ticket in msg.tickets:
+            self._unwatch(ticket)
+            outcome = self._table.close_ticket(ticket, instance=msg.instance)
+            closed += outcome == _native.Outcome.OK
+        return closed
 
     # Writing.
 
     def _reserve(self, msg: l1.Reserve) -> l1.WriteLease:
         now = _now()
         lease = LeaseId(os.urandom(16))
+        tenant = self._tenants.account(msg.salt)
+        if tenant.is_new:
+            self._table.set_quota(tenant.id, tenant.bytes_max)
         reserved = self._table.reserve(
             msg.keys,
             parent=msg.parent,
             geometry=msg.geometry,
             slots=msg.slots,
-            tenant=msg.tenant,
+            tenant=tenant.id,
             lease=lease,
             session=msg.session,
             now=now,
@@ -226,7 +253,11 @@ class L1Manager(l1.L1Manager):
             self._wake_sweeper.set()
             self._tell_pressure()
         return l1.WriteLease(
-            lease if granted else NO_LEASE, reserved.answers, Extents(reserved.extents), msg.lease_s
+            lease if granted else NO_LEASE,
+            reserved.answers,
+            Extents(reserved.extents),
+            reserved.bytes_missing,
+            msg.lease_s,
         )
 
     def _commit(self, msg: l1.Commit) -> bytes:
@@ -275,6 +306,12 @@ class L1Manager(l1.L1Manager):
             except TimeoutError:
                 continue
 
+    async def _drain_returned(self) -> None:
+        """Handles that died on other threads are ended at the table's next call; with none coming, by us."""
+        while True:
+            await wait_readable(self._table.return_fd)
+            self._table.drain()
+
     # Tickets that can still grow.
 
     def _after_loss(self, leases: int) -> int:
@@ -298,7 +335,7 @@ class L1Manager(l1.L1Manager):
     def _tell_moved(self, watch: Watch, hit: int, promised: int) -> None:
         try:
             self._watchers[watch.ticket].tell_nowait(
-                gateway.TicketMoved(watch.ticket, hit, promised)
+                gateway.TicketMoved(watch.session, watch.ticket, hit, promised)
             )
         except MailboxFull:
             return

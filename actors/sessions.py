@@ -5,13 +5,12 @@ Rules are in `core.attachments`; here they meet the L1 manager, the gateway and 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import assert_never
 
 from penstock.actors.api import gateway, l1, session
-from penstock.actors.api.types import Epoch, SessionId
-from penstock.actors.arena_door import SECRET_BYTES, ArenaDoor
+from penstock.actors.api.types import Epoch, GeometryId, SessionId
+from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.core.attachments import Attachments, Session
 from penstock.runtime.errors import MailboxFull
 from penstock.runtime.log import Log
@@ -54,11 +53,17 @@ class Sessions(session.Sessions):
     async def receive(self, msg: session.Message) -> object:
         match msg:
             case session.Attach():
-                return answer(msg, await self._attach(msg.declaration))
+                return answer(msg, await self._attach(msg.declaration, msg.secret))
+            case session.Abandoned():
+                if (unheard := self._attachments.by_secret(msg.secret)) is not None:
+                    await self._stream_ended(unheard.session)
+                return answer(msg, None)
             case session.StreamEnded():
-                return answer(msg, await self._stream_ended(msg.session))
+                await self._stream_ended(msg.session)
+                return answer(msg, None)
             case session.ProcessExited():
-                return answer(msg, await self._process_exited(msg.session))
+                await self._process_exited(msg.session)
+                return answer(msg, None)
             case session.Enter():
                 entered = self._attachments.enter(msg.secret)
                 return answer(msg, session.Door(entered.session, entered.moves_bytes))
@@ -70,7 +75,7 @@ class Sessions(session.Sessions):
             case _:
                 assert_never(msg)
 
-    async def _attach(self, declaration: session.Declaration) -> session.Attached:
+    async def _attach(self, declaration: session.Declaration, secret: bytes) -> session.Attached:
         """Cancelled at any await it leaves at most a geometry nobody uses yet, which the next attach finds."""
         gave_up = await self._give_up(declaration)
         self._attachments.check_room(declaration)
@@ -79,14 +84,12 @@ class Sessions(session.Sessions):
             self._attachments.add_namespace(declaration, geometry)
         drawn, instance = self._attachments.draw_ids(declaration)
         self._l1.tell_nowait(l1.Attach(drawn, instance))  # raises before anything is kept here
-        opened = self._attachments.attach(declaration, drawn, instance, os.urandom(SECRET_BYTES))
+        opened = self._attachments.attach(declaration, drawn, instance, secret)
         self._log.info("attached", session=opened.session, client=opened.client)
         namespace = self._attachments.require_namespace(declaration.namespace_digest)
-        return session.Attached(
-            opened.session, opened.instance, namespace.geometry, opened.secret, gave_up
-        )
+        return session.Attached(opened.session, opened.instance, namespace.geometry, gave_up)
 
-    async def _ask_geometry(self, declaration: session.Declaration) -> l1.GeometryId:
+    async def _ask_geometry(self, declaration: session.Declaration) -> GeometryId:
         return await self._l1.ask(l1.AddGeometry(declaration.groups), within=self._limits.ask_s)
 
     async def _give_up(self, declaration: session.Declaration) -> int:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
+from anyio import CancelScope
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -37,7 +39,7 @@ class ListenSpec:
     streams_max: int  # concurrent calls per connection
 
 
-class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class TokenGuard(grpc.aio.ServerInterceptor):
     """Asks for `authorization: Bearer <token>` on every call; compares in constant time."""
 
     def __init__(self, token: Secret) -> None:
@@ -49,7 +51,7 @@ class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 "token missing or wrong: send the metadata 'authorization: Bearer <token>'",
             )
 
-        self._refusals = {
+        self._refusals: dict[tuple[bool, bool], grpc.RpcMethodHandler[Any, Any]] = {
             (False, False): grpc.unary_unary_rpc_method_handler(refuse),
             (True, True): grpc.stream_stream_rpc_method_handler(refuse),
             (False, True): grpc.unary_stream_rpc_method_handler(refuse),
@@ -97,8 +99,9 @@ async def serving(
         try:
             yield bound
         finally:
-            await health_service.enter_graceful_shutdown()
-            await server.stop(stop_within_s)
+            with CancelScope(shield=True):
+                await health_service.enter_graceful_shutdown()
+                await server.stop(stop_within_s)
             if isinstance(bound, UnixAddress):
                 bound.path.unlink(missing_ok=True)
 

@@ -67,3 +67,15 @@ class PromptForgotten(StaleError):
 
 class Draining(UnavailableError):
     """Ours: the node is stopping and admits no new sessions."""
+
+
+class TooManyTenants(CapacityError):
+    """Nobody's: the node is at its bound of tenants accounted for in this epoch."""
+
+
+class SessionOver(StaleError):
+    """History: the session was ended while its request was under way."""
+
+
+class VersionMismatch(CallerError):
+    """Theirs: client and node speak no common version of the protocol."""

@@ -17,6 +17,7 @@ class Gateway(Actor["Message"]):
 class TicketMoved(Msg["Gateway", None]):
     """The watermark of a ticket, as it is now."""
 
+    session: SessionId
     ticket: TicketId
     hit_chunks: int
     promised_chunks: int  # == hit_chunks: the watermark will not move any more

@@ -12,7 +12,6 @@ from penstock.actors.api.types import (
     InstanceId,
     LeaseId,
     SessionId,
-    TenantId,
     TicketId,
 )
 from penstock.runtime.actor import Actor
@@ -60,6 +59,7 @@ class WriteLease:
     lease: LeaseId  # empty when nothing was granted
     answers: bytes
     extents: Extents
+    bytes_missing: int  # arena bytes of all that was answered NO_ROOM
     lease_s: float
 
 
@@ -154,10 +154,20 @@ class Lookup(Msg["L1Manager", Hit]):
 
     keys: bytes
     geometry: GeometryId
+    session: SessionId
     instance: InstanceId
     readers: int
     ticket_s: float
     watcher: Ref[Gateway] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain(Msg["L1Manager", Hit]):
+    """The hit of a ticket as it is now; pins what has become readable since. `keys` are the whole prompt's."""
+
+    ticket: TicketId
+    keys: bytes
+    geometry: GeometryId
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +188,18 @@ class Release(Msg["L1Manager", bool]):
 
 
 @dataclass(frozen=True, slots=True)
-class CloseTicket(Msg["L1Manager", bool]):
-    ticket: TicketId
+class CloseTickets(Msg["L1Manager", int]):
+    """Their pins go; leases made from them live on. Answers how many were still open."""
+
+    tickets: tuple[TicketId, ...]
     instance: InstanceId
 
 
 @dataclass(frozen=True, slots=True)
 class Touch(Msg["L1Manager", int]):
+    """Make these chunks recent. Answers how many of them are known."""
+
     keys: bytes
-    geometry: GeometryId
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +219,7 @@ class Reserve(Msg["L1Manager", WriteLease]):
     parent: bytes
     geometry: GeometryId
     slots: tuple[int, ...]
-    tenant: TenantId
+    salt: bytes  # the tenant charged
     session: SessionId
     lease_s: float
 
@@ -242,18 +255,12 @@ class Purge(Msg["L1Manager", Room]):
 
 
 @dataclass(frozen=True, slots=True)
-class SetQuota(Msg["L1Manager", None]):
-    tenant: TenantId
-    bytes_max: int
-
-
-@dataclass(frozen=True, slots=True)
 class Measure(Msg["L1Manager", Usage]):
     pass
 
 
 Message = (
     AddGeometry | Attach | StreamLost | ProcessGone | GiveUp | InstanceGone
-    | Peek | Lookup | Acquire | Release | CloseTicket | Touch | Promise
-    | Reserve | Commit | Abort | Evict | Purge | SetQuota | Measure
+    | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
+    | Reserve | Commit | Abort | Evict | Purge | Measure
 )  # fmt: skip

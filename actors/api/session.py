@@ -32,7 +32,6 @@ class Attached:
     session: SessionId
     instance: InstanceId
     geometry: GeometryId
-    secret: bytes  # 32 unguessable bytes; proves the session at the arena socket
     gave_up: int  # leases of the resumed session that were given up
 
 
@@ -41,6 +40,14 @@ class Attach(Msg["Sessions", Attached]):
     """Open a session. Refused when the node is full, or the engine instance contradicts itself."""
 
     declaration: Declaration
+    secret: bytes  # 32 unguessable bytes drawn by the asker; proves the session at the arena socket
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned(Msg["Sessions", None]):
+    """Whoever asked to attach with this secret gave up, and may never have heard that it was attached."""
+
+    secret: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +97,4 @@ class Count(Msg["Sessions", int]):
     """How many sessions have a stream."""
 
 
-Message = Attach | StreamEnded | Enter | ProcessExited | FindGeometry | Count
+Message = Attach | Abandoned | StreamEnded | Enter | ProcessExited | FindGeometry | Count

@@ -37,11 +37,12 @@ class HitRule(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GroupGeometry:
-    """One group of a geometry: its rule and the exact object bytes of each of its shards."""
+    """One group of a geometry: its rule, and the exact object bytes and runs of each of its shards."""
 
     rule: HitRule
-    window_chunks: int
+    window_chunks: int  # 0 unless rule is WINDOW
     shard_bytes: tuple[int, ...]
+    shard_runs: tuple[int, ...]  # (layer, component) runs in an object
 
 
 @dataclass(frozen=True, slots=True)

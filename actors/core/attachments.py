@@ -145,12 +145,15 @@ class Attachments:
     def find(self, session: SessionId) -> Session | None:
         return self._sessions.get(session)
 
+    def by_secret(self, secret: bytes) -> Session | None:
+        return self._sessions.get(self._by_secret.get(secret, SessionId(0)))
+
     def enter(self, secret: bytes) -> Session:
         """Somebody shows `secret` at the arena socket. Raises UnknownSecret.
 
         The secret is a uniformly random 32-byte dictionary key, so the time of a miss tells nothing of use.
         """
-        session = self._sessions.get(self._by_secret.get(secret, SessionId(0)))
+        session = self.by_secret(secret)
         if session is None or session.phase is not Phase.ATTACHED or session.has_entered:
             raise UnknownSecret("no attached session waits with this secret: attach again")
         session.has_entered = True
@@ -158,7 +161,7 @@ class Attachments:
 
     def resumable(self, declaration: Declaration) -> Session | None:
         """The session that `declaration.resume` continues, if its secret is known and its instance the same."""
-        session = self._sessions.get(self._by_secret.get(declaration.resume, SessionId(0)))
+        session = self.by_secret(declaration.resume)
         if session is None or self._instance_keys[session.instance] != declaration.instance:
             return None
         return session

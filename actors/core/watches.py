@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from penstock.actors.api.types import GeometryId, TicketId
+from penstock.actors.api.types import GeometryId, SessionId, TicketId
 
 
 @dataclass(slots=True)
 class Watch:
     ticket: TicketId
+    session: SessionId  # whose lookup it was
     keys: bytes
     geometry: GeometryId
     hit_chunks: int  # last reported; never decreases
@@ -34,6 +35,9 @@ class Watches:
     @property
     def has_room(self) -> bool:
         return len(self._watches) < self._watches_max
+
+    def has(self, ticket: TicketId) -> bool:
+        return ticket in self._watches
 
     def add(self, watch: Watch) -> None:
         assert self.has_room

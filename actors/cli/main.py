@@ -1,0 +1,62 @@
+"""The `penstock` command. One file per subcommand; each is imported only when it is the one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from penstock import __version__
+from penstock.runtime.errors import PenstockError
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    name: str
+    module: str  # has add_parser(subparsers) and run(args) -> int
+    help_text: str
+
+
+COMMANDS = (
+    Command("serve", "penstock.actors.cli.serve", "run a node"),
+    Command("status", "penstock.actors.cli.status", "health and numbers of a running node"),
+    Command("drain", "penstock.actors.cli.drain", "let a node's engines finish, then stop it"),
+    Command("purge", "penstock.actors.cli.purge", "empty a node's host memory"),
+    Command("demo", "penstock.actors.cli.demo", "serve real documents with and without the cache"),
+    Command("replay", "penstock.actors.cli.replay", "drive a node with a recorded request trace"),
+    Command("doctor", "penstock.actors.cli.doctor", "say why there were no hits"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns its exit status. A refusal is one sentence on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="penstock", description="A KV-cache runtime for LLM serving."
+    )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for command in COMMANDS:
+        if command.name == chosen:
+            importlib.import_module(command.module).add_parser(subparsers)
+        else:
+            subparsers.add_parser(command.name, help=command.help_text)
+    args = parser.parse_args(words)
+    command = next(one for one in COMMANDS if one.name == args.command)
+    try:
+        return int(importlib.import_module(command.module).run(args))
+    except PenstockError as refusal:
+        print(f"penstock: {refusal}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

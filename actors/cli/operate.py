@@ -1,0 +1,58 @@
+"""What the commands that operate a running node share: its address, a channel, one unary call."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from penstock.actors.config import NodeConfig
+from penstock.actors.node import ENGINE_SOCKET
+from penstock.runtime.errors import UnavailableError, mapped
+from penstock.runtime.security import UnixAddress, parse_address
+
+Reply = TypeVar("Reply")
+
+WITHIN_S = 10.0
+
+
+class NodeUnreachable(UnavailableError):
+    """Theirs: no node answers at this address."""
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    default = f"unix://{NodeConfig().state_dir / ENGINE_SOCKET}"
+    parser.add_argument("--address", default=default, help=f"of the node (default {default})")
+    parser.add_argument("--token-file", help="file with the bearer token, for TCP")
+    parser.add_argument("--tls-ca", help="PEM file that verifies the node, for TCP with TLS")
+
+
+def call(
+    args: argparse.Namespace, method: Callable[[grpc.Channel], Callable[..., Reply]], request: object,
+    *, within: float = WITHIN_S,
+) -> Reply:  # fmt: skip
+    """One unary call to the node. Raises NodeUnreachable."""
+
+    def unreachable(problem: str) -> NodeUnreachable:
+        return NodeUnreachable(f"{args.address}: {problem}")
+
+    with mapped({grpc.RpcError: unreachable, OSError: unreachable}), _channel(args) as channel:
+        return method(channel)(request, timeout=within, metadata=_metadata(args))
+
+
+def _channel(args: argparse.Namespace) -> grpc.Channel:
+    address = parse_address(args.address)
+    if args.tls_ca and not isinstance(address, UnixAddress):
+        trusted = grpc.ssl_channel_credentials(Path(args.tls_ca).read_bytes())
+        return grpc.secure_channel(address.target(), trusted)
+    return grpc.insecure_channel(address.target())
+
+
+def _metadata(args: argparse.Namespace) -> list[tuple[str, str]]:
+    if not args.token_file:
+        return []
+    token = Path(args.token_file).read_text(encoding="utf-8").partition("\n")[0].strip()
+    return [("authorization", f"Bearer {token}")]

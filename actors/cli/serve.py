@@ -1,0 +1,96 @@
+"""`penstock serve`: run a node until it is told to stop (SIGTERM drains first, a second signal does not wait)."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+from penstock import _native
+from penstock.actors.cli.main import Subparsers
+from penstock.actors.config import NodeConfig
+from penstock.actors.node import Node
+from penstock.runtime.config import load_config
+from penstock.runtime.errors import ConfigError
+from penstock.runtime.log import JsonFormatter, Log, TextFormatter, write_logs
+from penstock.runtime.watchdog import SlowStep, Watchdog
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("serve", help="run a node")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML; see docs/OPERATIONS.md")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key, as in --set l1.bytes=8GiB (may be repeated)",
+    )
+    parser.add_argument("--log-json", action="store_true", help="log one JSON object per line")
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="FD", help="write the address there when ready"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    formatter = JsonFormatter() if args.log_json else TextFormatter()
+    write_logs(sys.stderr, level=logging.INFO, formatter=formatter)
+    config = load_config(
+        NodeConfig, args.config, env=os.environ, overrides=dict(map(_override, args.set))
+    )
+    log = Log("loop")
+
+    def report(step: SlowStep) -> None:
+        log.warning("slow_step", name=step.name, took_ms=round(step.took_ms, 1))
+
+    with Watchdog(clock=time.perf_counter, on_slow=report).watching():
+        anyio.run(_serve, config, args.ready_fd)
+    return 0
+
+
+async def _serve(config: NodeConfig, ready_fd: int | None) -> None:
+    try:
+        async with Node.run(config) as node, anyio.create_task_group() as tasks:
+            gc.collect()
+            gc.freeze()  # what a started node holds is not garbage: collections stay short
+            if ready_fd is not None:
+                _tell_ready(ready_fd, node.address)
+            tasks.start_soon(_obey_signals, node)
+            await node.wait_stopping()
+            tasks.cancel_scope.cancel()
+    except _native.ArenaRefused as refused:
+        raise ConfigError("l1.bytes", str(refused)) from refused
+
+
+async def _obey_signals(node: Node) -> None:
+    """SIGTERM and SIGINT: drain, then stop. The second one stops at once."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+            async for _ in signals:
+                if node.is_draining:
+                    node.stop()
+                    return
+                tasks.start_soon(_drain, node)
+
+
+async def _drain(node: Node) -> None:
+    await node.drain(within=node.config.drain)
+
+
+def _tell_ready(fd: int, address: str) -> None:
+    with os.fdopen(fd, "w") as pipe:
+        pipe.write(address + "\n")
+
+
+def _override(text: str) -> tuple[str, object]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(text, "write --set key=value, as in --set l1.bytes=8GiB")
+    return key, value

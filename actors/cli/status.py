@@ -1,0 +1,69 @@
+"""`penstock status`: health and numbers of a running node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from penstock.actors.cli.main import Subparsers
+from penstock.actors.cli.operate import add_address, call
+from penstock.protos import control_pb2, control_pb2_grpc, engine_pb2, engine_pb2_grpc
+from penstock.runtime.units import ByteSize
+
+_SERVING = engine_pb2.HEALTH_STATE_SERVING
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("status", help="health and numbers of a running node")
+    add_address(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--metrics", action="store_true", help="print the Prometheus metrics")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0: serving; 1: reachable but not serving as it should."""
+    if args.metrics:
+        metrics = call(
+            args, lambda c: control_pb2_grpc.ControlStub(c).Metrics, control_pb2.MetricsRequest()
+        )
+        print(metrics.text, end="")
+        return 0
+    health = call(args, lambda c: engine_pb2_grpc.EngineStub(c).Health, engine_pb2.HealthRequest())
+    stat = call(args, lambda c: engine_pb2_grpc.EngineStub(c).Stat, engine_pb2.StatRequest())
+    if args.json:
+        print(json.dumps({"health": _plain(health), "stat": _plain(stat)}, indent=2))
+    else:
+        _print(health, stat)
+    return 0 if health.state == _SERVING else 1
+
+
+def _print(health: engine_pb2.HealthReply, stat: engine_pb2.StatReply) -> None:
+    print(f"node      {_word(health.state)}   epoch {stat.epoch.hex()}")
+    for part in health.parts:
+        restarts = f", {part.restarts} restarts" if part.restarts else ""
+        print(f"  {part.name:<20} {_word(part.state)}{restarts} {part.detail}".rstrip())
+    print(f"arena     {ByteSize(stat.arena_bytes)}")
+    for state in ("free", "reserved", "loaded", "resident", "quarantined", "pinned"):
+        taken = getattr(stat, f"{state}_bytes")
+        print(f"  {state:<20} {taken:>16,d} bytes {100 * taken / stat.arena_bytes:5.1f} %")
+    print(f"sessions  {stat.sessions}   leases {stat.leases} ({stat.overdue_leases} overdue)"
+          f"   tickets {stat.tickets}")  # fmt: skip
+    rate = 100 * stat.hit_chunks / stat.lookup_chunks if stat.lookup_chunks else 0.0
+    print(
+        f"lookups   {stat.lookups}: {stat.hit_chunks} of {stat.lookup_chunks} chunks hit ({rate:.1f} %)"
+    )
+    print(f"evicted   {stat.evicted_chunks} chunks   damaged {stat.damaged_objects} objects")
+
+
+def _plain(message: Message) -> dict[str, object]:
+    return MessageToDict(
+        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
+    )
+
+
+def _word(state: engine_pb2.HealthState.ValueType) -> str:
+    return engine_pb2.HealthState.Name(state).removeprefix("HEALTH_STATE_").lower()

@@ -1,0 +1,139 @@
+"""The configuration of a node: every limit with its unit and a safe default. Durations are seconds, sizes bytes."""
+
+from __future__ import annotations
+
+import enum
+import os
+from pathlib import Path
+
+from penstock.runtime.config import Config
+from penstock.runtime.security import parse_address
+from penstock.runtime.units import GIB, KIB, MIB, ByteSize, Seconds
+
+PAGE_BYTES = 4 * KIB
+
+
+class PolicyName(enum.Enum):
+    """Which chunk L1 gives up first."""
+
+    LRU = "lru"
+    S3FIFO = "s3fifo"
+
+
+class TenantQuota(Config, frozen=True):
+    """What one tenant (a cache salt) may hold in L1."""
+
+    salt: str
+    bytes: ByteSize
+
+
+class L1Config(Config, frozen=True):
+    """Host memory."""
+
+    bytes: ByteSize = ByteSize(4 * GIB)  # the arena; a multiple of 4 KiB
+    policy: PolicyName = PolicyName.LRU
+    high_water: float = 0.95  # fraction of the arena taken at which eviction begins by itself
+    low_water: float = 0.90  # and at which it stops
+    evict_batch: ByteSize = ByteSize(256 * MIB)  # evicted in one step of the loop
+    object_bytes_min: ByteSize = ByteSize(
+        4 * KIB
+    )  # objects are expected to be at least this large: bounds their number
+    objects_max: int = 0  # 0: as many as fit at object_bytes_min
+    quarantine_max: float = 0.25  # fraction of the arena one dead or stalled engine may hold back
+    leases_max: int = 65536
+    tickets_max: int = 65536
+    watches_max: int = 64  # tickets followed while what they miss is being written
+    tenants_max: int = 65536
+    tenant_bytes_max: ByteSize = ByteSize(0)  # quota of a tenant not named in quotas; 0: none
+    quotas: tuple[TenantQuota, ...] = ()
+    memory_reserve: ByteSize = ByteSize(512 * MIB)  # left to the machine beside the arena
+    memory_within: Seconds = Seconds(30)  # a starting node waits this long for memory, then refuses
+    prefault_threads: int = 1  # 0: memory is backed when first written
+
+    def __post_init__(self) -> None:
+        if self.bytes < PAGE_BYTES or self.bytes % PAGE_BYTES:
+            raise ValueError(
+                f"bytes must be a multiple of {PAGE_BYTES} and not 0, not {self.bytes}"
+            )
+        if not 0 < self.low_water <= self.high_water <= 1:
+            raise ValueError("needs 0 < low_water <= high_water <= 1")
+        if not 0 < self.quarantine_max <= 1:
+            raise ValueError("quarantine_max must be above 0 and at most 1")
+        if self.object_bytes_min < PAGE_BYTES:
+            raise ValueError(f"object_bytes_min must be at least {PAGE_BYTES}")
+
+    def objects_bound(self) -> int:
+        """How many objects the table has room for."""
+        return self.objects_max or max(64, self.bytes // self.object_bytes_min)
+
+
+class ListenConfig(Config, frozen=True):
+    """Where engines reach the node."""
+
+    address: str = ""  # unix:///path or host:port; empty: a socket in state_dir
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None  # client certificates are asked for and verified with it
+    token_file: Path | None = None  # the bearer token of TCP clients; first line of the file
+
+    def __post_init__(self) -> None:
+        if self.address:
+            parse_address(self.address)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_ca needs tls_certificate and tls_key")
+
+
+class GatewayConfig(Config, frozen=True):
+    """The engine's service."""
+
+    listen: tuple[ListenConfig, ...] = (ListenConfig(),)
+    message_max: ByteSize = ByteSize(
+        4 * MIB
+    )  # one request; larger ones are refused, the stream lives on
+    transport_message_max: ByteSize = ByteSize(64 * MIB)  # beyond this gRPC ends the call
+    chunks_max: int = 16384  # in one prompt
+    inflight_max: int = 256  # waiting requests of one session
+    leases_max: int = 4096  # of one session
+    tickets_max: int = 4096  # of one session
+    lease: Seconds = Seconds(30)  # life of a lease or ticket that names none
+    lease_max: Seconds = Seconds(600)
+    deadline: Seconds = Seconds(5)  # of a request that names none
+    deadline_max: Seconds = Seconds(120)
+    heartbeat: Seconds = Seconds(1)
+    stall: Seconds = Seconds(10)  # a client that reads nothing for this long loses its stream
+    hello_within: Seconds = Seconds(5)
+    outgoing_max: int = 1024  # replies waiting on one stream
+    streams_max: int = 4096
+    kept_prompts: ByteSize = ByteSize(1 * MIB)  # keys remembered per session for deltas
+    keepalive: Seconds = Seconds(20)
+    stop_within: Seconds = Seconds(2)  # streams that are open when the node stops get this long
+
+
+class SessionsConfig(Config, frozen=True):
+    """Attached processes."""
+
+    sessions_max: int = 4096  # attached and lost, all engines
+    namespaces_max: int = 1024
+    secret_within: Seconds = Seconds(5)  # at the arena socket
+
+
+class NodeConfig(Config, frozen=True):
+    """One node. `chunk_tokens` is rounded up to a multiple of every group's block size."""
+
+    state_dir: Path = Path(f"/tmp/penstock-{os.getuid()}")
+    chunk_tokens: int = 256
+    l1: L1Config = L1Config()
+    gateway: GatewayConfig = GatewayConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    mailbox_max: int = 8192  # messages waiting for one actor
+    ask_within: Seconds = Seconds(5)  # between actors
+    drain: Seconds = Seconds(30)
+    metrics_address: str = (
+        ""  # host:port of an HTTP /metrics endpoint; empty: none (see `penstock status`)
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.chunk_tokens <= 65536:
+            raise ValueError(f"chunk_tokens must be 1 to 65536, not {self.chunk_tokens}")

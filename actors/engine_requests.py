@@ -1,0 +1,288 @@
+"""What each request of an engine stream does: checks, one or two asks, a reply.
+
+A handler fills the reply in. It may return the rest of its work as a coroutine, to be carried on beside the reader;
+everything else must not wait for anything but L1, which never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.actors.api import eviction, gateway, l1, session
+from penstock.actors.api.errors import InvalidField, MovesNoBytes
+from penstock.actors.api.types import EXTENT_BYTES, KEY_BYTES, LeaseId, TicketId
+from penstock.actors.core.holdings import Holdings
+from penstock.actors.engine_codec import check_between, check_id, check_indices, duration_s
+from penstock.actors.gateway_limits import GatewayLimits
+from penstock.actors.prompts import Prompts
+from penstock.actors.stat_codec import stat_reply
+from penstock.protos import engine_pb2
+from penstock.runtime.ref import Ref
+
+Later = Coroutine[Any, Any, None]
+Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
+
+READERS_MAX = 128
+REQUEST_ID_CHARS_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Whom a session's requests ask, and who is told of moving tickets."""
+
+    own: Ref[gateway.Gateway]
+    l1: Ref[l1.L1Manager]
+    sessions: Ref[session.Sessions]
+    eviction_controller: Ref[eviction.EvictionController]
+
+
+class EngineRequests:
+    """The requests of one attached session, and what it holds."""
+
+    def __init__(
+        self,
+        attached: session.Attached,
+        slots: tuple[int, ...],
+        prompts: Prompts,
+        neighbours: Neighbours,
+        limits: GatewayLimits,
+        *,
+        epoch: bytes,
+    ) -> None:
+        self._attached = attached
+        self._slots = slots
+        self._prompts = prompts
+        self._to = neighbours
+        self._limits = limits
+        self._epoch = epoch
+        self._holdings = Holdings(leases_max=limits.leases_max, tickets_max=limits.tickets_max)
+        self.handlers: dict[str, Handler] = {
+            "lookup": self._lookup,
+            "acquire": self._acquire,
+            "release": self._release,
+            "reserve": self._reserve,
+            "commit": self._commit,
+            "abort": self._abort,
+            "cancel": self._cancel,
+            "prefetch": self._prefetch,
+            "touch": self._touch,
+            "stat": self._stat,
+        }
+
+    def owns(self, ticket: TicketId) -> bool:
+        return self._holdings.owns_ticket(ticket)
+
+    async def close(self) -> None:
+        """The stream is over: tickets it opened are closed, since nobody can be told of them any more."""
+        if tickets := self._holdings.tickets():
+            await self._to.l1.ask(l1.CloseTickets(tickets, self._attached.instance))
+
+    # Reading.
+
+    async def _lookup(self, msg: engine_pb2.Lookup, reply: engine_pb2.SessionReply) -> None:
+        check_between("lookup.readers", msg.readers, 1, READERS_MAX)
+        if len(msg.request_id) > REQUEST_ID_CHARS_MAX:
+            raise InvalidField("lookup.request_id", f"at most {REQUEST_ID_CHARS_MAX} characters")
+        ticket_s = self._duration("lookup.ticket_ms", msg.ticket_ms)
+        prompt = self._prompts.resolve(msg.prompt)
+        now = _now()
+        if msg.request_id and (known := self._holdings.request(msg.request_id, now)) is not None:
+            # The same request again: an engine asks until it starts. With other tokens it is another request.
+            if known.keys == prompt.keys:
+                await self._look_again(known.ticket, prompt.keys, msg, reply)
+                return
+            await self._close(known.ticket)
+        self._holdings.check_ticket_room(now)
+        hit = await self._to.l1.ask(
+            l1.Lookup(
+                prompt.keys,
+                self._attached.geometry,
+                self._attached.session,
+                self._attached.instance,
+                msg.readers,
+                ticket_s,
+                self._to.own,
+            )
+        )
+        if hit.ticket:
+            self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, prompt.keys)
+        self._say_hit(reply.lookup, hit, prompt.keys)
+        reply.lookup.prompt_id = self._prompts.remember(prompt)
+
+    async def _look_again(
+        self,
+        ticket: TicketId,
+        keys: bytes,
+        msg: engine_pb2.Lookup,
+        reply: engine_pb2.SessionReply,
+    ) -> None:
+        hit = await self._to.l1.ask(l1.LookAgain(ticket, keys, self._attached.geometry))
+        self._say_hit(reply.lookup, hit, keys)
+        reply.lookup.prompt_id = self._prompts.remember(self._prompts.resolve(msg.prompt))
+
+    def _say_hit(self, reply: engine_pb2.LookupReply, hit: l1.Hit, keys: bytes) -> None:
+        reply.ticket = hit.ticket
+        reply.total_chunks = len(keys) // KEY_BYTES
+        reply.hit_chunks = hit.hit_chunks
+        reply.promised_chunks = hit.promised_chunks
+        reply.final = hit.final
+
+    async def _acquire(self, msg: engine_pb2.Acquire, reply: engine_pb2.SessionReply) -> None:
+        self._check_moves_bytes()
+        ticket = TicketId(check_id("acquire.ticket", msg.ticket))
+        check_between("acquire.rank", msg.rank, 0, READERS_MAX - 1)
+        lease_s = self._duration("acquire.lease_ms", msg.lease_ms)
+        now = _now()
+        self._holdings.check_lease_room(now)
+        lease = await self._to.l1.ask(
+            l1.Acquire(
+                ticket, self._attached.session, msg.rank, self._slots, msg.first_chunk, lease_s
+            )
+        )
+        self._holdings.add_lease(lease.lease, now + lease_s)
+        reply.acquired.lease = lease.lease
+        reply.acquired.chunks = lease.chunks
+        reply.acquired.extents = lease.extents.packed
+        reply.acquired.lease_ms = int(lease.lease_s * 1000)
+
+    async def _release(self, msg: engine_pb2.Release, reply: engine_pb2.SessionReply) -> None:
+        lease = LeaseId(check_id("release.lease", msg.lease))
+        damaged = check_indices("release.damaged", msg.damaged, count_max=self._objects_max)
+        is_ok = await self._to.l1.ask(l1.Release(lease, self._attached.session, damaged))
+        self._holdings.drop_lease(lease)
+        reply.released.ok = is_ok
+
+    async def _cancel(self, msg: engine_pb2.Cancel, reply: engine_pb2.SessionReply) -> None:
+        reply.cancelled.ok = await self._close(TicketId(check_id("cancel.ticket", msg.ticket)))
+
+    async def _close(self, ticket: TicketId) -> bool:
+        closed = await self._to.l1.ask(l1.CloseTickets((ticket,), self._attached.instance))
+        self._holdings.drop_ticket(ticket)
+        return closed == 1
+
+    # Writing.
+
+    async def _reserve(
+        self, msg: engine_pb2.Reserve, reply: engine_pb2.SessionReply
+    ) -> Later | None:
+        self._check_moves_bytes()
+        lease_s = self._duration("reserve.lease_ms", msg.lease_ms)
+        prompt = self._prompts.resolve(msg.prompt)
+        if msg.parent and not msg.prompt.HasField("keys"):
+            raise InvalidField("reserve.parent", "only with packed keys: other forms know it")
+        parent = msg.parent or prompt.parent
+        if parent and len(parent) != KEY_BYTES:
+            raise InvalidField("reserve.parent", f"a key has {KEY_BYTES} bytes, not {len(parent)}")
+        self._holdings.check_lease_room(_now())
+        want = l1.Reserve(
+            prompt.keys,
+            parent,
+            self._attached.geometry,
+            self._slots,
+            prompt.salt,
+            self._attached.session,
+            lease_s,
+        )
+        lease = await self._ask_reserve(want)
+        if lease.bytes_missing and not lease.lease:
+            return self._reserve_after_eviction(want, lease, reply)
+        if lease.bytes_missing:
+            return self._reserve_rest(want, lease, reply)
+        _say_reserved(reply.reserved, lease)
+        return None
+
+    async def _reserve_after_eviction(
+        self, want: l1.Reserve, refused: l1.WriteLease, reply: engine_pb2.SessionReply
+    ) -> None:
+        """There was no room at all: wake eviction, and ask once more."""
+        make_room = eviction.MakeRoom(refused.bytes_missing)
+        freed = await self._to.eviction_controller.ask(make_room)
+        lease = await self._ask_reserve(want) if freed else refused
+        _say_reserved(reply.reserved, lease)
+
+    async def _reserve_rest(
+        self, want: l1.Reserve, first: l1.WriteLease, reply: engine_pb2.SessionReply
+    ) -> None:
+        """There was room for some: give that back, wake eviction, and ask for all of it once more."""
+        await self._to.l1.ask(l1.Abort(first.lease, self._attached.session))
+        self._holdings.drop_lease(first.lease)
+        await self._to.eviction_controller.ask(eviction.MakeRoom(first.bytes_missing))
+        _say_reserved(reply.reserved, await self._ask_reserve(want))
+
+    async def _ask_reserve(self, want: l1.Reserve) -> l1.WriteLease:
+        now = _now()
+        lease = await self._to.l1.ask(want)
+        if lease.lease:
+            self._holdings.add_lease(lease.lease, now + want.lease_s)
+        return lease
+
+    async def _commit(self, msg: engine_pb2.Commit, reply: engine_pb2.SessionReply) -> None:
+        lease = LeaseId(check_id("commit.lease", msg.lease))
+        indices = check_indices("commit.indices", msg.indices, count_max=self._objects_max)
+        if len(msg.digests) % 8 or len(msg.runs) % 8:
+            raise InvalidField("commit.digests", "digests are packed u64")
+        outcomes = await self._to.l1.ask(
+            l1.Commit(lease, self._attached.session, indices, msg.digests, msg.runs)
+        )
+        if not indices:
+            self._holdings.drop_lease(lease)
+        reply.committed.outcomes = outcomes
+
+    async def _abort(self, msg: engine_pb2.Abort, reply: engine_pb2.SessionReply) -> None:
+        lease = LeaseId(check_id("abort.lease", msg.lease))
+        reply.aborted.ok = await self._to.l1.ask(l1.Abort(lease, self._attached.session))
+        self._holdings.drop_lease(lease)
+
+    # Hints and numbers.
+
+    async def _prefetch(self, msg: engine_pb2.Prefetch, reply: engine_pb2.SessionReply) -> None:
+        prompt = self._prompts.resolve(msg.prompt)
+        hit = await self._to.l1.ask(l1.Promise(prompt.keys, self._attached.geometry))
+        reply.prefetched.total_chunks = len(prompt.keys) // KEY_BYTES
+        reply.prefetched.hit_chunks = hit.hit_chunks
+        reply.prefetched.promised_chunks = hit.promised_chunks
+
+    async def _touch(self, msg: engine_pb2.Touch, reply: engine_pb2.SessionReply) -> None:
+        prompt = self._prompts.resolve(msg.prompt)
+        reply.touched.chunks = await self._to.l1.ask(l1.Touch(prompt.keys))
+
+    async def _stat(self, msg: engine_pb2.StatRequest, reply: engine_pb2.SessionReply) -> None:
+        usage = await self._to.l1.ask(l1.Measure())
+        sessions = await self._to.sessions.ask(session.Count())
+        reply.stat.CopyFrom(stat_reply(self._epoch, usage, sessions))
+
+    # Checks.
+
+    @property
+    def _objects_max(self) -> int:
+        return self._limits.chunks_max * max(1, len(self._slots))
+
+    def _duration(self, field: str, milliseconds: int) -> float:
+        return duration_s(
+            field,
+            milliseconds,
+            default_ms=self._limits.lease_ms_default,
+            max_ms=self._limits.lease_ms_max,
+        )
+
+    def _check_moves_bytes(self) -> None:
+        if not self._slots:
+            raise MovesNoBytes(
+                "this session declared no shard of its own (Hello.own_shards), or is not on this"
+                " machine: it can look up, but neither read nor write objects"
+            )
+
+
+def _say_reserved(reply: engine_pb2.Reserved, lease: l1.WriteLease) -> None:
+    assert len(lease.answers) * EXTENT_BYTES == len(lease.extents.packed)
+    reply.lease = lease.lease
+    reply.answers = lease.answers
+    reply.extents = lease.extents.packed
+    reply.lease_ms = int(lease.lease_s * 1000)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,267 @@
+"""The gateway: the engine's gRPC service. The actor keeps the servers and hears news for streams; each stream is served
+in the task gRPC made for it, by an `EngineSession`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import anyio
+import grpc
+from anyio import CancelScope, move_on_after
+from google.protobuf.message import DecodeError
+
+from penstock.actors.api import control, gateway, session
+from penstock.actors.api.errors import Draining
+from penstock.actors.api.types import Epoch, SessionId
+from penstock.actors.arena_door import SECRET_BYTES
+from penstock.actors.engine_codec import malformed, refusal
+from penstock.actors.engine_requests import EngineRequests, Neighbours
+from penstock.actors.gateway_limits import GatewayLimits
+from penstock.actors.gateway_session import EngineSession
+from penstock.actors.hello import PROTOCOL_VERSION, HelloReader, ReadHello
+from penstock.actors.prompts import Prompts
+from penstock.protos import common_pb2, engine_pb2
+from penstock.runtime.deadline import deadline_within
+from penstock.runtime.errors import MailboxFull, PenstockError
+from penstock.runtime.grpc_transport import ListenSpec, serving
+from penstock.runtime.log import Log
+from penstock.runtime.message import answer
+from penstock.runtime.ref import Ref
+from penstock.runtime.security import Address
+
+Context = grpc.aio.ServicerContext[object, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What Welcome tells of the node."""
+
+    epoch: Epoch
+    arena_bytes: int
+    arena_socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An attached session with the secret that only its process may know."""
+
+    session: session.Attached
+    secret: bytes
+
+
+class Gateway(gateway.Gateway):
+    def __init__(
+        self,
+        *,
+        listen: Sequence[ListenSpec],
+        handlers: Sequence[grpc.GenericRpcHandler],
+        service_names: Sequence[str],
+        streams: Streams,
+        stop_within_s: float,
+    ) -> None:
+        self._listen = listen
+        self._handlers = handlers
+        self._service_names = service_names
+        self._streams = streams
+        self._stop_within_s = stop_within_s
+
+    async def on_start(self) -> None:
+        bound = anyio.Event()
+        self.start_soon(self._keep_servers, bound, name="gateway servers")
+        await bound.wait()
+
+    async def _keep_servers(self, bound: anyio.Event) -> None:
+        async with AsyncExitStack() as servers:
+            addresses = [
+                await servers.enter_async_context(
+                    serving(
+                        spec, self._handlers, self._service_names, stop_within_s=self._stop_within_s
+                    )
+                )
+                for spec in self._listen
+            ]
+            self._streams.addresses = tuple(addresses)
+            bound.set()
+            await anyio.sleep_forever()
+
+    def receive(self, msg: gateway.Message) -> object:
+        match msg:
+            case gateway.TicketMoved():
+                if (stream := self._streams.attached.get(msg.session)) is not None:
+                    stream.move(msg)
+                return answer(msg, None)
+            case gateway.EndSession():
+                if (stream := self._streams.attached.get(msg.session)) is not None:
+                    stream.end(msg.reason)
+                return answer(msg, None)
+            case gateway.StopAdmitting():
+                self._streams.is_admitting = False
+                return answer(msg, None)
+            case _:
+                assert_never(msg)
+
+
+class Streams:
+    """All engine streams of the node, attached or not yet; `serve` is the rpc Engine.Session."""
+
+    def __init__(
+        self,
+        *,
+        facts: NodeFacts,
+        limits: GatewayLimits,
+        hello: HelloReader,
+        neighbours: Neighbours,
+        news: Ref[control.Control],
+    ) -> None:
+        self.addresses: tuple[Address, ...] = ()
+        self.attached: dict[SessionId, EngineSession] = {}  # len <= limits.streams_max
+        self.is_admitting = True
+        self._facts = facts
+        self._limits = limits
+        self._hello = hello
+        self._to = neighbours
+        self._news = news
+        self._open = 0  # streams, <= limits.streams_max
+        self._log = Log("gateway")
+
+    async def serve(self, _: object, context: Context) -> None:
+        if self._open >= self._limits.streams_max:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._open} streams are open, the bound is gateway.streams_max",
+            )
+        self._open += 1
+        try:
+            await self._serve(context)
+        finally:
+            self._open -= 1
+
+    async def _serve(self, context: Context) -> None:
+        is_local = _is_local(context.peer())
+        greeted: tuple[Attachment, ReadHello] | None = None
+        with move_on_after(self._limits.hello_within_s):
+            greeted = await self._greet(context)
+        if greeted is None:
+            context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
+            context.set_details("no acceptable Hello in time")
+            return
+        attachment, read = greeted
+        attached = attachment.session
+        requests = self._requests(attached, read, is_local=is_local)
+        limits = replace(self._limits, is_heartbeat_asked=not context.peer().startswith("unix:"))
+        stream = EngineSession(_Raw(context), attached, requests, limits)
+        self.attached[attached.session] = stream
+        self._tell_count()
+        try:
+            await stream.run(self._welcome(attachment, read, is_local=is_local))
+        finally:
+            with CancelScope(shield=True):
+                await self._end(attached, requests)
+        if stream.end_reason:
+            context.set_code(grpc.StatusCode.ABORTED)
+            context.set_details(stream.end_reason)
+
+    async def _greet(self, context: Context) -> tuple[Attachment, ReadHello] | None:
+        """The session opened by the first acceptable Hello; anything before it is refused in words."""
+        while isinstance(raw := await context.read(), bytes):
+            try:
+                request = engine_pb2.SessionRequest.FromString(raw)
+            except DecodeError:
+                await context.write(malformed(raw).SerializeToString())
+                continue
+            reply = engine_pb2.SessionReply(correlation_id=request.correlation_id)
+            try:
+                if not self.is_admitting:
+                    raise Draining("the node is stopping: attach to another, or to its successor")
+                if request.WhichOneof("body") != "hello":
+                    reply.error.code = common_pb2.ERROR_CODE_NOT_ATTACHED
+                    reply.error.message = "the first message of a stream must be Hello"
+                else:
+                    read = self._hello.read(request.hello, correlation_id=request.correlation_id)
+                    return await self._attach(read.declaration), read
+            except PenstockError as error:
+                reply.error.CopyFrom(refusal(error))
+            await context.write(reply.SerializeToString())
+        return None
+
+    async def _attach(self, declaration: session.Declaration) -> Attachment:
+        """Given up at any moment, it leaves no session that nobody knows of."""
+        secret = os.urandom(SECRET_BYTES)
+        attached: session.Attached | None = None
+        try:
+            with deadline_within(self._limits.hello_within_s):
+                attached = await self._to.sessions.ask(session.Attach(declaration, secret))
+        finally:
+            if attached is None:
+                self._to.sessions.tell_nowait(session.Abandoned(secret))
+        return Attachment(attached, secret)
+
+    def _requests(
+        self, attached: session.Attached, read: ReadHello, *, is_local: bool
+    ) -> EngineRequests:
+        prompts = Prompts(
+            read.namespace,
+            chunk_tokens=read.declaration.chunk_tokens,
+            chunks_max=self._limits.chunks_max,
+            kept_bytes_max=self._limits.kept_prompt_bytes_max,
+        )
+        slots = read.declaration.slots if is_local else ()
+        return EngineRequests(
+            attached, slots, prompts, self._to, self._limits, epoch=self._facts.epoch
+        )
+
+    def _welcome(
+        self, attachment: Attachment, read: ReadHello, *, is_local: bool
+    ) -> engine_pb2.SessionReply:
+        welcome = engine_pb2.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            epoch=self._facts.epoch,
+            session_secret=attachment.secret,
+            chunk_tokens=read.declaration.chunk_tokens,
+            namespace_digest=read.declaration.namespace_digest,
+            arena_socket=self._facts.arena_socket if is_local else "",
+            arena_bytes=self._facts.arena_bytes,
+            limits=self._limits.wire(),
+            gave_up=attachment.session.gave_up,
+        )
+        return engine_pb2.SessionReply(correlation_id=read.correlation_id, welcome=welcome)
+
+    async def _end(self, attached: session.Attached, requests: EngineRequests) -> None:
+        del self.attached[attached.session]
+        self._tell_count()
+        try:
+            with deadline_within(self._limits.hello_within_s):
+                await requests.close()
+                await self._to.sessions.tell(session.StreamEnded(attached.session))
+        except PenstockError as error:
+            # The node is going down: the table goes with it.
+            self._log.warning("stream_end_not_told", session=attached.session, error=str(error))
+
+    def _tell_count(self) -> None:
+        try:
+            self._news.tell_nowait(control.SessionsLeft(len(self.attached)))
+        except (MailboxFull, PenstockError):
+            return  # level-triggered; the next change tells it
+
+
+class _Raw:
+    """A gRPC context that speaks bytes."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self) -> object:
+        return await self._context.read()
+
+    async def write(self, message: bytes) -> None:
+        await self._context.write(message)
+
+
+def _is_local(peer: str) -> bool:
+    """Whether the peer of a gRPC context is on this machine, where it can share memory."""
+    return peer.startswith(("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D"))

@@ -1,0 +1,41 @@
+"""The bounds of the engine's service. All are told to the client in Welcome, or are the node's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.protos import engine_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    message_bytes_max: int
+    chunks_max: int
+    inflight_max: int
+    leases_max: int
+    tickets_max: int
+    lease_ms_default: int
+    lease_ms_max: int
+    heartbeat_ms: int
+    deadline_ms_default: int
+    deadline_ms_max: int
+    outgoing_max: int  # replies waiting to be written, per stream
+    stall_s: float  # a client that reads nothing for this long loses its stream
+    hello_within_s: float  # a stream that has not said Hello by then is closed
+    streams_max: int  # open streams, attached or not yet
+    kept_prompt_bytes_max: int  # keys remembered per session for deltas
+    is_heartbeat_asked: bool = False  # True for TCP, where no pidfd tells of a death
+
+    def wire(self) -> engine_pb2.Limits:
+        return engine_pb2.Limits(
+            message_bytes_max=self.message_bytes_max,
+            chunks_max=self.chunks_max,
+            inflight_max=self.inflight_max,
+            leases_max=self.leases_max,
+            tickets_max=self.tickets_max,
+            lease_ms_default=self.lease_ms_default,
+            lease_ms_max=self.lease_ms_max,
+            heartbeat_ms=self.heartbeat_ms,
+            deadline_ms_default=self.deadline_ms_default,
+            deadline_ms_max=self.deadline_ms_max,
+        )

@@ -1,0 +1,201 @@
+"""One engine stream: exactly one task reads, one writes, and neither is inside a request's scope.
+
+    reader: bytes -> request -> asks -> reply -> outgoing (bounded: a full one holds up reading)
+    writer: replies in order, then the newest watermark of each ticket that moved; a client that does not read for
+            `stall_s` loses its stream
+
+A request that may have to wait for others (a reservation that found no room) is carried on beside the reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from anyio import CancelScope, create_task_group, fail_after
+from anyio.abc import TaskGroup
+from google.protobuf.message import DecodeError
+
+from penstock.actors.api import gateway, session
+from penstock.actors.api.errors import InvalidField, TooLarge, TooManyInFlight
+from penstock.actors.api.types import TicketId
+from penstock.actors.engine_codec import correlation_of, duration_s, malformed, refusal
+from penstock.actors.engine_requests import EngineRequests, Later
+from penstock.actors.gateway_limits import GatewayLimits
+from penstock.protos import engine_pb2
+from penstock.runtime.deadline import deadline_within
+from penstock.runtime.errors import PenstockError
+from penstock.runtime.log import Log
+
+Reply = engine_pb2.SessionReply
+
+
+class Stream(Protocol):
+    """The part of a gRPC context that a session uses. `read` gives bytes, or something else at the end."""
+
+    async def read(self) -> object: ...
+    async def write(self, message: bytes) -> None: ...
+
+
+class EngineSession:
+    """Serves one attached stream until its end; `run` returns when nothing of it is left."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        attached: session.Attached,
+        requests: EngineRequests,
+        limits: GatewayLimits,
+    ) -> None:
+        self._stream = stream
+        self._attached = attached
+        self._requests = requests
+        self._limits = limits
+        self._outgoing: deque[bytes] = deque()  # len <= outgoing_max
+        self._moved: dict[TicketId, engine_pb2.Progress] = {}  # newest watermark not yet written
+        self._work = asyncio.Event()  # something to write
+        self._room = asyncio.Event()  # outgoing has room
+        self._carried_on = 0  # requests beside the reader, <= inflight_max
+        self._scope = CancelScope()
+        self.end_reason = ""  # why we gave the stream up; empty while we did not
+        self._heard_at = _now()
+        self._log = Log("gateway")
+
+    async def run(self, welcome: engine_pb2.SessionReply) -> None:
+        self._outgoing.append(welcome.SerializeToString())
+        self._work.set()
+        with self._scope:
+            async with create_task_group() as tasks:
+                tasks.start_soon(self._write_all, name="session writer")
+                if self._limits.is_heartbeat_asked:
+                    tasks.start_soon(self._expect_heartbeats, name="session heartbeats")
+                await self._read_all(tasks)
+                tasks.cancel_scope.cancel()
+
+    def end(self, reason: str) -> None:
+        """Give the stream up from our side."""
+        self._log.warning("stream_ended", session=self._attached.session, reason=reason)
+        self.end_reason = reason
+        self._scope.cancel(reason)
+
+    def move(self, news: gateway.TicketMoved) -> None:
+        """The watermark of a ticket moved; written when the ticket's own reply has been queued."""
+        if len(self._moved) >= self._limits.tickets_max and news.ticket not in self._moved:
+            return  # news of tickets that are not ours any more
+        self._moved[news.ticket] = engine_pb2.Progress(
+            ticket=news.ticket,
+            hit_chunks=news.hit_chunks,
+            promised_chunks=news.promised_chunks,
+            final=news.hit_chunks == news.promised_chunks,
+        )
+        self._work.set()
+
+    # The reader.
+
+    async def _read_all(self, tasks: TaskGroup) -> None:
+        while isinstance(raw := await self._stream.read(), bytes):
+            self._heard_at = _now()
+            while len(self._outgoing) >= self._limits.outgoing_max:
+                self._room.clear()
+                await self._room.wait()
+            await self._take(raw, tasks)
+
+    async def _take(self, raw: bytes, tasks: TaskGroup) -> None:
+        """Answer one message: every request gets a reply, whatever it is."""
+        if len(raw) > self._limits.message_bytes_max:
+            bound = self._limits.message_bytes_max
+            error = TooLarge("message", f"at most {bound} bytes, not {len(raw)}: send a delta")
+            self._put(Reply(correlation_id=correlation_of(raw), error=refusal(error)))
+            return
+        try:
+            request = engine_pb2.SessionRequest.FromString(raw)
+        except DecodeError:
+            self._put(malformed(raw))
+            return
+        reply = Reply(correlation_id=request.correlation_id)
+        try:
+            await self._answer(request, reply, tasks)
+        except PenstockError as error:
+            reply.error.CopyFrom(refusal(error))
+            self._put(reply)
+
+    async def _answer(
+        self, request: engine_pb2.SessionRequest, reply: Reply, tasks: TaskGroup
+    ) -> None:
+        body = request.WhichOneof("body")
+        if body == "heartbeat":
+            reply.heartbeat.SetInParent()
+            self._put(reply)
+            return
+        handler = None if body is None else self._requests.handlers.get(body)
+        if handler is None:
+            raise InvalidField("body", "no request this node knows: check the protocol version")
+        if request.correlation_id == 0:
+            raise InvalidField("correlation_id", "must not be 0: replies could not be told apart")
+        within = duration_s(
+            "deadline_ms",
+            request.deadline_ms,
+            default_ms=self._limits.deadline_ms_default,
+            max_ms=self._limits.deadline_ms_max,
+        )
+        with deadline_within(within):
+            later = await handler(getattr(request, body or ""), reply)
+        if later is None:
+            self._put(reply)
+        else:
+            self._carry_on(later, reply, within, tasks)
+
+    def _carry_on(self, later: Later, reply: Reply, within: float, tasks: TaskGroup) -> None:
+        """Let the rest of a request wait beside the reader."""
+        if self._carried_on >= self._limits.inflight_max:
+            later.close()
+            raise TooManyInFlight(f"{self._carried_on} requests wait already: await some first")
+        self._carried_on += 1
+        tasks.start_soon(self._finish, later, reply, within, name="session request")
+
+    async def _finish(self, later: Later, reply: Reply, within: float) -> None:
+        try:
+            with deadline_within(within):
+                await later
+        except PenstockError as error:
+            reply.error.CopyFrom(refusal(error))
+        finally:
+            self._carried_on -= 1
+        self._put(reply)
+
+    # The writer.
+
+    def _put(self, reply: Reply) -> None:
+        self._outgoing.append(reply.SerializeToString())
+        self._work.set()
+
+    async def _write_all(self) -> None:
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                while self._outgoing:
+                    await self._write(self._outgoing.popleft())
+                    self._room.set()
+                for ticket in [one for one in self._moved if self._requests.owns(one)]:
+                    progress = self._moved.pop(ticket)
+                    await self._write(Reply(progress=progress).SerializeToString())
+        except TimeoutError:
+            self.end(f"the client read nothing for {self._limits.stall_s:g} s")
+
+    async def _write(self, message: bytes) -> None:
+        with fail_after(self._limits.stall_s):
+            await self._stream.write(message)
+
+    # Liveness of a stream that has no process to watch.
+
+    async def _expect_heartbeats(self) -> None:
+        silence_s = 3 * self._limits.heartbeat_ms / 1000
+        while (left_s := self._heard_at + silence_s - _now()) > 0:
+            await asyncio.sleep(left_s)
+        self.end(f"nothing heard for {silence_s:g} s")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,379 @@
+"""The node: the composition root, and the only file that knows all actors.
+
+node
+ |- l1_manager           no restart: its death ends the epoch and the node
+ |- eviction_controller
+ |- sessions             no restart: it alone knows whose memory is quarantined
+ |- control
+ '- gateway              last to start and first to stop: nobody is served by half a node
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from penstock import _native
+from penstock.actors.api import control, eviction, gateway, l1, session
+from penstock.actors.api.types import Epoch
+from penstock.actors.arena_door import ArenaDoor, DoorLimits
+from penstock.actors.config import ListenConfig, NodeConfig, PolicyName
+from penstock.actors.control import Control
+from penstock.actors.core.quota import Tenants
+from penstock.actors.engine_requests import Neighbours
+from penstock.actors.eviction_controller import EvictionController, Watermarks
+from penstock.actors.gateway import Gateway, NodeFacts, Streams
+from penstock.actors.gateway_limits import GatewayLimits
+from penstock.actors.hello import HelloReader
+from penstock.actors.l1_manager import L1Manager
+from penstock.actors.memory import available_memory, free_huge_page_bytes
+from penstock.actors.metrics_http import serve_metrics
+from penstock.actors.services import SERVICE_NAMES, NodeServices
+from penstock.actors.sessions import SessionLimits, Sessions
+from penstock.runtime.actor_metrics import ActorMetrics
+from penstock.runtime.config import load_config
+from penstock.runtime.errors import ConfigError, StartFailed
+from penstock.runtime.grpc_transport import ListenSpec, private_directory
+from penstock.runtime.log import Log
+from penstock.runtime.ref import Ref
+from penstock.runtime.security import (
+    Address,
+    Secret,
+    TcpAddress,
+    TlsFiles,
+    UnixAddress,
+    parse_address,
+)
+from penstock.runtime.supervisor import ChildSpec, Supervisor, supervise
+from penstock.runtime.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from penstock.actors.engine.client import Client
+    from penstock.actors.engine.spec import EngineSpec
+
+POLICIES = {PolicyName.LRU: _native.Policy.LRU, PolicyName.S3FIFO: _native.Policy.S3FIFO}
+ARENA_SOCKET = "arena.sock"
+ENGINE_SOCKET = "penstock.sock"
+MEMORY_LOOK_S = 0.25  # between two looks at a machine that lacks memory
+
+
+class Node:
+    """A running node. Made by `Node.run` or `Node.local`."""
+
+    def __init__(self, config: NodeConfig, epoch: Epoch, telemetry: Telemetry) -> None:
+        self.config = config
+        self.epoch = epoch
+        self.telemetry = telemetry
+        self._addresses: tuple[Address, ...] = ()
+        self.is_draining = False
+        self._stopping = asyncio.Event()
+        self._refs = _Refs(config.mailbox_max)
+
+    @property
+    def address(self) -> str:
+        """Where engines attach: the first listening address, as clients write it."""
+        return address_text(self._addresses[0])
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(address_text(one) for one in self._addresses)
+
+    def stop(self) -> None:
+        """Stop in order. `wait_stopping` returns; whoever runs the node leaves its context."""
+        self._stopping.set()
+
+    async def wait_stopping(self) -> None:
+        await self._stopping.wait()
+
+    async def drain(self, *, within: float) -> int:
+        """Admit no more sessions, wait for those attached, then stop. Returns the sessions left."""
+        self.is_draining = True
+        return await self._refs.control.ask(control.Drain(within), within=within + 5.0)
+
+    async def usage(self, *, within: float = 5.0) -> l1.Usage:
+        return await self._refs.l1.ask(l1.Measure(), within=within)
+
+    def attach(self, spec: EngineSpec) -> AbstractAsyncContextManager[Client]:
+        """A client of this node, over its own socket: `async with node.attach(spec) as client`."""
+        from penstock.actors.engine.client import Client, ClientConfig
+
+        return Client.connect(ClientConfig(address=self.address), spec)
+
+    @staticmethod
+    @asynccontextmanager
+    async def run(config: NodeConfig) -> AsyncIterator[Node]:
+        """Run a node while the body runs.
+
+        Raises ConfigError, StartFailed (no memory, address taken), ArenaRefused, and Escalated when an actor
+        that may not be restarted died.
+        """
+        private_directory(config.state_dir)
+        await _wait_for_memory(config)
+        arena = _native.Arena(bytes=config.l1.bytes)
+        node = Node(config, Epoch(os.urandom(16)), Telemetry())
+        try:
+            if config.l1.prefault_threads:
+                arena.start_prefault(threads=config.l1.prefault_threads)
+            async with supervise(name="node") as supervisor:
+                await node._start(supervisor, arena)
+                async with anyio.create_task_group() as background:
+                    background.start_soon(_tell_prefault, arena)
+                    if config.metrics_address:
+                        background.start_soon(
+                            serve_metrics, _tcp(config.metrics_address), node.telemetry.exposition
+                        )
+                    yield node
+                    background.cancel_scope.cancel()
+        finally:
+            arena.close()
+
+    @staticmethod
+    @asynccontextmanager
+    async def local(
+        *, l1_bytes: str | int = "1GiB", overrides: Mapping[str, object] | None = None
+    ) -> AsyncIterator[Node]:
+        """A node in this process, on a socket nobody else knows: for tests, tools and first steps."""
+        with tempfile.TemporaryDirectory(prefix="penstock-") as directory:
+            given = {"state_dir": directory, "l1.bytes": l1_bytes, **(overrides or {})}
+            async with Node.run(load_config(NodeConfig, overrides=given)) as node:
+                yield node
+
+    async def _start(self, supervisor: Supervisor, arena: _native.Arena) -> None:
+        config, refs = self.config, self._refs
+        self.telemetry.collect_from(ActorMetrics(supervisor))
+        door = ArenaDoor(
+            config.state_dir / ARENA_SOCKET, arena_fd=arena.fd, limits=_door_limits(config)
+        )
+        limits = gateway_limits(config)
+        streams = self._streams(arena, limits)
+        services = NodeServices(
+            serve_stream=streams.serve,
+            manager=refs.l1,
+            sessions=refs.sessions,
+            operator=refs.control,
+            epoch=self.epoch,
+            chunks_max=limits.chunks_max,
+            ask_s=config.ask_within,
+            drain_s=config.drain,
+        )
+        await supervisor.start(ChildSpec(refs.l1, self._make_l1, restarts_max=0))
+        await supervisor.start(ChildSpec(refs.eviction, self._make_eviction))
+        await supervisor.start(
+            ChildSpec(refs.sessions, lambda: self._make_sessions(door), restarts_max=0)
+        )
+        await supervisor.start(ChildSpec(refs.control, lambda: self._make_control(supervisor)))
+        await supervisor.start(
+            ChildSpec(
+                refs.gateway,
+                lambda: Gateway(
+                    listen=[listen_spec(one, config) for one in config.gateway.listen],
+                    handlers=[services],
+                    service_names=SERVICE_NAMES,
+                    streams=streams,
+                    stop_within_s=config.gateway.stop_within,
+                ),
+            )
+        )
+        self._addresses = streams.addresses
+        Log("node").info(
+            "ready",
+            address=" ".join(self.addresses),
+            arena_bytes=arena.bytes,
+            pages=arena.pages.name.lower(),
+            pages_reason=arena.huge_page_reason,
+            numa=arena.numa_reason,
+        )
+
+    def _streams(self, arena: _native.Arena, limits: GatewayLimits) -> Streams:
+        refs = self._refs
+        socket_path = str(self.config.state_dir / ARENA_SOCKET)
+        return Streams(
+            facts=NodeFacts(self.epoch, arena.bytes, socket_path),
+            limits=limits,
+            hello=HelloReader(chunk_tokens=self.config.chunk_tokens),
+            neighbours=Neighbours(refs.gateway, refs.l1, refs.sessions, refs.eviction),
+            news=refs.control,
+        )
+
+    def _make_l1(self) -> L1Manager:
+        config = self.config.l1
+        table = _native.Table(
+            arena_bytes=config.bytes,
+            objects_max=config.objects_bound(),
+            policy=POLICIES[config.policy],
+            quarantine_bytes_max=int(config.bytes * config.quarantine_max),
+            leases_max=config.leases_max,
+            tickets_max=config.tickets_max,
+            hash_seed=int.from_bytes(os.urandom(8), "little"),
+        )
+        return L1Manager(
+            table,
+            arena_bytes=config.bytes,
+            high_water_bytes=int(config.bytes * config.high_water),
+            watches_max=config.watches_max,
+            tenants=Tenants(
+                tenants_max=config.tenants_max,
+                default_bytes_max=config.tenant_bytes_max,
+                bytes_max={one.salt.encode(): one.bytes for one in config.quotas},
+            ),
+            telemetry=self.telemetry,
+            eviction_controller=self._refs.eviction,
+        )
+
+    def _make_eviction(self) -> EvictionController:
+        config = self.config.l1
+        watermarks = Watermarks.of(
+            config.bytes,
+            low=config.low_water,
+            high=config.high_water,
+            batch_bytes=config.evict_batch,
+            ask_s=self.config.ask_within,
+        )
+        return EvictionController(self._refs.l1, watermarks)
+
+    def _make_sessions(self, door: ArenaDoor) -> Sessions:
+        config = self.config
+        limits = SessionLimits(
+            config.sessions.sessions_max, config.sessions.namespaces_max, config.ask_within
+        )
+        return Sessions(
+            epoch=self.epoch,
+            limits=limits,
+            own=self._refs.sessions,
+            manager=self._refs.l1,
+            service=self._refs.gateway,
+            door=door,
+        )
+
+    def _make_control(self, supervisor: Supervisor) -> Control:
+        return Control(
+            manager=self._refs.l1,
+            engines=self._refs.gateway,
+            children=supervisor.health,
+            telemetry=self.telemetry,
+            stop=self.stop,
+            ask_s=self.config.ask_within,
+        )
+
+
+class _Refs:
+    """The mailboxes of a node; made first, so that neighbours can be named before they live."""
+
+    def __init__(self, messages_max: int) -> None:
+        self.l1 = Ref.to(l1.L1Manager, "l1_manager", messages_max=messages_max)
+        self.eviction = Ref.to(
+            eviction.EvictionController, "eviction_controller", messages_max=messages_max
+        )
+        self.sessions = Ref.to(session.Sessions, "sessions", messages_max=messages_max)
+        self.control = Ref.to(control.Control, "control", messages_max=messages_max)
+        self.gateway = Ref.to(gateway.Gateway, "gateway", messages_max=messages_max)
+
+
+def address_text(address: Address) -> str:
+    return f"unix://{address.path}" if isinstance(address, UnixAddress) else address.target()
+
+
+def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
+    """Raises ConfigError for a token file that cannot be read or is empty."""
+    address = parse_address(listen.address or f"unix://{config.state_dir / ENGINE_SOCKET}")
+    tls = None
+    if listen.tls_certificate is not None and listen.tls_key is not None:
+        tls = TlsFiles(listen.tls_certificate, listen.tls_key, listen.tls_ca)
+    return ListenSpec(
+        address,
+        tls,
+        None if listen.token_file is None else _read_token(listen.token_file),
+        message_bytes_max=config.gateway.transport_message_max,
+        keepalive_s=config.gateway.keepalive,
+        streams_max=config.gateway.streams_max,
+    )
+
+
+def gateway_limits(config: NodeConfig) -> GatewayLimits:
+    given = config.gateway
+    return GatewayLimits(
+        message_bytes_max=given.message_max,
+        chunks_max=given.chunks_max,
+        inflight_max=given.inflight_max,
+        leases_max=given.leases_max,
+        tickets_max=given.tickets_max,
+        lease_ms_default=int(given.lease * 1000),
+        lease_ms_max=int(given.lease_max * 1000),
+        heartbeat_ms=int(given.heartbeat * 1000),
+        deadline_ms_default=int(given.deadline * 1000),
+        deadline_ms_max=int(given.deadline_max * 1000),
+        outgoing_max=given.outgoing_max,
+        stall_s=given.stall,
+        hello_within_s=given.hello_within,
+        streams_max=given.streams_max,
+        kept_prompt_bytes_max=given.kept_prompts,
+    )
+
+
+def _door_limits(config: NodeConfig) -> DoorLimits:
+    return DoorLimits(
+        connections_max=config.sessions.sessions_max,
+        secret_within_s=config.sessions.secret_within,
+        ask_s=config.ask_within,
+    )
+
+
+def _read_token(path: Path) -> Secret:
+    try:
+        token = path.read_text().partition("\n")[0].strip()
+    except OSError as unreadable:
+        raise ConfigError("gateway.listen.token_file", f"{path}: {unreadable.strerror}") from None
+    if not token:
+        raise ConfigError("gateway.listen.token_file", f"{path}: the first line is empty")
+    return Secret(token)
+
+
+def _tcp(text: str) -> TcpAddress:
+    address = parse_address(text)
+    if not isinstance(address, TcpAddress):
+        raise ConfigError("metrics_address", f"{text!r} is not host:port")
+    return address
+
+
+async def _wait_for_memory(config: NodeConfig) -> None:
+    """A node that was killed may still be mapped by its engines: wait until they have let go.
+
+    Raises StartFailed when the memory does not come in time; nothing was taken by then.
+    """
+    needed = config.l1.bytes + config.l1.memory_reserve
+    if free_huge_page_bytes() >= config.l1.bytes:
+        return
+    log = Log("node")
+    with anyio.move_on_after(config.l1.memory_within):
+        while (available := available_memory()).bytes < needed:
+            log.warning_once(
+                "waiting_for_memory",
+                needed_bytes=needed,
+                available_bytes=available.bytes,
+                source=available.source,
+                within_s=float(config.l1.memory_within),
+            )
+            await anyio.sleep(MEMORY_LOOK_S)
+        return
+    raise StartFailed(
+        f"l1.bytes = {config.l1.bytes} and l1.memory_reserve need {needed} bytes, but"
+        f" {available.source} leaves {available.bytes}: lower l1.bytes, or end what holds the memory"
+    )
+
+
+async def _tell_prefault(arena: _native.Arena) -> None:
+    """Log how far the arena has been backed, at every quarter."""
+    log = Log("node")
+    for quarter in range(1, 5):
+        while arena.prefaulted_bytes * 4 < arena.bytes * quarter:
+            await anyio.sleep(MEMORY_LOOK_S)
+        log.info("prefaulted", bytes=arena.prefaulted_bytes, of_bytes=arena.bytes)

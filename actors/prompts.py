@@ -1,0 +1,145 @@
+"""The prompts of one session: from what the wire carries to packed chunk keys, and back again for deltas.
+
+Tokens become keys under the session's namespace with the prompt's own adapter and salt. The keys of recent lookups are
+remembered, oldest forgotten first, so that a growing conversation need not be sent again from its start.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
+from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.core.namespace import Namespace
+from penstock.actors.keys import chunk_keys
+from penstock.protos import engine_pb2
+
+SALT_BYTES_MAX = 256
+ADAPTER_BYTES_MAX = 64
+EXTRA_BYTES_MAX = 1024
+TOKEN_BYTES = 4
+DIGESTS_MAX = 256  # (adapter, salt) pairs whose namespace digest is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPrompt:
+    """`keys` are packed; `parent` is the key of the chunk before them, empty at the prompt's start."""
+
+    keys: bytes
+    parent: bytes
+    salt: bytes
+    adapter: bytes
+
+
+class Prompts:
+    """Key chains of one session. `kept_bytes_max` bounds what is remembered of them."""
+
+    def __init__(
+        self, namespace: Namespace, *, chunk_tokens: int, chunks_max: int, kept_bytes_max: int
+    ) -> None:
+        self._namespace = namespace
+        self._chunk_tokens = chunk_tokens
+        self._chunks_max = chunks_max
+        self._kept_bytes_max = kept_bytes_max
+        self._kept: OrderedDict[int, ResolvedPrompt] = OrderedDict()  # by prompt id, oldest first
+        self._kept_bytes = 0  # sum of len(keys) in _kept, <= kept_bytes_max
+        self._made = 0
+        self._digests: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
+
+    def remember(self, prompt: ResolvedPrompt) -> int:
+        """A number for `prompt`, by which a later delta may build on it."""
+        self._made += 1
+        self._kept[self._made] = prompt
+        self._kept_bytes += len(prompt.keys)
+        while self._kept_bytes > self._kept_bytes_max and self._kept:
+            _, forgotten = self._kept.popitem(last=False)
+            self._kept_bytes -= len(forgotten.keys)
+        return self._made
+
+    def resolve(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
+        """The keys of a prompt. Raises InvalidField, TooLarge, PromptForgotten."""
+        if len(prompt.salt) > SALT_BYTES_MAX:
+            raise InvalidField("prompt.salt", f"at most {SALT_BYTES_MAX} bytes")
+        if len(prompt.adapter) > ADAPTER_BYTES_MAX:
+            raise InvalidField("prompt.adapter", f"at most {ADAPTER_BYTES_MAX} bytes: a digest")
+        match prompt.WhichOneof("form"):
+            case "keys":
+                keys = self._check_keys("prompt.keys", prompt.keys, kept_chunks=0)
+                return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
+            case "tokens":
+                root = self._root(prompt.adapter, prompt.salt)
+                extras = self._extras(prompt)
+                keys = self._chain("prompt.tokens", root, prompt.tokens, extras, kept_chunks=0)
+                return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
+            case "delta":
+                return self._resolve_delta(prompt)
+            case _:
+                raise InvalidField("prompt", "send keys, tokens or a delta")
+
+    def _resolve_delta(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
+        delta = prompt.delta
+        base = self._kept.get(delta.base)
+        if base is None:
+            raise PromptForgotten(f"prompt {delta.base} is not remembered: send the prompt whole")
+        self._kept.move_to_end(delta.base)
+        base_chunks = len(base.keys) // KEY_BYTES
+        kept_chunks = delta.base_chunks or base_chunks
+        if kept_chunks > base_chunks:
+            raise InvalidField(
+                "prompt.delta.base_chunks", f"the base has {base_chunks}, not {kept_chunks}"
+            )
+        kept = base.keys[: kept_chunks * KEY_BYTES]
+        if delta.WhichOneof("more") == "tokens":
+            # The chain goes on from its last key, or from the namespace when the base was too short for a chunk.
+            root = kept[-KEY_BYTES:] or self._root(base.adapter, base.salt)
+            extras = self._extras(prompt)
+            more = self._chain(
+                "prompt.delta.tokens", root, delta.tokens, extras, kept_chunks=kept_chunks
+            )
+        else:
+            more = self._check_keys("prompt.delta.keys", delta.keys, kept_chunks=kept_chunks)
+        return replace(base, keys=kept + more)
+
+    # Checks.
+
+    def _check_keys(self, field: str, keys: bytes, *, kept_chunks: int) -> bytes:
+        if len(keys) % KEY_BYTES:
+            raise InvalidField(field, f"{len(keys)} bytes are no multiple of {KEY_BYTES}")
+        self._check_chunks(field, kept_chunks + len(keys) // KEY_BYTES)
+        return keys
+
+    def _chain(
+        self, field: str, root: bytes, tokens: bytes, extras: dict[int, bytes], *, kept_chunks: int
+    ) -> bytes:
+        if len(tokens) % TOKEN_BYTES:
+            raise InvalidField(field, f"{len(tokens)} bytes are no multiple of {TOKEN_BYTES}")
+        chunks = len(tokens) // TOKEN_BYTES // self._chunk_tokens
+        self._check_chunks(field, kept_chunks + chunks)
+        if any(chunk >= chunks for chunk in extras):
+            raise InvalidField("prompt.extras", f"the prompt has {chunks} whole chunks")
+        return chunk_keys(root, tokens, self._chunk_tokens, extras=extras)
+
+    def _check_chunks(self, field: str, chunks: int) -> None:
+        if chunks > self._chunks_max:
+            raise TooLarge(field, f"{chunks} chunks, the bound is {self._chunks_max}")
+
+    def _extras(self, prompt: engine_pb2.Prompt) -> dict[int, bytes]:
+        extras: dict[int, bytes] = {}
+        for one in prompt.extras:
+            if len(one.extra) > EXTRA_BYTES_MAX:
+                raise InvalidField("prompt.extras", f"an extra has at most {EXTRA_BYTES_MAX} bytes")
+            if one.chunk in extras:
+                raise InvalidField("prompt.extras", f"chunk {one.chunk} is there twice")
+            extras[one.chunk] = one.extra
+        return extras
+
+    def _root(self, adapter: bytes, salt: bytes) -> bytes:
+        """The digest of the session's namespace with this adapter and salt."""
+        digest = self._digests.get((adapter, salt))
+        if digest is None:
+            digest = replace(self._namespace, adapter=adapter, salt=salt).digest()
+            self._digests[adapter, salt] = digest
+            if len(self._digests) > DIGESTS_MAX:
+                self._digests.popitem(last=False)
+        return digest

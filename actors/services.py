@@ -1,0 +1,151 @@
+"""The gRPC methods of a node, as one table: path -> how it is called. Bytes of a session stream are not parsed here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from penstock.actors.api import control, l1, session
+from penstock.actors.api.control import HealthState
+from penstock.actors.api.errors import InvalidField
+from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.core.namespace import DIGEST_BYTES
+from penstock.actors.keys import chunk_keys
+from penstock.actors.stat_codec import stat_reply
+from penstock.protos import control_pb2, engine_pb2
+from penstock.runtime.deadline import deadline_within
+from penstock.runtime.errors import (
+    CallerError,
+    CapacityError,
+    DeadlineExceeded,
+    PenstockError,
+    StaleError,
+    UnavailableError,
+)
+from penstock.runtime.ref import Ref
+
+Request = TypeVar("Request", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
+Context = grpc.aio.ServicerContext[Any, Any]
+SERVICE_NAMES = ("penstock.v1.Engine", "penstock.v1.Control")
+
+_STATUS: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
+    (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
+    (CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (StaleError, grpc.StatusCode.FAILED_PRECONDITION),
+    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+)
+_HEALTH = {
+    HealthState.STARTING: engine_pb2.HEALTH_STATE_STARTING,
+    HealthState.SERVING: engine_pb2.HEALTH_STATE_SERVING,
+    HealthState.DEGRADED: engine_pb2.HEALTH_STATE_DEGRADED,
+    HealthState.DRAINING: engine_pb2.HEALTH_STATE_DRAINING,
+}
+
+
+class NodeServices(grpc.GenericRpcHandler):
+    """All methods of Engine and Control."""
+
+    def __init__(
+        self,
+        *,
+        serve_stream: Callable[[object, Any], Awaitable[None]],
+        manager: Ref[l1.L1Manager],
+        sessions: Ref[session.Sessions],
+        operator: Ref[control.Control],
+        epoch: bytes,
+        chunks_max: int,
+        ask_s: float,
+        drain_s: float,
+    ) -> None:
+        self._l1 = manager
+        self._sessions = sessions
+        self._control = operator
+        self._epoch = epoch
+        self._chunks_max = chunks_max
+        self._ask_s = ask_s
+        self._drain_s = drain_s
+        self._methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "/penstock.v1.Engine/Session": grpc.stream_stream_rpc_method_handler(serve_stream),
+            "/penstock.v1.Engine/Lookup": self._unary(engine_pb2.PeekRequest, self._peek),
+            "/penstock.v1.Engine/Stat": self._unary(engine_pb2.StatRequest, self._stat),
+            "/penstock.v1.Engine/Health": self._unary(engine_pb2.HealthRequest, self._health),
+            "/penstock.v1.Control/Drain": self._unary(control_pb2.DrainRequest, self._drain),
+            "/penstock.v1.Control/Purge": self._unary(control_pb2.PurgeRequest, self._purge),
+            "/penstock.v1.Control/Metrics": self._unary(control_pb2.MetricsRequest, self._metrics),
+        }
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._methods.get(handler_call_details.method)
+
+    def _unary(
+        self, kind: type[Request], method: Callable[[Request], Awaitable[Reply]]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method under the caller's deadline; its refusals become statuses."""
+
+        async def call(request: Request, context: Context) -> Reply:
+            try:
+                with deadline_within(self._ask_s), deadline_within(context.time_remaining()):
+                    return await method(request)
+            except PenstockError as error:
+                status = next((code for kind, code in _STATUS if isinstance(error, kind)), None)
+                await context.abort(status or grpc.StatusCode.INTERNAL, str(error))
+                raise  # abort always raises
+
+        return grpc.unary_unary_rpc_method_handler(
+            call,
+            request_deserializer=kind.FromString,
+            response_serializer=lambda reply: reply.SerializeToString(),
+        )
+
+    async def _peek(self, msg: engine_pb2.PeekRequest) -> engine_pb2.PeekReply:
+        if len(msg.namespace_digest) != DIGEST_BYTES:
+            raise InvalidField("namespace_digest", f"a digest has {DIGEST_BYTES} bytes")
+        found = await self._sessions.ask(session.FindGeometry(msg.namespace_digest))
+        match msg.prompt.WhichOneof("form"):
+            case "keys":
+                keys = msg.prompt.keys
+            case "tokens":
+                keys = chunk_keys(msg.namespace_digest, msg.prompt.tokens, found.chunk_tokens)
+            case _:
+                raise InvalidField("prompt", "send keys or tokens")
+        if len(keys) % KEY_BYTES or len(keys) // KEY_BYTES > self._chunks_max:
+            problem = f"packed {KEY_BYTES}-byte keys, at most {self._chunks_max} of them"
+            raise InvalidField("prompt", problem)
+        hit = await self._l1.ask(l1.Peek(keys, found.geometry))
+        return engine_pb2.PeekReply(total_chunks=len(keys) // KEY_BYTES, hit_chunks=hit)
+
+    async def _stat(self, _: engine_pb2.StatRequest) -> engine_pb2.StatReply:
+        usage = await self._l1.ask(l1.Measure())
+        return stat_reply(self._epoch, usage, await self._sessions.ask(session.Count()))
+
+    async def _health(self, _: engine_pb2.HealthRequest) -> engine_pb2.HealthReply:
+        health = await self._control.ask(control.GetHealth())
+        parts = [
+            engine_pb2.HealthPart(
+                name=part.name,
+                state=_HEALTH[part.state],
+                restarts=part.restarts,
+                detail=part.detail,
+            )
+            for part in health.parts
+        ]
+        return engine_pb2.HealthReply(state=_HEALTH[health.state], parts=parts)
+
+    async def _drain(self, msg: control_pb2.DrainRequest) -> control_pb2.DrainReply:
+        within_s = msg.within_ms / 1000 or self._drain_s
+        left = await self._control.ask(control.Drain(within_s))
+        return control_pb2.DrainReply(sessions_left=left)
+
+    async def _purge(self, _: control_pb2.PurgeRequest) -> control_pb2.PurgeReply:
+        room = await self._control.ask(control.PurgeL1())
+        return control_pb2.PurgeReply(chunks=room.chunks_evicted, bytes=room.bytes_freed)
+
+    async def _metrics(self, _: control_pb2.MetricsRequest) -> control_pb2.MetricsReply:
+        return control_pb2.MetricsReply(text=await self._control.ask(control.GetMetrics()))
