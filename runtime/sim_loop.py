@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import gc
 import heapq
+import inspect
 import itertools
 import logging
 import random
@@ -288,9 +289,11 @@ def _task_of(handle: asyncio.Handle) -> asyncio.Task[Any] | None:
 
 
 def _whereabouts(task: asyncio.Task[Any]) -> str:
-    """A task's name and the line on which it waits."""
-    frames = task.get_stack(limit=1)
-    if not frames:
+    """A task's name, and the innermost function and line in which it waits."""
+    innermost: Any = task.get_coro()
+    while inspect.iscoroutine(getattr(innermost, "cr_await", None)):
+        innermost = innermost.cr_await
+    frame = getattr(innermost, "cr_frame", None)
+    if frame is None:
         return task.get_name()
-    code = frames[-1].f_code
-    return f"{task.get_name()} (in {code.co_qualname}, line {frames[-1].f_lineno})"
+    return f"{task.get_name()} (in {frame.f_code.co_qualname}, line {frame.f_lineno})"

@@ -273,7 +273,7 @@ class Endless(Critical):
 
 
 def _told(msg: Work) -> Any:
-    from penstock.runtime.message import Envelope  # noqa: PLC0415
+    from penstock.runtime.message import Envelope
 
     return Envelope(msg, float("inf"), None)
 

@@ -39,8 +39,9 @@ def test_every_error_belongs_to_one_branch() -> None:
 
 
 def test_a_foreign_error_is_translated_and_kept_as_the_cause() -> None:
-    with pytest.raises(StoreFailed, match="PermissionError: no entry") as caught, mapped(
-        {OSError: StoreFailed}
+    with (
+        pytest.raises(StoreFailed, match="PermissionError: no entry") as caught,
+        mapped({OSError: StoreFailed}),
     ):
         raise PermissionError("no entry")
     assert isinstance(caught.value.__cause__, PermissionError)
@@ -66,7 +67,7 @@ def test_our_own_errors_pass_even_through_a_table_that_names_their_base() -> Non
 
 
 def test_an_error_without_words_is_named_by_its_class() -> None:
-    with pytest.raises(StoreFailed, match="^TimeoutError$"), mapped({OSError: StoreFailed}):
+    with pytest.raises(StoreFailed, match=r"^TimeoutError$"), mapped({OSError: StoreFailed}):
         raise TimeoutError
 
 

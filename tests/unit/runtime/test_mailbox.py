@@ -24,7 +24,9 @@ class Ask(Msg[object, int]):
 
 
 class MailboxAgainstTwin(RuleBasedStateMachine):
-    """Asks and tells come, are taken, given up, and finished; the twin keeps their numbers in lists."""
+    """Asks and tells come, are taken, given up, and finished; the twin keeps their numbers in
+    lists.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -84,7 +84,8 @@ def test_children_start_in_order_each_ready_before_the_next_and_stop_in_reverse(
 def test_a_dead_actor_is_restarted_alone_and_health_shows_it(seed: int) -> None:
     """B12: an actor that dies is supervised and restarted, and health and metrics show it.
 
-    Seen to fail with a supervisor that lets a dead child lie: the second ask hangs until its deadline.
+    Seen to fail with a supervisor that lets a dead child lie: the second ask hangs until its
+    deadline.
     """
     house = House()
 
@@ -135,7 +136,7 @@ def test_more_crashes_than_the_intensity_allows_stop_everything_in_order(seed: i
             await anyio.sleep(1000)
             house.log.append("never")
 
-    with pytest.raises(Escalated, match="b died of ZeroDivisionError.*; node stopped") as caught:
+    with pytest.raises(Escalated, match=r"b died of ZeroDivisionError.*; node stopped") as caught:
         simulate(seed, main)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert house.log == ["a up", "b up", "c up", "b up", "b up", "c down", "a down"]
