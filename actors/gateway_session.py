@@ -192,7 +192,8 @@ class EngineSession:
 
     async def _expect_heartbeats(self) -> None:
         silence_s = 3 * self._limits.heartbeat_ms / 1000
-        while (left_s := self._heard_at + silence_s - _now()) > 0:
+        # Sleeps until the earliest moment at which the silence can have lasted long enough.
+        while (left_s := self._heard_at + silence_s - _now()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left_s)
         self.end(f"nothing heard for {silence_s:g} s")
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from penstock import __version__
 from penstock.runtime.errors import PenstockError
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
 @dataclass(frozen=True, slots=True)
