@@ -15,11 +15,20 @@ ways: ("ab", "c") and ("a", "bc") differ. A value can be read back, which is how
 from __future__ import annotations
 
 import struct
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 
 _U64 = struct.Struct("<Q")
 INTEGER_MAX = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first part in which two values differ."""
+
+    path: str  # "groups[0].dtype"; "len(groups)" where one tuple begins the other
+    ours: object
+    theirs: object
 
 
 def encode(value: object) -> bytes:
@@ -62,24 +71,18 @@ def _append(parts: list[bytes], value: object) -> None:
         raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
-def first_difference(ours: object, theirs: object, path: str = "") -> str | None:
-    """The path of the first part in which two values of one shape differ: "groups[0].dtype".
-
-    None when they are equal. A tuple that begins another differs from it in "len(path)".
-    """
+def first_difference(ours: object, theirs: object, path: str = "") -> Difference | None:
+    """The first part in which two values of one shape differ; None when they are equal."""
     if is_dataclass(ours) and type(ours) is type(theirs):
         for member in fields(ours):
             below = f"{path}.{member.name}" if path else member.name
-            inside = first_difference(
-                getattr(ours, member.name), getattr(theirs, member.name), below
-            )
-            if inside is not None:
+            mine, other = getattr(ours, member.name), getattr(theirs, member.name)
+            if (inside := first_difference(mine, other, below)) is not None:
                 return inside
         return None
     if isinstance(ours, tuple) and isinstance(theirs, tuple):
         for index, (mine, other) in enumerate(zip(ours, theirs, strict=False)):
-            inside = first_difference(mine, other, f"{path}[{index}]")
-            if inside is not None:
+            if (inside := first_difference(mine, other, f"{path}[{index}]")) is not None:
                 return inside
-        return None if len(ours) == len(theirs) else f"len({path})"
-    return None if encode(ours) == encode(theirs) else path
+        ours, theirs, path = len(ours), len(theirs), f"len({path})"
+    return None if encode(ours) == encode(theirs) else Difference(path, ours, theirs)

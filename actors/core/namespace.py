@@ -166,11 +166,20 @@ class Namespace:
 
 
 def first_difference(ours: Namespace, theirs: Namespace) -> str | None:
-    """The path of the first part that differs, such as "groups[0].dtype"; None when they are equal.
+    """The path of the first part that differs, such as "groups[0].dtype"; None when they are equal."""
+    difference = canonical.first_difference(ours, theirs)
+    return None if difference is None else difference.path
 
-    It never tells a value: a salt is a tenant's secret.
-    """
-    return canonical.first_difference(ours, theirs)
+
+def describe_difference(ours: Namespace, theirs: Namespace) -> str | None:
+    """As `first_difference`, with both values; but for the salt, which is a tenant's secret."""
+    difference = canonical.first_difference(ours, theirs)
+    if difference is None:
+        return None
+    if difference.path == "salt":
+        return "salt: they are two tenants'"
+    mine, other = _shown(difference.ours), _shown(difference.theirs)
+    return f"{difference.path}: {mine} against {other}"
 
 
 def chunk_tokens_for(configured: int, block_tokens: Iterable[int]) -> int:
@@ -216,6 +225,16 @@ def scales_digest(scales: Mapping[str, tuple[float, float]]) -> bytes:
                 raise InvalidField(f"kv_scales[{name}]", f"{scale} is no scale")
     exact = tuple((name, *(float(s).hex() for s in pair)) for name, pair in sorted(scales.items()))
     return hashlib.sha256(canonical.encode(exact)).digest()
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bytes():
+            return value.hex() or "none"
+        case Enum():
+            return value.name
+        case _:
+            return repr(value)
 
 
 # Checks.

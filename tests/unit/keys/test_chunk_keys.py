@@ -6,6 +6,7 @@ import hashlib
 import struct
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ from penstock.actors.keys import BadTokens, Tokens, chunk_keys, object_key, pack
 
 ROOT = hashlib.sha256(b"namespace").digest()
 TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=40)
+
+
+def numpy(tokens: object, dtype: str) -> Any:
+    """NumPy's own types say that its arrays are buffers from Python 3.12 on only."""
+    return np.array(tokens, dtype=dtype)
+
+
 FORMS: dict[str, Callable[[list[int]], Tokens]] = {
     "list": list,
     "tuple": tuple,
@@ -25,9 +33,9 @@ FORMS: dict[str, Callable[[list[int]], Tokens]] = {
     "array I": lambda tokens: array("I", tokens),
     "array q": lambda tokens: array("q", tokens),
     "array Q": lambda tokens: array("Q", tokens),
-    "numpy uint32": lambda tokens: np.array(tokens, dtype=np.uint32),
-    "numpy int64": lambda tokens: np.array(tokens, dtype=np.int64),
-    "every other": lambda tokens: np.repeat(np.array(tokens, dtype=np.int64), 2)[::2],
+    "numpy uint32": lambda tokens: numpy(tokens, "uint32"),
+    "numpy int64": lambda tokens: numpy(tokens, "int64"),
+    "every other": lambda tokens: numpy([tokens, tokens], "int64").T.reshape(-1)[::2],
     "memoryview": lambda tokens: memoryview(array("I", tokens)),
 }
 
@@ -55,7 +63,7 @@ def test_every_form_of_tokens_gives_the_keys_of_the_formula(
 
 def test_signed_32_bit_tokens_are_taken() -> None:
     tokens = [0, 1, 2**31 - 1]
-    assert pack_tokens(np.array(tokens, dtype=np.int32)) == struct.pack("<3I", *tokens)
+    assert pack_tokens(numpy(tokens, "int32")) == struct.pack("<3I", *tokens)
 
 
 @given(first=TOKENS, more=TOKENS, chunk_tokens=st.integers(1, 5))
@@ -110,18 +118,18 @@ def test_an_extra_enters_the_key_of_its_chunk_and_of_all_after_it() -> None:
         ([0, 1.5], "token 1 is 1.5"),
         ([0, "a"], "token 1 is 'a'"),
         ([None], "token 0 is None"),
-        (np.array([0, -7]), "token 1 is -7"),
-        (np.array([0, 2**32]), "token 1 is 4294967296"),
-        (np.array([5, -1], dtype=np.int32), "token 1 is -1"),
-        (np.array([1.0]), "format 'd'"),
-        (np.array([1], dtype=np.int16), "format 'h'"),
-        (np.array([1], dtype=">i4"), "format '>i'"),
-        (np.zeros((2, 2), dtype=np.int64), "2 dimensions"),
+        (numpy([0, -7], "int64"), "token 1 is -7"),
+        (numpy([0, 2**32], "int64"), "token 1 is 4294967296"),
+        (numpy([5, -1], "int32"), "token 1 is -1"),
+        (numpy([1.0], "float64"), "format 'd'"),
+        (numpy([1], "int16"), "format 'h'"),
+        (numpy([1], ">i4"), "format '>i'"),
+        (numpy([[1, 2], [3, 4]], "int64"), "2 dimensions"),
         (b"12345", "5 bytes"),
         (bytearray(6), "6 bytes"),
         ("text", "str is neither"),
         (7, "int is neither"),
-        ({1, 2}, "set is neither"),
+        (numpy({1, 2}, "object").item(), "set is neither"),
     ],
 )
 def test_what_is_no_token_is_refused_and_named(tokens: Tokens, says: str) -> None:

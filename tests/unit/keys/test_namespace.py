@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -344,7 +345,7 @@ def decode(data: bytes) -> tuple[object, bytes]:
     if tag in {b"b", b"s"}:
         content = data[:number]
         return content if tag == b"b" else content.decode(), data[number:]
-    items = []
+    items: list[Any] = []
     for _ in range(number):
         if tag == b"r":
             size = struct.unpack("<Q", data[:8])[0]
