@@ -1,0 +1,84 @@
+"""Servers that benchmarks measure against, each in a process of its own: a node, and a bare gRPC echo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_WITHIN_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server process."""
+
+    pid: int
+    address: str  # a gRPC target
+    ready_s: float  # from the start of the process until it said that it serves
+    log: Path
+
+
+@contextmanager
+def node_process(*settings: str) -> Iterator[Server]:
+    """`penstock serve` with `--set` for each of `settings`, on a socket of its own."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as directory:
+        arguments = [f"--set={one}" for one in (f"state_dir={directory}/state", *settings)]
+        command = [sys.executable, "-m", "penstock.actors.cli.main", "serve", *arguments]
+        with _process(command, Path(directory)) as server:
+            yield server
+
+
+@contextmanager
+def echo_process() -> Iterator[Server]:
+    """A grpc.aio bidirectional stream that answers every message with itself."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as directory:
+        command = [sys.executable, str(Path(__file__).with_name("echo_server.py"))]
+        with _process([*command, f"unix:{directory}/echo.sock"], Path(directory)) as server:
+            yield server
+
+
+@contextmanager
+def _process(command: Sequence[str], directory: Path) -> Iterator[Server]:
+    read_fd, write_fd = os.pipe()
+    log = directory / "log"
+    begin = time.perf_counter()
+    with log.open("w") as output:
+        child = subprocess.Popen(
+            [*command, f"--ready-fd={write_fd}"], stderr=output, pass_fds=[write_fd]
+        )
+    os.close(write_fd)
+    try:
+        with os.fdopen(read_fd) as ready:
+            address = ready.readline().strip()
+        if not address:
+            raise RuntimeError(f"{command} did not start:\n{log.read_text()}")
+        yield Server(child.pid, address, time.perf_counter() - begin, log)
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used, in user and kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def private_rss_mib(pid: int) -> float:
+    """Resident memory of a process without shared memory, which is where the arena is."""
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssFile")) / 1024
