@@ -1,0 +1,130 @@
+"""Every limit of an engine's client, with its unit and its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+
+from penstock.runtime.errors import ConfigError
+from penstock.runtime.security import Secret, UnixAddress, parse_address
+
+
+class Start(Enum):
+    """What `Client.connect` does when no node answers."""
+
+    ATTACHED = "wait for a node, at most attach_within_s, then raise NodeAway"
+    DETACHED = "begin without one: every request is a miss until a node answers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """PEM files for TLS towards a node that is reached over TCP."""
+
+    ca: Path | None = None  # verifies the node; None: the system's authorities
+    certificate: Path | None = None  # what the client shows of itself, where the node asks for it
+    key: Path | None = None  # its private key; both or neither
+
+    def __post_init__(self) -> None:
+        together = (self.certificate is None) == (self.key is None)
+        _require(together, "tls", "certificate and key come together: give both or neither")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Waiting between attempts to attach: none before the first, then growing, with jitter.
+
+    Attempt n > 0 waits min(first_s * factor**(n - 1), max_s), less a random share of up to `jitter` of it. With
+    the defaults a node that comes back is found again within half a second.
+    """
+
+    first_s: float = 0.02
+    factor: float = 2.0
+    max_s: float = 0.5
+    jitter: float = 0.5  # 0 <= jitter < 1
+
+    def __post_init__(self) -> None:
+        _require(0 < self.first_s <= self.max_s, "backoff.first_s", "must be in (0, backoff.max_s]")
+        _require(self.factor >= 1, "backoff.factor", "must be at least 1")
+        _require(0 <= self.jitter < 1, "backoff.jitter", "must be in [0, 1)")
+
+    def wait_s(self, attempt: int, draw: float) -> float:
+        """Seconds before attempt number `attempt`, counted from 0; `draw` is uniform in [0, 1)."""
+        if attempt == 0:
+            return 0.0
+        # The exponent is bounded so that a node that is away for a week overflows nothing.
+        full_s = min(self.first_s * self.factor ** min(attempt - 1, 64), self.max_s)
+        return full_s * (1.0 - self.jitter * draw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """How a client reaches its node, and its bounds. Memory: outgoing_max * message_bytes_max, plus
+    prompt_memory_bytes_max, plus one record for each ticket and lease the node allows."""
+
+    address: str
+    """`unix:///path/penstock.sock`, or `host:port` for a node reached over TCP (no shared memory there)."""
+    token: Secret | None = None  # sent as `authorization: Bearer TOKEN`; asked for on TCP
+    tls: ClientTls | None = None
+    start: Start = Start.ATTACHED
+    attach_within_s: float = 10.0  # how long Start.ATTACHED waits in all
+    attempt_within_s: float = 2.0  # one attempt: connection, Hello, Welcome, arena
+    backoff: Backoff = field(default_factory=Backoff)
+    request_within_s: float = 1.0  # a request that says no `within`
+    close_within_s: float = 1.0  # saying goodbye to the node at the end
+    heartbeats_missed_max: int = (
+        3  # silent intervals of heartbeat_ms after which the node counts as silent
+    )
+    inflight_max: int = 256  # requests unanswered at once; the node's own bound holds if lower
+    outgoing_max: int = 1024  # requests waiting to be sent; beyond it, callers wait
+    message_bytes_max: int = 16 << 20  # one reply
+    copies_max: int = 2  # native copies at once, each in a thread of its own
+    copy_threads: int = 1  # threads inside one native copy
+    copy_bytes_max: int = (
+        256 << 20
+    )  # bytes of one native copy call; a longer one is cut, so giving up is prompt
+    prompt_memory_bytes_max: int = (
+        16 << 20
+    )  # tokens and keys remembered to look up grown prompts by delta
+    ready_within_s: float = 30.0  # how long `ticket.ready` waits for a final watermark
+    ticket_ms: int = 0  # life of a ticket; 0: the node's default
+    lease_ms: int = 0  # life of a lease; 0: the node's default
+
+    def __post_init__(self) -> None:
+        parse_address(self.address)
+        for name in _POSITIVE:
+            _require(
+                getattr(self, name) > 0, name, f"must be more than 0, not {getattr(self, name)}"
+            )
+        for name in ("prompt_memory_bytes_max", "ticket_ms", "lease_ms"):
+            _require(
+                getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}"
+            )
+        _require(
+            self.tls is None or not self.is_local,
+            "tls",
+            "is for host:port; a Unix socket has file permissions",
+        )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the node is reached through a Unix socket, and so can share memory."""
+        return isinstance(parse_address(self.address), UnixAddress)
+
+    @property
+    def target(self) -> str:
+        """The address as gRPC writes it."""
+        return parse_address(self.address).target()
+
+
+_POSITIVE = tuple(
+    one.name
+    for one in fields(ClientConfig)
+    if one.name.endswith(("_within_s", "_max", "_threads"))
+    and one.name != "prompt_memory_bytes_max"
+)
+
+
+def _require(condition: object, path: str, problem: str) -> None:
+    if not condition:
+        raise ConfigError(path, problem)

@@ -1,0 +1,294 @@
+"""One attached session: the requests of the contract as typed calls, and what dies with the stream.
+
+ATTACHED --stream ends--> OVER: tickets are lost, leases stale, the arena is unmapped when the last copy has ended.
+A session never comes back; the client makes a new one (see `link`). Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.engine.arena import ArenaLink
+from penstock.actors.engine.config import ClientConfig
+from penstock.actors.engine.errors import ProtocolBroken
+from penstock.actors.engine.keyspace import KeySpace
+from penstock.actors.engine.leases import ReadLease, WriteLease
+from penstock.actors.engine.mover import Mover
+from penstock.actors.engine.outbox import Lane
+from penstock.actors.engine.spec import GroupObjects
+from penstock.actors.engine.stream import SessionStream
+from penstock.actors.engine.ticket import Ticket
+from penstock.protos import engine_pb2
+from penstock.protos.engine_pb2 import SessionReply, SessionRequest
+from penstock.runtime.deadline import time_left
+
+T = TypeVar("T")
+ENVELOPE_BYTES = (
+    4096  # what a request takes at most beside its keys: salt, adapter, request id, numbers
+)
+
+
+class Found:
+    """What a lookup brought: the ticket, and the name under which a later delta may refer to the prompt."""
+
+    __slots__ = ("is_new", "prompt_id", "ticket")
+
+    def __init__(self, ticket: Ticket, prompt_id: int, *, is_new: bool) -> None:
+        self.ticket = ticket
+        self.prompt_id = prompt_id
+        self.is_new = (
+            is_new  # False: the same request was looked up before and its ticket is still held
+        )
+
+    def undo(self) -> None:
+        """Nobody waits for it any more. A ticket that somebody else holds stays."""
+        if self.is_new:
+            self.ticket.cancel_nowait()
+
+
+class Session:
+    """What one Hello and Welcome established."""
+
+    def __init__(
+        self,
+        stream: SessionStream,
+        welcome: engine_pb2.Welcome,
+        arena: ArenaLink,
+        keyspace: KeySpace,
+        *,
+        groups: tuple[GroupObjects, ...],
+        mover: Mover,
+        config: ClientConfig,
+    ) -> None:
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._tickets: WeakValueDictionary[bytes, Ticket] = WeakValueDictionary()  # not over
+        self._leases: WeakValueDictionary[bytes, ReadLease | WriteLease] = (
+            WeakValueDictionary()
+        )  # not over
+        self.config = config
+        self.arena = arena
+        self.keyspace = keyspace
+        self.groups = groups
+        self.mover = mover
+        self.epoch = welcome.epoch
+        self.secret = welcome.session_secret
+        self.limits = welcome.limits
+        stream.on_progress = self._advance
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self.keyspace.chunk_tokens
+
+    @property
+    def is_open(self) -> bool:
+        return self._stream.is_open
+
+    @property
+    def chunks_max(self) -> int:
+        """Chunks of a prompt that one request can name here."""
+        return min(
+            self.limits.chunks_max, (self.limits.message_bytes_max - ENVELOPE_BYTES) // KEY_BYTES
+        )
+
+    # Reading.
+
+    async def lookup(
+        self,
+        prompt: engine_pb2.Prompt,
+        *,
+        total_chunks: int,
+        request_id: str,
+        readers: int,
+        within: float | None,
+    ) -> Found:
+        """Raises StaleGrant when a delta's base is forgotten; else as `SessionStream.ask`."""
+        body = engine_pb2.Lookup(
+            prompt=prompt, request_id=request_id, readers=readers, ticket_ms=self.config.ticket_ms
+        )
+
+        def accept(reply: SessionReply) -> Found:
+            found = _body(reply, "lookup").lookup
+            if found.total_chunks != total_chunks:
+                raise ProtocolBroken(
+                    f"the node counts {found.total_chunks} chunks in a prompt of {total_chunks}"
+                )
+            return self._found(found)
+
+        return await self._ask(SessionRequest(lookup=body), within, accept, Found.undo)
+
+    def _found(self, found: engine_pb2.LookupReply) -> Found:
+        known = self._tickets.get(found.ticket) if found.ticket else None
+        ticket = known or Ticket(
+            self, found.ticket, chunk_tokens=self.chunk_tokens, total_chunks=found.total_chunks
+        )
+        if known is None and found.ticket:
+            self._tickets[found.ticket] = ticket
+        ticket.advance(
+            hit_chunks=found.hit_chunks, promised_chunks=found.promised_chunks, is_final=found.final
+        )
+        return Found(ticket, found.prompt_id, is_new=known is None)
+
+    def join(self, ticket: bytes, *, total_chunks: int, hit_chunks: int) -> Ticket:
+        """A ticket that another process of the instance looked up. It is theirs to cancel."""
+        joined = Ticket(
+            self, ticket, chunk_tokens=self.chunk_tokens, total_chunks=total_chunks, is_ours=False
+        )
+        joined.advance(hit_chunks=hit_chunks, promised_chunks=hit_chunks, is_final=True)
+        return joined
+
+    async def acquire(
+        self, ticket: bytes, *, rank: int, first_chunk: int, within: float | None
+    ) -> ReadLease:
+        body = engine_pb2.Acquire(
+            ticket=ticket, rank=rank, first_chunk=first_chunk, lease_ms=self.config.lease_ms
+        )
+
+        def accept(reply: SessionReply) -> ReadLease:
+            acquired = _body(reply, "acquired").acquired
+            known = self._leases.get(acquired.lease)
+            if isinstance(known, ReadLease):
+                return known  # the rank's slot was turned into this lease before
+            lease = ReadLease(self, acquired, first_chunk=first_chunk)
+            self._leases[acquired.lease] = lease
+            return lease
+
+        return await self._ask(SessionRequest(acquire=body), within, accept, ReadLease.drop)
+
+    async def release(self, lease: bytes, damaged: list[int]) -> bool:
+        """Whether the bytes copied under the lease count."""
+        request = SessionRequest(release=engine_pb2.Release(lease=lease, damaged=damaged))
+        return await self._ask_last(request, lambda reply: _body(reply, "released").released.ok)
+
+    # Writing.
+
+    async def reserve(
+        self, prompt: engine_pb2.Prompt, *, parent: bytes, chunks: int, within: float | None
+    ) -> WriteLease:
+        body = engine_pb2.Reserve(prompt=prompt, parent=parent, lease_ms=self.config.lease_ms)
+
+        def accept(reply: SessionReply) -> WriteLease:
+            lease = WriteLease(self, _body(reply, "reserved").reserved, chunks=chunks)
+            if lease.name:
+                self._leases[lease.name] = lease
+            return lease
+
+        return await self._ask(SessionRequest(reserve=body), within, accept, WriteLease.drop)
+
+    async def commit(
+        self,
+        lease: bytes,
+        *,
+        indices: list[int],
+        objects: int,
+        digests: bytes,
+        runs: bytes,
+        within: float | None,
+    ) -> bytes:
+        """One outcome byte for each of `objects`; no indices: all that were granted."""
+        body = engine_pb2.Commit(lease=lease, indices=indices, digests=digests, runs=runs)
+
+        def accept(reply: SessionReply) -> bytes:
+            outcomes = _body(reply, "committed").committed.outcomes
+            if len(outcomes) != objects:
+                raise ProtocolBroken(f"{len(outcomes)} outcomes for {objects} objects")
+            return outcomes
+
+        return await self._ask(SessionRequest(commit=body), within, accept)
+
+    # Hints and tools.
+
+    async def prefetch(
+        self, prompt: engine_pb2.Prompt, *, within: float | None
+    ) -> engine_pb2.Prefetched:
+        request = SessionRequest(prefetch=engine_pb2.Prefetch(prompt=prompt))
+        return await self._ask(request, within, lambda reply: _body(reply, "prefetched").prefetched)
+
+    async def touch(self, prompt: engine_pb2.Prompt, *, within: float | None) -> int:
+        request = SessionRequest(touch=engine_pb2.Touch(prompt=prompt))
+        return await self._ask(
+            request, within, lambda reply: _body(reply, "touched").touched.chunks
+        )
+
+    async def stat(self, *, within: float | None) -> engine_pb2.StatReply:
+        request = SessionRequest(stat=engine_pb2.StatRequest())
+        return await self._ask(request, within, lambda reply: _body(reply, "stat").stat)
+
+    async def _ask(
+        self,
+        request: SessionRequest,
+        within: float | None,
+        accept: Callable[[SessionReply], T],
+        undo: Callable[[T], None] | None = None,
+    ) -> T:
+        at_most = self.config.request_within_s if within is None else within
+        return await self._stream.ask(
+            request, within=time_left(at_most=at_most), accept=accept, undo=undo
+        )
+
+    async def _ask_last(self, request: SessionRequest, accept: Callable[[SessionReply], T]) -> T:
+        return await self._stream.ask(
+            request, within=self.config.request_within_s, accept=accept, lane=Lane.LAST_WORD
+        )
+
+    # Ends. A last word is sent once for each ticket and lease, by whoever ends it first.
+
+    def end_ticket(self, ticket: bytes) -> None:
+        self._tickets.pop(ticket, None)
+        self._stream.tell_last_word(SessionRequest(cancel=engine_pb2.Cancel(ticket=ticket)))
+
+    def end_read(self, lease: bytes, damaged: list[int]) -> None:
+        self._leases.pop(lease, None)
+        release = engine_pb2.Release(lease=lease, damaged=damaged)
+        self._stream.tell_last_word(SessionRequest(release=release))
+
+    def end_write(self, lease: bytes) -> None:
+        self._leases.pop(lease, None)
+        self._stream.tell_last_word(SessionRequest(abort=engine_pb2.Abort(lease=lease)))
+
+    def end_ticket_threadsafe(self, ticket: bytes) -> None:
+        self._call_soon(self.end_ticket, ticket)
+
+    def end_read_threadsafe(self, lease: bytes) -> None:
+        self._call_soon(partial(self.end_read, damaged=[]), lease)
+
+    def end_write_threadsafe(self, lease: bytes) -> None:
+        self._call_soon(self.end_write, lease)
+
+    def _call_soon(self, end: Callable[[bytes], None], name: bytes) -> None:
+        with suppress(RuntimeError):  # the loop is closed: so is the stream, and all was given up
+            self._loop.call_soon_threadsafe(end, name)
+
+    async def close(self, *, within: float) -> None:
+        """Give up whatever is still held, and leave in order."""
+        for ticket in list(self._tickets.values()):
+            ticket.cancel_nowait()
+        for lease in list(self._leases.values()):
+            lease.drop()
+        await self._stream.finish(within=within)
+
+    def lose(self) -> None:
+        """The stream has ended: tickets are lost; no copy begins any more."""
+        self.arena.retire()
+        for ticket in list(self._tickets.values()):
+            ticket.lose()
+
+    def _advance(self, progress: engine_pb2.Progress) -> None:
+        if (ticket := self._tickets.get(progress.ticket)) is not None:
+            ticket.advance(
+                hit_chunks=progress.hit_chunks,
+                promised_chunks=progress.promised_chunks,
+                is_final=progress.final,
+            )
+
+
+def _body(reply: SessionReply, name: str) -> SessionReply:
+    if reply.WhichOneof("body") != name:
+        raise ProtocolBroken(f"the node answers {reply.WhichOneof('body')} where {name} is due")
+    return reply

@@ -1,0 +1,213 @@
+"""A ticket: what one lookup found, what is still on its way, and the right to read it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from anyio import Event, move_on_after
+
+from penstock.actors.engine.errors import StaleEpoch, StaleGrant
+from penstock.runtime.deadline import time_left
+
+if TYPE_CHECKING:
+    from penstock.actors.engine.leases import ReadLease
+    from penstock.actors.engine.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class TicketHandle:
+    """A ticket's name, to be passed to the workers of the same engine instance: plain values, small, no secret
+    outside the instance. `Client.join` makes a ticket of it there."""
+
+    epoch: bytes
+    ticket: bytes
+    total_chunks: int
+    hit_chunks: int
+
+
+class Ticket:
+    """One lookup under way, or over. Made by `Client.lookup`; belongs to the engine instance.
+
+    OPEN --final watermark--> FINAL --cancel(), or nobody refers to it any more--> OVER
+      '------- the session's stream ended: hit_chunks falls to 0, nobody is kept waiting ------^
+
+    The pins of a ticket go when it is over; leases acquired from it live on. A miss has no ticket at the node: it is
+    FINAL from the start. Belongs to the client's event loop; only its destructor may run elsewhere.
+    """
+
+    def __init__(
+        self,
+        session: Session | None,
+        ticket: bytes,
+        *,
+        chunk_tokens: int,
+        total_chunks: int,
+        is_ours: bool = True,
+    ) -> None:
+        self._session = session if ticket else None
+        self._is_ours = is_ours  # False: another process looked it up, and cancels it
+        self._ticket = ticket  # 16 bytes; empty: a miss, nothing is pinned
+        self._chunk_tokens = chunk_tokens
+        self._hit_chunks = 0  # <= _promised_chunks
+        self._promised_chunks = 0  # <= total_chunks
+        self._is_final = not ticket
+        self._is_over = not ticket
+        self._changed = Event()  # replaced whenever it is set
+        self.total_chunks = total_chunks
+
+    def __repr__(self) -> str:
+        state = "over" if self._is_over else "final" if self._is_final else "open"
+        return f"<Ticket {self._hit_chunks}/{self.total_chunks} chunks, {state}>"
+
+    # What it knows.
+
+    @property
+    def hit_chunks(self) -> int:
+        """Chunks of the prompt, from its start, that are readable now: the watermark."""
+        return self._hit_chunks
+
+    @property
+    def hit_tokens(self) -> int:
+        return self._hit_chunks * self._chunk_tokens
+
+    @property
+    def promised_chunks(self) -> int:
+        """What the watermark can still reach."""
+        return self._promised_chunks
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the watermark will not rise any more."""
+        return self._is_final
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be acquired from it any more."""
+        return self._is_over
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self._chunk_tokens
+
+    @property
+    def handle(self) -> TicketHandle:
+        """Its name for other processes of this engine instance."""
+        epoch = b"" if self._session is None else self._session.epoch
+        return TicketHandle(epoch, self._ticket, self.total_chunks, self._hit_chunks)
+
+    # Waiting.
+
+    @property
+    def ready(self) -> Ready:
+        """Awaitable; gives `hit_chunks` once the watermark is final, or `ready_within_s` have passed."""
+        return Ready(self)
+
+    async def progress(self) -> AsyncIterator[int]:
+        """The watermark in chunks: as it is now, then whenever it has moved, until it is final.
+
+        Level-triggered: a slow reader sees the newest value and not every one.
+        """
+        seen = -1
+        while True:
+            if self._hit_chunks != seen:
+                seen = self._hit_chunks
+                yield seen
+            elif self._is_final:
+                return
+            else:
+                await self._changed.wait()
+
+    async def _wait_ready(self) -> int:
+        if not self._is_final and self._session is not None:
+            with move_on_after(time_left(at_most=self._session.config.ready_within_s)):
+                while not self._is_final:
+                    await self._changed.wait()
+        return self._hit_chunks
+
+    # Using.
+
+    async def acquire(
+        self, rank: int = 0, first_chunk: int = 0, *, within: float | None = None
+    ) -> ReadLease:
+        """Turn the reader slot of `rank` into a lease of this process, for the chunks from `first_chunk`.
+
+        Idempotent per rank. Raises StaleGrant when the ticket is over, StaleEpoch when its session is; RankTaken,
+        RequestRefused for a bad rank, MovesNoBytes, NodeExhausted, DeadlineExceeded, StreamLost.
+        """
+        if self._session is None:
+            raise StaleGrant("the ticket is a miss: there is nothing to acquire")
+        if not self._session.is_open:
+            raise StaleEpoch("the session of this ticket has ended: look the prompt up again")
+        if self._is_over:
+            raise StaleGrant("the ticket was cancelled: look the prompt up again")
+        return await self._session.acquire(
+            self._ticket, rank=rank, first_chunk=first_chunk, within=within
+        )
+
+    async def cancel(self) -> None:
+        """Give the ticket up: its pins go, leases acquired from it live on. Idempotent; never fails.
+
+        Does not wait for the node: the cancellation has its place in the outgoing queue from the start.
+        """
+        self.cancel_nowait()
+
+    def cancel_nowait(self) -> None:
+        if not self._is_over:
+            self._end()
+            if self._session is not None and self._is_ours:
+                self._session.end_ticket(self._ticket)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel_nowait()
+
+    def __del__(self) -> None:
+        if not self._is_over and self._is_ours and self._session is not None:
+            self._session.end_ticket_threadsafe(self._ticket)
+
+    # News from the session.
+
+    def advance(self, *, hit_chunks: int, promised_chunks: int, is_final: bool) -> None:
+        """The node tells the newest state. What is over stays over, and the watermark never goes back."""
+        if self._is_over:
+            return
+        self._hit_chunks = max(self._hit_chunks, min(hit_chunks, self.total_chunks))
+        self._promised_chunks = max(self._hit_chunks, min(promised_chunks, self.total_chunks))
+        self._is_final = self._is_final or is_final
+        self._wake()
+
+    def lose(self) -> None:
+        """The session's stream ended: nothing of the ticket can be read any more."""
+        if not self._is_over:
+            self._hit_chunks = self._promised_chunks = 0
+            self._end()
+
+    def _end(self) -> None:
+        self._is_over = self._is_final = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, Event()
+        changed.set()
+
+
+class Ready:
+    """Waits for a ticket's final watermark. May be awaited by many, any number of times."""
+
+    __slots__ = ("_ticket",)
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+
+    def __await__(self) -> Generator[object, None, int]:
+        return self._ticket._wait_ready().__await__()  # noqa: SLF001 - one concept in two classes

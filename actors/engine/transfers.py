@@ -1,0 +1,67 @@
+"""One whole load and one whole store: lease, copy, and the node's word that it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock._native import PagedLayout
+from penstock.actors.engine.copying import BlockIds
+from penstock.actors.engine.counting import Loaded, Stored
+from penstock.actors.engine.keyspace import Prompt
+from penstock.actors.engine.prompt_memory import whole
+from penstock.actors.engine.session import Session
+from penstock.actors.engine.ticket import Ticket
+from penstock.runtime.errors import CallerError
+
+
+async def load_hit(
+    ticket: Ticket,
+    layouts: Sequence[PagedLayout],
+    block_ids: Sequence[BlockIds],
+    *,
+    skip_tokens: int,
+    rank: int,
+) -> Loaded:
+    """What `ticket` has hit beyond `skip_tokens`, into the engine's blocks. Given up at any line, it leaks nothing.
+
+    Raises as `Ticket.acquire`, `ReadLease.copy_to` and `ReadLease.release`; CallerError for negative `skip_tokens`.
+    """
+    if skip_tokens < 0:
+        raise CallerError(f"skip_tokens must not be negative, not {skip_tokens}")
+    if ticket.hit_tokens <= skip_tokens:
+        return Loaded()
+    lease = await ticket.acquire(rank, skip_tokens // ticket.chunk_tokens)
+    async with lease:
+        await lease.copy_to(layouts, block_ids, skip_tokens=skip_tokens)
+        return await lease.release(skip_tokens=skip_tokens)
+
+
+async def store_prompt(
+    session: Session,
+    prompt: Prompt,
+    layouts: Sequence[PagedLayout],
+    block_ids: Sequence[BlockIds],
+    *,
+    first_chunk: int,
+) -> Stored:
+    """The chunks of `prompt` from `first_chunk` on, out of the engine's blocks. Given up at any line, it leaks nothing.
+
+    Raises as `Session.reserve`, `WriteLease.copy_from` and `WriteLease.commit`; CallerError for a negative
+    `first_chunk`.
+    """
+    if first_chunk < 0:
+        raise CallerError(f"first_chunk must not be negative, not {first_chunk}")
+    chunks = prompt.chunks - first_chunk
+    if chunks <= 0:
+        return Stored()
+    lease = await session.reserve(
+        whole(prompt, first_chunk=first_chunk),
+        parent=prompt.key(first_chunk - 1),
+        chunks=chunks,
+        within=None,
+    )
+    async with lease:
+        if not lease.is_over:
+            await lease.copy_from(layouts, block_ids, first_chunk=first_chunk)
+            await lease.commit()
+        return lease.outcome()
