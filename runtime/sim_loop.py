@@ -26,7 +26,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 from penstock.runtime.hazard import Hazards, SeededHazards, hazards_in_force
@@ -241,20 +241,29 @@ class Simulation:
         Raises what `main` raises, Deadlock, Livelock, ThreadInSim, or UnheardError if an exception
         was raised where nobody awaited it; all of them carry the seed as a note.
         """
-        try:
-            with seeded_sources(self._stream(), self.loop.time), self._logs():
-                try:
-                    with hazards_in_force(self._hazards):
-                        result = self.loop.run_until_complete(main())
-                finally:
-                    self.loop.cancel_all()
-                    self.loop.close()
+        with self._signed(), seeded_sources(self._stream(), self.loop.time), self._logs():
+            try:
+                with hazards_in_force(self._hazards):
+                    result = self.loop.run_until_complete(main())
+            finally:
+                self.loop.cancel_all()
+                self.loop.close()
             if self.loop.unheard:
                 raise UnheardError("; ".join(self.loop.unheard))
-        except BaseException as failure:
-            failure.add_note(f"seed={self.seed} after {self.loop.time():.6f} virtual seconds")
-            raise
         return result
+
+    def _signed(self) -> ExitStack:
+        """Writes the seed on whatever is raised."""
+
+        def sign(_kind: object, failure: BaseException | None, _traceback: object) -> bool:
+            if failure is not None:
+                now = self.loop.time()
+                failure.add_note(f"seed={self.seed} after {now:.6f} virtual seconds")
+            return False
+
+        stack = ExitStack()
+        stack.push(sign)
+        return stack
 
     def _stream(self) -> random.Random:
         """An independent stream: drawing more from one does not shift another."""
