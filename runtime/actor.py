@@ -24,6 +24,7 @@ Life, from the supervisor's side (`live`):
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, TypeVarTuple
@@ -79,11 +80,17 @@ class Actor(Generic[M]):
     ) -> None:
         """Run `work` beside the messages, from `on_start` on.
 
-        It is cancelled after `on_stop`. Whatever it raises, a PenstockError included, ends the
-        actor.
+        It inherits no deadline, and is cancelled after `on_stop`. Whatever it raises, a
+        PenstockError included, ends the actor.
         """
         assert self._background is not None, "start_soon is for an actor that is running"
-        self._background.start_soon(work, *args, name=name)
+
+        async def on_its_own_clock() -> None:
+            INHERITED.set(math.inf)  # it outlives the message that may have caused it
+            await work(*args)
+
+        name = name or getattr(work, "__qualname__", "work")
+        self._background.start_soon(on_its_own_clock, name=name)
 
     async def _serve(self, mailbox: Mailbox) -> None:
         await type(self).service(self.receive, self.inflight_max, mailbox)
@@ -114,7 +121,7 @@ async def live(
 
     Cancelled from outside, it tells every asker ActorStopped.
     """
-    INHERITED.set(float("inf"))  # whoever started the actor had a deadline; the actor has none
+    INHERITED.set(math.inf)  # whoever started the actor had a deadline; the actor has none
     was_ready = False
     try:
         actor = factory()

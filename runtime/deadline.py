@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from penstock.runtime.errors import DeadlineExceeded
+
 INHERITED: ContextVar[float] = ContextVar("penstock_deadline", default=math.inf)
 
 
@@ -52,9 +54,11 @@ def time_left(*, at_most: float = math.inf) -> float:
 def deadline_of(now: float, within: float) -> float:
     """The earlier of the inherited deadline and `within` seconds from `now`.
 
-    Raises MissingDeadline if there is neither.
+    Raises MissingDeadline if there is neither, DeadlineExceeded if it has passed already.
     """
     deadline = min(INHERITED.get(), now + within)
     if deadline == math.inf:
         raise MissingDeadline("every wait has a deadline: say within= or set deadline_within()")
+    if deadline <= now:
+        raise DeadlineExceeded("the time was up before the message was sent")
     return deadline

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -46,6 +47,10 @@ class ChildState(enum.Enum):
     FAILED = "failed"
 
 
+class NotReady(TimeoutError):
+    """A child's `on_start` took longer than its `ready_within_s`; counts as a crash."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChildSpec(Generic[A]):
     """One child: its mailbox, how to make the actor behind it, and how much of it is tolerated."""
@@ -54,7 +59,7 @@ class ChildSpec(Generic[A]):
     factory: Callable[[], A]
     restarts_max: int = 3  # crashes survived within `window_s`; 0: the first one escalates
     window_s: float = 60.0
-    ready_within_s: float = 30.0  # for on_start
+    ready_within_s: float = 30.0  # for on_start, in every life
     drain_s: float = 5.0  # to finish what is queued when told to stop; then it is cancelled
 
     def __post_init__(self) -> None:
@@ -154,17 +159,12 @@ class Supervisor:
         child = _Child(spec)
         self._children[child.name] = child
         child.begin(self._keep_alive(child))
-        done, _ = await asyncio.wait({child.first_ready}, timeout=spec.ready_within_s)
-        if not done:
-            child.state = ChildState.FAILED
-            child.scope.cancel("not ready in time")
-            await self._forget(child)
-            raise StartFailed(f"{child.name}: not ready within {spec.ready_within_s:g} s")
+        await asyncio.wait({child.first_ready})
         if child.state is ChildState.FAILED:
             assert child.last_crash is not None
             await self._forget(child)
             bug = child.last_crash.bug
-            raise StartFailed(f"{child.name} died while starting: {bug!r}") from bug
+            raise StartFailed(f"{child.name}: {bug!r}") from bug
 
     async def stop(self, name: str) -> None:
         """Stop one child in order.
@@ -195,7 +195,16 @@ class Supervisor:
                 child.state = ChildState.STARTING
 
     async def _one_life(self, child: _Child) -> Crash | None:
-        return await live(child.spec.factory, child.spec.ref.mailbox, child.on_ready)
+        spec, now = child.spec, asyncio.get_running_loop().time()
+        with CancelScope(deadline=now + spec.ready_within_s) as starting:
+
+            def on_ready() -> None:
+                starting.deadline = math.inf
+                child.on_ready()
+
+            return await live(spec.factory, spec.ref.mailbox, on_ready)
+        slow = NotReady(f"not ready within {spec.ready_within_s:g} s")
+        return Crash(child.name, slow, was_ready=False)
 
     def _escalate(self, child: _Child, crash: Crash) -> None:
         child.state = ChildState.FAILED

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from penstock.runtime.actor import Actor
+from penstock.runtime.deadline import time_left
 from penstock.runtime.errors import ActorCrashed, DeadlineExceeded, PenstockError
 from penstock.runtime.message import Msg, answer
 from penstock.runtime.ref import Ref, gather_asks
@@ -248,6 +249,29 @@ def test_background_work_runs_beside_messages_and_ends_with_the_actor(seed: int)
 
     play(seed, actor, scenario)
     assert (actor.ticks, actor.stopped_at) == (2, 2)
+
+
+class Spawning(Actor[Work]):
+    """Starts work from a handler that outlives the ask."""
+
+    def __init__(self) -> None:
+        self.left_s = 0.0
+
+    def receive(self, msg: Work) -> object:
+        self.start_soon(self._look)
+        return answer(msg, 1)
+
+    async def _look(self) -> None:
+        self.left_s = time_left()
+
+
+def test_work_started_by_a_handler_does_not_inherit_its_deadline() -> None:
+    async def scenario(ref: Ref[Spawning], actor: Spawning) -> None:
+        await ref.ask(Work(), within=1)
+        await anyio.sleep(1)
+        assert actor.left_s == float("inf")
+
+    play(0, Spawning(), scenario)
 
 
 def test_an_error_in_background_work_is_a_crash() -> None:

@@ -216,6 +216,20 @@ def test_an_outermost_ask_without_a_deadline_is_a_bug(play: Play) -> None:
     play(scenario)
 
 
+def test_an_ask_whose_time_is_up_is_not_even_sent(play: Play) -> None:
+    async def scenario(ref: Ref[Waiter], waiter: Waiter) -> None:
+        with pytest.raises(DeadlineExceeded, match="before the message was sent"):
+            await ref.ask(Wait(0), within=0)
+        with deadline_within(1):
+            await anyio.sleep(2)
+            assert time_left() == 0
+            with pytest.raises(DeadlineExceeded):
+                await ref.ask(Wait(0), within=5)
+        assert (waiter.log, ref.statistics().accepted_total) == ([], 0)
+
+    play(scenario)
+
+
 def test_gather_asks_gives_each_its_answer_or_error_in_order(play: Play) -> None:
     async def scenario(ref: Ref[Waiter], _waiter: Waiter) -> None:
         asks = [ref.ask(Wait(1), within=9), ref.ask(Refuse(), within=9), ref.ask(Wait(2), within=9)]
