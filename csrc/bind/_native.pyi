@@ -5,6 +5,8 @@ import enum
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from typing_extensions import Buffer
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The L1 table: csrc/core/table.hpp. Words: a chunk is named by its 32-byte key; its objects by their slot, which counts
 # the shards of the geometry's groups in order. Sessions, instances and tenants are numbers given by the node. Lease and
@@ -471,3 +473,201 @@ class ArenaMapping:
         """As Arena.view."""
     def close(self) -> None:
         """Unmap once no view is left. Idempotent."""
+
+# --- digest: csrc/core/digest.hpp ----------------------------------------------------------------
+
+def crc64(data: Buffer, *, initial: int = 0) -> int:
+    """CRC-64/NVME of contiguous bytes, continuing the digest `initial` (0: of nothing).
+
+    "123456789" gives 0xAE8B14860A799888. Releases the GIL.
+    """
+
+def crc64_combine(crc_a: int, crc_b: int, bytes_b: int) -> int:
+    """The digest of A followed by B, from both digests and the length of B."""
+
+def crc64_join_runs(runs: Buffer, *, run_bytes: int) -> int:
+    """The digest of consecutive runs of `run_bytes` each, from their packed u64 digests.
+
+    The run digests of a whole object give the object's digest. Raises ValueError.
+    """
+
+def crc64_implementations() -> list[str]:
+    """What this CPU can run, slowest first; the last one is used."""
+
+# --- bitmap: csrc/core/bitmap.hpp ----------------------------------------------------------------
+
+class BitmapMismatch(ValueError):
+    """Bitmaps of different sizes, a bit outside, or a window of no chunks."""
+
+class Bitmap:
+    """A fixed number of bits, one per chunk of a prompt. Indices outside raise BitmapMismatch."""
+
+    def __init__(self, size: int) -> None: ...
+    @staticmethod
+    def from_bytes(packed: Buffer, *, size: int) -> Bitmap:
+        """Bits packed eight to a byte, lowest first. Raises BitmapMismatch."""
+    def to_bytes(self) -> bytes: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> bool: ...
+    def set(self, index: int) -> None: ...
+    def reset(self, index: int) -> None: ...
+    def count(self) -> int:
+        """How many bits are one."""
+    def prefix(self) -> int:
+        """How many ones there are before the first zero."""
+    def __and__(self, other: Bitmap) -> Bitmap: ...
+    def __or__(self, other: Bitmap) -> Bitmap: ...
+    def __eq__(self, other: object) -> bool: ...
+
+class GroupPresence:
+    """One layer group's objects along a prompt: bit i when chunk i's is there on every shard."""
+
+    def __init__(self, *, present: Bitmap, rule: Rule, window_chunks: int = 0) -> None:
+        """`window_chunks` is at least 1 for Rule.WINDOW, and otherwise not looked at."""
+
+def longest_hit(groups: Sequence[GroupPresence]) -> int:
+    """The largest n at which every group's rule holds; 0 for no groups. Raises BitmapMismatch."""
+
+# --- block copy: csrc/copy/copier.hpp ------------------------------------------------------------
+
+class LayoutRefused(ValueError):
+    """A declared layout that cannot be what the engine has. Says what is wrong with it."""
+
+class CopyRefused(ValueError):
+    """A copy that would read or write what it must not. Nothing has been moved."""
+
+class Direction(enum.Enum):
+    """Which way a copy goes."""
+
+    TO_OBJECTS = ...  # a put: paged blocks -> objects
+    TO_PAGED = ...  # a get: objects -> paged blocks
+
+class Instructions(enum.Enum):
+    """Which instructions may be used. Each includes the ones before it."""
+
+    PORTABLE = ...
+    PCLMUL = ...
+    VPCLMUL512 = ...
+
+def widest_instructions() -> Instructions:
+    """The widest that this CPU has."""
+
+class PagedLayout:
+    """Where an engine keeps the KV of one layer group: bases and strides, all in bytes.
+
+    address(layer, kv, block, slot, head) = bases[layer * components + kv] + block * s_block
+    + slot * s_slot + head * s_head, and from there `head_bytes` contiguous bytes. Strides of a
+    dimension of one are not looked at. `span_bytes`: how much memory there is from each base on.
+    An opaque state is one slot and one head of `head_bytes` = the bytes of a block.
+    """
+
+    def __init__(
+        self,
+        *,
+        bases: Sequence[int],
+        span_bytes: Sequence[int],
+        layers: int,
+        components: int,
+        blocks: int,
+        block_slots: int,
+        heads: int,
+        head_bytes: int,
+        s_block: int,
+        s_slot: int,
+        s_head: int,
+        owner: object = None,
+    ) -> None:
+        """`owner` is kept alive: the tensors that the addresses point into.
+
+        Raises LayoutRefused: a count of 0, a wrong number of bases or the same one twice, blocks,
+        slots or heads that overlap, or blocks that reach beyond their span.
+        """
+    def run_bytes(self, object_blocks: int) -> int:
+        """Bytes of one (layer, kv) run of an object of so many blocks."""
+    def object_bytes(self, object_blocks: int) -> int: ...
+    @property
+    def bases(self) -> list[int]: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def components(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def block_slots(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_bytes(self) -> int: ...
+    @property
+    def s_block(self) -> int: ...
+    @property
+    def s_slot(self) -> int: ...
+    @property
+    def s_head(self) -> int: ...
+
+class Copier:
+    """Paged blocks <-> objects, with threads of its own. Any thread may call; calls take turns.
+
+    Objects are laid out [layer][kv][token][head][dim], whatever the engine's layout is.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        streaming_bytes_min: int = 0,
+        instructions: Instructions = ...,
+    ) -> None:
+        """`threads` counts the caller's. `streaming_bytes_min`: calls that move at least this many
+        bytes write past the caches; 0: the size of the last-level cache. `instructions`: the widest
+        to use; by default the widest that this CPU has. Raises CopyRefused.
+        """
+    def copy(
+        self,
+        *,
+        direction: Direction,
+        layout: PagedLayout,
+        arena: ArenaMapping | Buffer,
+        extents: Buffer,
+        block_ids: Buffer,
+        skip_blocks: int = 0,
+        layers: tuple[int, int] | None = None,
+    ) -> bytes:
+        """Move the blocks of consecutive chunks and digest them in the same pass.
+
+        `extents`: packed records of three u64 (offset, bytes, digest), offsets multiples of 4096,
+        bytes exactly those of an object; the digest is not looked at. `block_ids`: 64-bit integers,
+        object by object, equally many for each. `skip_blocks`: so many blocks from the first, over
+        all objects, are neither read nor written on the paged side, and stay as they are in the
+        object; their ids are not looked at. `layers`: (first, last), the last one excluded.
+
+        Returns packed u64: the CRC-64 of every run, [object][layer of the range][kv]. It is always
+        that of the whole run as it is in the object when the call returns.
+
+        Raises CopyRefused before a byte moves: an extent or a block id outside, a misaligned or
+        overlapping object, one of another size, a block written twice, counts that do not fit, a
+        forked child. Raises ValueError for buffers that are not packed integers. Releases the GIL.
+        """
+    def copy_at(
+        self,
+        *,
+        direction: Direction,
+        layout: PagedLayout,
+        addresses: Buffer,
+        block_ids: Buffer,
+        skip_blocks: int = 0,
+        layers: tuple[int, int] | None = None,
+    ) -> bytes:
+        """As copy, with objects anywhere in this process: packed records of two u64 (address,
+        bytes), addresses multiples of 64. The caller answers for the memory."""
+    def baseline_memcpy(self, *, destination: Buffer, source: Buffer) -> None:
+        """What the copy is measured against: the same bytes in one piece, by the same threads."""
+    def baseline_streaming(self, *, destination: Buffer, source: Buffer) -> None:
+        """As baseline_memcpy, past the caches. Destination and size: multiples of 64 bytes."""
+    @property
+    def threads(self) -> int: ...
+    @property
+    def streaming_bytes_min(self) -> int: ...
+    @property
+    def instructions(self) -> Instructions: ...

@@ -84,8 +84,8 @@ inline int run_all(int argc, char** argv) {
 
 #define CHECK_EQ(left, right)                                                         \
   do {                                                                                \
-    const auto& left_value = (left);                                                  \
-    const auto& right_value = (right);                                                \
+    const auto left_value = (left);                                                   \
+    const auto right_value = (right);                                                 \
     if (!(left_value == right_value)) {                                               \
       check::fail(__FILE__, __LINE__,                                                 \
                   #left " == " #right ": " + check::shown(left_value) + " against " + \
