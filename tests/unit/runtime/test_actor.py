@@ -188,7 +188,9 @@ class StrayAtOnce(Stray):
 def test_a_stray_cancellation_is_a_crash_and_not_a_silent_end(kind: type[Worker]) -> None:
     """B12: what looks like a cancellation of ours must not end an actor unheard.
 
-    Seen to fail without the check for it: the actor's task ended, nobody restarted it, asks hung.
+    Seen to fail before there was any check: the concurrent actor stayed RUNNING with nobody
+    serving, and asks ran into their deadlines. With this check alone removed, `EndedEarly` still
+    catches it, under another name.
     """
 
     async def scenario(ref: Ref[Worker], _actor: Worker) -> None:
