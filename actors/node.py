@@ -39,7 +39,7 @@ from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.runtime.actor_metrics import ActorMetrics
 from penstock.runtime.config import load_config
-from penstock.runtime.errors import ConfigError, StartFailed
+from penstock.runtime.errors import ConfigError, StartFailed, mapped
 from penstock.runtime.grpc_transport import ListenSpec, private_directory
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
@@ -113,12 +113,13 @@ class Node:
     async def run(config: NodeConfig) -> AsyncIterator[Node]:
         """Run a node while the body runs.
 
-        Raises ConfigError, StartFailed (no memory, address taken), ArenaRefused, and Escalated when an actor
-        that may not be restarted died.
+        Raises ConfigError, StartFailed (no memory, address taken), and Escalated when an
+        actor that may not be restarted died.
         """
         private_directory(config.state_dir)
         await _wait_for_memory(config)
-        arena = _native.Arena(bytes=config.l1.bytes)
+        with mapped({_native.ArenaRefused: lambda problem: ConfigError("l1.bytes", problem)}):
+            arena = _native.Arena(bytes=config.l1.bytes)
         node = Node(config, Epoch(os.urandom(16)), Telemetry())
         try:
             if config.l1.prefault_threads:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import anyio
 
-from penstock import _native
 from penstock.actors.cli.main import Subparsers
 from penstock.actors.config import NodeConfig
 from penstock.actors.node import Node
@@ -56,17 +55,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: NodeConfig, ready_fd: int | None) -> None:
-    try:
-        async with Node.run(config) as node, anyio.create_task_group() as tasks:
-            gc.collect()
-            gc.freeze()  # what a started node holds is not garbage: collections stay short
-            if ready_fd is not None:
-                _tell_ready(ready_fd, node.address)
-            tasks.start_soon(_obey_signals, node)
-            await node.wait_stopping()
-            tasks.cancel_scope.cancel()
-    except _native.ArenaRefused as refused:
-        raise ConfigError("l1.bytes", str(refused)) from refused
+    async with Node.run(config) as node, anyio.create_task_group() as tasks:
+        gc.collect()
+        gc.freeze()  # what a started node holds is not garbage: collections stay short
+        if ready_fd is not None:
+            _tell_ready(ready_fd, node.address)
+        tasks.start_soon(_obey_signals, node)
+        await node.wait_stopping()
+        tasks.cancel_scope.cancel()
 
 
 async def _obey_signals(node: Node) -> None:
