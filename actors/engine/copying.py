@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from penstock._native import (
     ArenaMapping,
@@ -19,9 +20,15 @@ from penstock.actors.engine.errors import BadBlocks, ProtocolBroken
 from penstock.actors.engine.spec import GroupObjects
 from penstock.runtime.errors import mapped
 
-BlockIds = Sequence[int] | array[int]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+ID_BYTES = 8
+
+BlockIds: TypeAlias = "Buffer | Sequence[int]"
 """The engine's blocks of a prompt, one for each block_tokens, from the prompt's start. A group of recurrent state uses
-the last one of each chunk. A negative id says that the engine has no block there (any more)."""
+the last one of each chunk. A negative id says that the engine has no block there (any more).
+Buffers of 8-byte integers (NumPy, array) are taken as they are."""
 
 
 class ObjectTable:
@@ -218,7 +225,7 @@ class _Blocks:
         self._block_tokens = objects.block_tokens
         self._is_state = objects.is_state
         self._chunk_tokens = objects.chunk_tokens
-        self._ids = array("q", block_ids)
+        self._ids = _pack_ids(block_ids)
 
     def are_there(self, chunk: int) -> bool:
         ids = self._slice(chunk, chunk + 1)
@@ -253,3 +260,17 @@ class _Blocks:
                 f"skip_tokens {skip_tokens} is no multiple of {self._block_tokens}, a block"
             )
         return tokens // self._block_tokens
+
+
+def _pack_ids(block_ids: BlockIds) -> array[int]:
+    """Raises BadBlocks for what is not a sequence of 64-bit integers."""
+    try:
+        with memoryview(cast("Buffer", block_ids)) as view:
+            if view.format in {"q", "l"} and view.itemsize == ID_BYTES and view.ndim == 1:
+                return array("q", view.tobytes())
+    except TypeError:
+        pass  # no buffer
+    try:
+        return array("q", cast("Sequence[int]", block_ids))
+    except (TypeError, OverflowError) as problem:
+        raise BadBlocks(f"block ids are integers: {problem}") from problem

@@ -32,9 +32,13 @@ class HomeProcess:
     def __init__(self) -> None:
         self._pid = os.getpid()
 
+    @property
+    def is_here(self) -> bool:
+        return os.getpid() == self._pid
+
     def check(self) -> None:
         """Raises ForkedClient in any other process."""
-        if os.getpid() != self._pid:
+        if not self.is_here:
             raise ForkedClient(
                 f"this client was made by process {self._pid}, before the fork: make a new one in this process"
             )
