@@ -240,6 +240,11 @@ class BlockingClient:
     def is_attached(self) -> bool:
         return self._client.is_attached
 
+    @property
+    def chunk_tokens(self) -> int:
+        """`Client.chunk_tokens`."""
+        return self._client.chunk_tokens
+
     def statistics(self) -> ClientStatistics:
         return self._client.statistics()
 

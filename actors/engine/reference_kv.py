@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from penstock._native import PagedLayout
 from penstock.actors.engine.reference_config import ModelShape
 
 Views = list[tuple[Tensor, Tensor]]  # for each layer: K and V as [block, slot, head, dim]
@@ -95,7 +96,7 @@ class PagedKv:
         self.preset = preset
         self.dtype = dtype
         self.tensors = [
-            torch.zeros(paging.shape(self.size), dtype=dtype)
+            torch.empty(paging.shape(self.size), dtype=dtype).zero_()  # touched before it is timed
             for _ in range(paging.tensors(self.size))
         ]
         self._views = paging.views(self.tensors, self.size)
@@ -109,6 +110,30 @@ class PagedKv:
     def blocks_of(self, tokens: int) -> int:
         """Blocks that `tokens` consecutive tokens take."""
         return -(-tokens // self.size.block_tokens)
+
+    def layout(self) -> PagedLayout:
+        """Where all of it lies, for the block copy."""
+        views = [view for pair in self._views for view in pair]
+        item = self.dtype.itemsize
+        s_block, s_slot, s_head, _ = (stride * item for stride in views[0].stride())
+        ends = {
+            tensor.untyped_storage().data_ptr(): tensor.data_ptr() + tensor.nbytes
+            for tensor in self.tensors
+        }
+        return PagedLayout(
+            bases=[view.data_ptr() for view in views],
+            span_bytes=[ends[v.untyped_storage().data_ptr()] - v.data_ptr() for v in views],
+            layers=self.size.layers,
+            components=2,
+            blocks=self.size.blocks,
+            block_slots=self.size.block_tokens,
+            heads=self.size.kv_heads,
+            head_bytes=self.size.head_size * item,
+            s_block=s_block,
+            s_slot=s_slot,
+            s_head=s_head,
+            owner=self.tensors,
+        )
 
     def sequence(self, blocks: Sequence[int]) -> "PagedSequence":
         """The sequence whose KV lies in `blocks`, in that order."""

@@ -1,0 +1,208 @@
+"""`penstock demo`: real text through real processes, cold and then warm, with every bit checked.
+
+A node and two small engines start; documents are read once and asked about again and again, by the
+engine that read them and by the one that did not. The table shows what that saves, and the check
+shows that nothing changed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+
+import penstock
+from penstock.actors.cli.demo_cluster import CHUNK_TOKENS, DemoOptions, cluster
+from penstock.actors.cli.demo_documents import (
+    QUESTIONS,
+    Document,
+    DocumentsRefused,
+    load_documents,
+    project_files,
+)
+from penstock.actors.cli.demo_plan import Asked, judge, plan
+from penstock.actors.engine.reference_config import MODEL_SIZES
+from penstock.actors.engine.reference_messages import Ready
+from penstock.runtime.errors import PenstockError
+
+_NEEDED = ("torch", "numpy", "rich")
+_DOCUMENTS = 3
+_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command `demo`."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="start a node and two small engines and show what reused KV saves",
+        description="Start a node and two small engines, ask questions about real documents in "
+        "several rounds, cold then warm, and check every byte and every answer.",
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="documents; default: Penstock's own texts",
+    )
+    parser.add_argument("--model-size", choices=MODEL_SIZES, default="30m", help="default: 30m")
+    parser.add_argument(
+        "--rounds", type=_between(2, 1000), default=3, help="one cold, the rest warm (3)"
+    )
+    parser.add_argument(
+        "--documents", type=_between(1, 1000), help="how many (3, or as many as FILEs)"
+    )
+    parser.add_argument(
+        "--questions",
+        type=_between(1, len(QUESTIONS)),
+        default=3,
+        help="questions per document, at most 8 (3)",
+    )
+    parser.add_argument(
+        "--document-tokens",
+        type=_between(2 * CHUNK_TOKENS, 1 << 17),
+        default=3900,
+        help="where a document is cut, in tokens, which are bytes (3900)",
+    )
+    parser.add_argument(
+        "--answer-tokens", type=_between(1, 1000), default=16, help="per answer (16)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=_between(1, 1024),
+        default=os.cpu_count() or 1,
+        help="per engine (all cores)",
+    )
+    parser.add_argument(
+        "--seed", type=_between(0, 2**31), default=0, help="of the model's random weights (0)"
+    )
+    parser.add_argument(
+        "--answer-seconds-max",
+        type=_between(1, 1000),
+        default=300,
+        help="patience for one answer (300)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo; 0 when all that was read back is equal to what was written."""
+    missing = _missing((*_NEEDED, "matplotlib") if args.plot else _NEEDED)
+    if missing:
+        return _fail(f"{' and '.join(missing)} not installed: pip install 'penstock[demo]'")
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        documents = _documents(args)
+        options = _options(args, documents=len(documents))
+        with tempfile.TemporaryDirectory(prefix="penstock-demo-") as directory:
+            asked, ready = anyio.run(_perform, options, documents, Path(directory))
+        return _report(args, documents, asked, ready)
+    except PenstockError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _perform(
+    options: DemoOptions, documents: Sequence[Document], directory: Path
+) -> tuple[list[Asked], Ready]:
+    """Start everything, put every question, stop everything."""
+    from penstock.actors.cli.demo_view import live_view
+
+    asks = plan(documents=len(documents), questions=options.questions, rounds=options.rounds)
+    asked: list[Asked] = []
+    with live_view(requests=len(asks)) as view:
+        view.waiting_for("starting a node and two engines")
+        async with cluster(options, directory) as running:
+            for ask in asks:
+                document = documents[ask.document]
+                view.asking(ask, document)
+                asked.append(
+                    await running.perform(ask, document, answer_tokens=options.answer_tokens)
+                )
+                view.answered(asked[-1], document)
+            view.waiting_for("stopping")
+            return asked, running.ready
+
+
+def _report(
+    args: argparse.Namespace, documents: Sequence[Document], asked: Sequence[Asked], ready: Ready
+) -> int:
+    """Judge, print, and write what was asked for."""
+    from rich.console import Console
+
+    from penstock.actors.cli import demo_report
+
+    verdict = judge(asked, chunk_tokens=ready.chunk_tokens, kv_token_bytes=ready.kv_token_bytes)
+    summary = demo_report.summarise(asked)
+    console = Console()
+    console.print(demo_report.table(documents, asked))
+    for line in demo_report.closing_lines(summary, verdict):
+        console.print(line, highlight=False)
+    try:
+        if args.json:
+            numbers = demo_report.as_json(summary, verdict, asked)
+            args.json.write_text(json.dumps(numbers, indent=2) + "\n")
+        if args.plot:
+            from penstock.actors.cli import demo_plot
+
+            demo_plot.draw(asked, args.plot)
+            console.print(f"Plotted to {args.plot}", highlight=False)
+    except OSError as error:
+        return _fail(f"{error.filename} cannot be written: {error.strerror}")
+    return 1 if verdict.problems else 0
+
+
+def _documents(args: argparse.Namespace) -> list[Document]:
+    count = args.documents or len(args.files) or _DOCUMENTS
+    if args.files and count > len(args.files):
+        raise DocumentsRefused(
+            f"--documents {count} asks for more than the {len(args.files)} named"
+        )
+    package = Path(penstock.__file__).parent
+    files = args.files or project_files(package, count=count, tokens=args.document_tokens)
+    return load_documents(files[:count], tokens=args.document_tokens, tokens_min=2 * CHUNK_TOKENS)
+
+
+def _options(args: argparse.Namespace, *, documents: int) -> DemoOptions:
+    return DemoOptions(
+        shape=MODEL_SIZES[args.model_size],
+        seed=args.seed,
+        documents=documents,
+        document_tokens=args.document_tokens,
+        questions=args.questions,
+        rounds=args.rounds,
+        answer_tokens=args.answer_tokens,
+        threads=args.threads,
+        answer_within_s=args.answer_seconds_max,
+    )
+
+
+def _missing(modules: Sequence[str]) -> list[str]:
+    return [name for name in modules if importlib.util.find_spec(name) is None]
+
+
+def _fail(problem: str) -> int:
+    print(f"penstock demo: {problem}", file=sys.stderr)
+    return 1
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of that range."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"a whole number from {least} to {most}, not {text!r}")
+        return int(text)
+
+    return number

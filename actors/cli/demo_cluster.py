@@ -1,0 +1,153 @@
+"""What the demo runs on: a node and two engine workers of different layouts."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.actors.cli.demo_documents import Document, prompt
+from penstock.actors.cli.demo_plan import Ask, Asked
+from penstock.actors.cli.demo_processes import (
+    Child,
+    ProcessFailed,
+    Speech,
+    Worker,
+    module_command,
+    running,
+)
+from penstock.actors.engine.reference_config import ModelShape
+from penstock.actors.engine.reference_messages import Generate, Ready
+
+CHUNK_TOKENS = 256
+KV_ELEMENT_BYTES = 2  # bfloat16
+LAYOUTS = (("NL_X_TWO_NB_BS_NH_HS", 16), ("NL_X_NB_TWO_NH_BS_HS", 32))
+"""Preset and block size in tokens of each worker: what one writes, the other reads into another
+order."""
+
+_STOP_WITHIN_S = 5.0
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What the command line said."""
+
+    shape: ModelShape
+    seed: int
+    documents: int
+    document_tokens: int  # where each document is cut
+    questions: int
+    rounds: int
+    answer_tokens: int
+    threads: int  # of each worker; one works at a time
+    answer_within_s: float
+
+    @property
+    def prompt_tokens_max(self) -> int:
+        """A document and the longest question, with room to spare."""
+        return self.document_tokens + CHUNK_TOKENS
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV cache of one worker, in tokens: every document and question kept, and one prompt
+        running."""
+        chunks = -(-self.prompt_tokens_max // CHUNK_TOKENS)
+        kept = self.documents * (
+            chunks + self.questions
+        )  # questions share all but their last chunk
+        return (kept + chunks + 1) * CHUNK_TOKENS + self.answer_tokens
+
+    @property
+    def l1_bytes(self) -> int:
+        """Memory of the node: everything the demo ever stores, twice, so that nothing has to go."""
+        chunks = self.documents * (-(-self.prompt_tokens_max // CHUNK_TOKENS) + self.questions)
+        token_bytes = self.shape.kv_bytes_per_token(element_bytes=KV_ELEMENT_BYTES)
+        return -(-2 * chunks * CHUNK_TOKENS * token_bytes // (64 * _MIB)) * 64 * _MIB
+
+
+class Cluster:
+    """A node and its workers, attached and ready."""
+
+    def __init__(self, node: Child, workers: Sequence[Worker], ready: Ready) -> None:
+        self._node, self._workers, self.ready = node, workers, ready
+
+    async def perform(self, ask: Ask, document: Document, *, answer_tokens: int) -> Asked:
+        """Put one question. Raises ProcessFailed when the node or the worker cannot answer."""
+        self._node.check_running()
+        request = Generate(prompt(document, ask.question), answer_tokens, ask.prefix_from)
+        return Asked(ask, await self._workers[ask.worker].generate(request))
+
+
+@asynccontextmanager
+async def cluster(options: DemoOptions, directory: Path) -> AsyncIterator[Cluster]:
+    """Start node and workers at once (the workers wait for the node) and stop them in reverse
+    order.
+
+    `directory` takes their socket and logs. Raises ProcessFailed when one of them does not come up.
+    """
+    address = f"unix://{directory / 'penstock.sock'}"  # where a node in `directory` listens
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(
+            running(
+                "the node",
+                _node_command(options, directory),
+                log=directory / "node.log",
+                speech=Speech.TO_LOG,
+                stop_within_s=_STOP_WITHIN_S,
+            )
+        )
+        workers = [
+            await stack.enter_async_context(_worker(options, address, directory, index))
+            for index in range(len(LAYOUTS))
+        ]
+        yield Cluster(node, workers, await _all_ready(node, workers))
+
+
+@asynccontextmanager
+async def _worker(
+    options: DemoOptions, address: str, directory: Path, index: int
+) -> AsyncIterator[Worker]:
+    async with running(
+        f"worker {index + 1}",
+        _worker_command(options, address, index),
+        log=directory / f"worker-{index + 1}.log",
+        speech=Speech.BY_PIPES,
+        stop_within_s=_STOP_WITHIN_S,
+    ) as child:
+        yield Worker(child, answer_within_s=options.answer_within_s)
+
+
+async def _all_ready(node: Child, workers: Sequence[Worker]) -> Ready:
+    try:
+        answers = [await worker.ready() for worker in workers]  # they make their models meanwhile
+    except ProcessFailed:
+        node.check_running()  # without it they fail too: name the cause
+        raise
+    if len(set(answers)) != 1:
+        raise ProcessFailed(f"the workers disagree about the model they run: {answers}")
+    return answers[0]
+
+
+def _node_command(options: DemoOptions, directory: Path) -> list[str]:
+    return module_command(
+        "penstock.actors.cli.main",
+        "serve",
+        f"--set=state_dir={directory}",
+        f"--set=chunk_tokens={CHUNK_TOKENS}",
+        f"--set=l1.bytes={options.l1_bytes // _MIB}MiB",
+    )
+
+
+def _worker_command(options: DemoOptions, address: str, index: int) -> list[str]:
+    preset, block_tokens = LAYOUTS[index]
+    return module_command(
+        "penstock.actors.engine.reference_worker",
+        f"--address={address}",
+        f"--model-size={options.shape.name}",
+        f"--seed={options.seed}",
+        f"--layout={preset}",
+        f"--block-tokens={block_tokens}",
+        f"--kv-tokens={options.kv_tokens}",
+        f"--positions-max={options.prompt_tokens_max + options.answer_tokens}",
+        f"--threads={options.threads}",
+    )

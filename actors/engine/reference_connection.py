@@ -1,0 +1,84 @@
+"""How the reference engine reaches Penstock: the public client behind three blocking calls."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from penstock._native import PagedLayout
+from penstock.actors.core.namespace import config_digest
+from penstock.actors.engine.blocking import BlockingClient
+from penstock.actors.engine.client import ClientConfig, new_engine_instance, plain_model
+from penstock.actors.engine.reference_config import ModelShape
+from penstock.actors.engine.reference_kv import PagedKv
+from penstock.actors.engine.ticket import Ticket
+
+_ATTACH_WITHIN_S = 60.0  # the node may be starting, or waiting for memory
+_MOVE_WITHIN_S = 30.0  # one load or store; beyond it, the engine computes
+_DTYPE = "bfloat16"
+
+
+class PenstockConnection:
+    """A `KvConnection` over one attached client. What the node cannot give is a miss, never an
+    error."""
+
+    def __init__(self, client: BlockingClient, layout: PagedLayout) -> None:
+        self._client = client
+        self._layout = layout
+        self._ticket: Ticket | None = None  # of the last lookup, while it pins something
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a chunk, as the node said."""
+        return self._client.chunk_tokens
+
+    def lookup(self, prompt: Sequence[int]) -> int:
+        """Tokens of `prompt`, from its start, that can be loaded now. They stay pinned until the
+        load."""
+        self._end_ticket()
+        self._ticket = self._client.lookup(prompt).result()
+        self._client.ready(self._ticket).result()
+        return self._ticket.hit_tokens
+
+    def load(self, blocks: Sequence[int]) -> int:
+        """Copy what the last lookup found into `blocks`; returns the tokens that proved whole."""
+        assert self._ticket is not None, "look up before you load"
+        moved = self._client.load(self._ticket, [self._layout], [blocks], within=_MOVE_WITHIN_S)
+        loaded = moved.result()
+        self._end_ticket()
+        return loaded.tokens
+
+    def store(self, prompt: Sequence[int], blocks: Sequence[int]) -> int:
+        """Copy the chunks of `prompt` that nobody has stored yet; returns the bytes written."""
+        moved = self._client.store(prompt, [self._layout], [blocks], within=_MOVE_WITHIN_S)
+        return moved.result().bytes
+
+    def _end_ticket(self) -> None:
+        if self._ticket is not None:
+            self._client.cancel(self._ticket).result()
+            self._ticket = None
+
+
+@contextmanager
+def connected(
+    address: str, kv: PagedKv, *, shape: ModelShape, weights_digest: str, copy_threads: int
+) -> Iterator[PenstockConnection]:
+    """A connection to the node at `address` for an engine whose KV is `kv`.
+
+    Raises NodeAway when no node answers in time, and what else the client cannot mend by itself.
+    """
+    spec = plain_model(
+        weights=f"reference:{weights_digest}",
+        model_config_digest=config_digest(asdict(shape)),
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_size=shape.head_size,
+        dtype=_DTYPE,
+        block_tokens=kv.size.block_tokens,
+        engine_instance=new_engine_instance(),
+        client=f"reference {shape.name} {kv.preset}",
+    )
+    config = ClientConfig(
+        address=address, attach_within_s=_ATTACH_WITHIN_S, copy_threads=copy_threads
+    )
+    with BlockingClient.connect(config, spec) as client:
+        yield PenstockConnection(client, kv.layout())
