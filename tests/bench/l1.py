@@ -1,0 +1,67 @@
+"""The native L1: allocator, keys, and the table at 10 million and at 10 thousand keys.
+
+    python tests/bench/l1.py [--json FILE] [--rounds N]
+
+Fragmentation: a 40 GiB arena that is always full takes bursts of objects of two models, the oldest
+going when there is no room. `*_used` is the part of the arena that is taken at the moment an
+allocation first finds no room; `*_evictions_per_alloc` is 1 when each object needs one other's room.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from array import array
+
+from harness import Options, Report, Sample, interleaved, parse_options, quiet
+from l1_allocator import allocator_program, run_allocator
+
+from penstock.actors.keys import chunk_keys
+
+HASHED_TOKENS = 128 * 1024
+CHUNK_TOKENS = 256
+
+
+def main() -> None:
+    options = parse_options(__doc__)
+    report = Report("l1")
+    add_allocator_rows(report, options)
+    add_hash_rows(report, options)
+    report.finish(options)
+
+
+def add_allocator_rows(report: Report, options: Options) -> None:
+    with allocator_program() as program, quiet():
+        rounds = [run_allocator(program) for _ in range(options.rounds)]
+    for key in rounds[0]:
+        unit = "ns" if key.endswith("_ns") else ""
+        report.add(key, Sample(tuple(rows[key] for rows in rounds)), unit=unit)
+
+
+def add_hash_rows(report: Report, options: Options) -> None:
+    """128 k tokens into chunk keys: packed, as the wire brings them, and as a list of ints."""
+    draw = random.Random(1)
+    tokens = [draw.randrange(150_000) for _ in range(HASHED_TOKENS)]
+    packed = array("I", tokens).tobytes()
+    samples = interleaved(
+        {
+            "hash_128k_tokens_ms": lambda: _hash_ms(packed),
+            "hash_128k_tokens_list_ms": lambda: _hash_ms(tokens),
+        },
+        rounds=options.rounds,
+    )
+    for key, sample in samples.items():
+        report.add(key, sample, unit="ms")
+
+
+def _hash_ms(tokens: bytes | list[int]) -> float:
+    root = bytes(32)
+    started = time.perf_counter()
+    keys = chunk_keys(root, tokens, CHUNK_TOKENS)
+    took_s = time.perf_counter() - started
+    assert len(keys) == 32 * HASHED_TOKENS // CHUNK_TOKENS
+    return took_s * 1000
+
+
+if __name__ == "__main__":
+    main()
