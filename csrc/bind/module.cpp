@@ -7,6 +7,7 @@ void bind_arena(py::module_& m);
 void bind_bitmap(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
+void bind_table(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Penstock's data plane.";
@@ -14,4 +15,5 @@ PYBIND11_MODULE(_native, m) {
   bind_bitmap(m);
   bind_copy(m);
   bind_digest(m);
+  bind_table(m);
 }

@@ -1,0 +1,455 @@
+// The L1 table as Python sees it. Every call keeps the GIL: they are short, and belong to one
+// thread.
+#include "core/table.hpp"
+
+#include <pybind11/gil_safe_call_once.h>
+#include <pybind11/native_enum.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace {
+
+using penstock::Answer;
+using penstock::Extent;
+using penstock::Group;
+using penstock::HitRule;
+using penstock::Id;
+using penstock::Key;
+using penstock::KeyBatch;
+using penstock::LeaseHandle;
+using penstock::Outcome;
+using penstock::PolicyKind;
+using penstock::Table;
+using Slots = std::vector<std::uint16_t>;
+using Indices = std::vector<std::uint32_t>;
+using U64s = std::vector<std::uint64_t>;
+
+// Packed records go out as they lie in memory.
+static_assert(std::endian::native == std::endian::little);
+static_assert(sizeof(Extent) == 24 && sizeof(Answer) == 1 && sizeof(Outcome) == 1);
+
+std::span<const std::byte> bytes_of(const py::bytes& packed) {
+  const std::string_view view(packed);
+  return std::as_bytes(std::span(view.data(), view.size()));
+}
+
+template <typename Record>
+py::bytes packed(const std::vector<Record>& records) {
+  return {reinterpret_cast<const char*>(records.data()), records.size() * sizeof(Record)};
+}
+
+KeyBatch keys_of(const py::bytes& keys) {
+  return KeyBatch(bytes_of(keys));
+}
+
+Key key_of(const py::bytes& key) {
+  const KeyBatch keys = keys_of(key);
+  if (keys.size() != 1) throw penstock::BadKeys("a key has 32 bytes; give one");
+  return keys[0];
+}
+
+Id id_of(const py::bytes& id) {
+  const auto bytes = bytes_of(id);
+  Id made{};
+  if (bytes.size() != sizeof(made)) {
+    throw penstock::BadArgument("an id of " + std::to_string(bytes.size()) +
+                                " bytes; draw 16 random ones");
+  }
+  std::memcpy(&made, bytes.data(), sizeof(made));
+  return made;
+}
+
+py::bytes id_bytes(const Id& id) {
+  return {reinterpret_cast<const char*>(&id), sizeof(id)};
+}
+
+U64s u64s_of(const py::bytes& packed, const char* what) {
+  const auto bytes = bytes_of(packed);
+  if (bytes.size() % sizeof(std::uint64_t) != 0) {
+    throw penstock::BadArgument(std::string(what) + " of " + std::to_string(bytes.size()) +
+                                " bytes; give packed u64");
+  }
+  U64s words(bytes.size() / sizeof(std::uint64_t));
+  if (!words.empty()) std::memcpy(words.data(), bytes.data(), bytes.size());
+  return words;
+}
+
+// A named tuple type, made once and kept for the life of the interpreter.
+py::object struct_sequence(const char* name, const char* doc,
+                           std::initializer_list<const char*> names) {
+  std::vector<PyStructSequence_Field> fields;
+  for (const char* field : names) fields.push_back({field, nullptr});
+  fields.push_back({nullptr, nullptr});
+  PyStructSequence_Desc description{name, doc, fields.data(), static_cast<int>(names.size())};
+  PyTypeObject* type = PyStructSequence_NewType(&description);
+  if (type == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(type));
+}
+
+py::object named_tuple(const py::object& type, std::initializer_list<std::uint32_t> values) {
+  PyObject* made = PyStructSequence_New(reinterpret_cast<PyTypeObject*>(type.ptr()));
+  if (made == nullptr) throw py::error_already_set();
+  Py_ssize_t place = 0;
+  for (const std::uint32_t value : values) {
+    PyStructSequence_SetItem(made, place++, PyLong_FromUnsignedLong(value));
+  }
+  return py::reinterpret_steal<py::object>(made);
+}
+
+const py::object& hit_type() {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> storage;
+  return storage
+      .call_once_and_store_result([] {
+        return struct_sequence("penstock._native.Hit", "What a lookup found.", {"hit", "promised"});
+      })
+      .get_stored();
+}
+
+const py::object& expired_type() {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> storage;
+  return storage
+      .call_once_and_store_result([] {
+        return struct_sequence("penstock._native.Expired", "How many expired.",
+                               {"read_leases", "write_leases", "tickets"});
+      })
+      .get_stored();
+}
+
+// What calls answer: packed at once, so that Python never makes an object per chunk.
+struct Acquired {
+  py::bytes lease;
+  py::bytes extents;
+  std::uint32_t chunks;
+};
+
+struct Reserved {
+  py::bytes answers;
+  py::bytes extents;
+  std::uint64_t bytes_missing;
+};
+
+struct Evicted {
+  std::uint64_t bytes;
+  std::uint64_t quarantined_bytes;
+  std::size_t chunks;
+  std::uint32_t objects;
+  py::bytes keys;
+};
+
+Table::TicketRequest ticket_request(const py::bytes& ticket, std::uint32_t geometry,
+                                    std::uint64_t instance, std::uint32_t readers, double now,
+                                    double expires) {
+  return {id_of(ticket), geometry, instance, readers, now, expires};
+}
+
+py::object lookup(Table& table, const py::bytes& keys, std::uint32_t geometry,
+                  const py::bytes& ticket, std::uint64_t instance, std::uint32_t readers,
+                  double now, double expires) {
+  const Table::Hit hit = table.lookup(
+      keys_of(keys), ticket_request(ticket, geometry, instance, readers, now, expires));
+  return named_tuple(hit_type(), {hit.hit, hit.promised});
+}
+
+void open_ticket(Table& table, const py::bytes& ticket, std::uint32_t geometry,
+                 std::uint64_t instance, std::uint32_t readers, double now, double expires) {
+  table.open_ticket(ticket_request(ticket, geometry, instance, readers, now, expires));
+}
+
+Acquired acquire(Table& table, const py::bytes& ticket, std::uint32_t rank, const Slots& slots,
+                 std::uint32_t first_chunk, const py::bytes& lease, std::uint64_t session,
+                 double now, double expires) {
+  const Table::Acquired acquired =
+      table.acquire(id_of(ticket), {rank, slots, first_chunk, id_of(lease), session, now, expires});
+  return {id_bytes(acquired.lease), packed(acquired.extents), acquired.chunks};
+}
+
+Reserved reserve(Table& table, const py::bytes& keys, const py::bytes& parent,
+                 std::uint32_t geometry, const Slots& slots, std::uint32_t tenant,
+                 const py::bytes& lease, std::uint64_t session, double now, double expires) {
+  std::optional<Key> parent_key;
+  if (!bytes_of(parent).empty()) parent_key = key_of(parent);
+  const Table::Reserved reserved = table.reserve(
+      keys_of(keys), {parent_key, geometry, slots, tenant, id_of(lease), session, now, expires});
+  return {packed(reserved.answers), packed(reserved.extents), reserved.bytes_missing};
+}
+
+template <auto kMethod>
+py::bytes settle(Table& table, const py::bytes& lease, std::uint64_t session,
+                 const Indices& indices, const py::bytes& digests, const py::bytes& runs,
+                 double now) {
+  const U64s digest_words = u64s_of(digests, "digests");
+  const U64s run_words = u64s_of(runs, "runs");
+  return packed((table.*kMethod)(
+      id_of(lease), {session, indices.empty(), indices, digest_words, run_words, now}));
+}
+
+py::object expire(Table& table, double now) {
+  const Table::Expired expired = table.expire(now);
+  return named_tuple(expired_type(), {expired.read_leases, expired.write_leases, expired.tickets});
+}
+
+Evicted evict(Table& table, std::uint64_t bytes_wanted, double now) {
+  const Table::Evicted evicted = table.evict(bytes_wanted, now);
+  return {evicted.bytes, evicted.quarantined_bytes, evicted.keys.size(), evicted.objects,
+          packed(evicted.keys)};
+}
+
+void validate(Table& table) {
+  try {
+    table.validate();
+  } catch (const std::logic_error& broken) {
+    PyErr_SetString(PyExc_AssertionError, broken.what());
+    throw py::error_already_set();
+  }
+}
+
+void bind_errors(py::module_& m) {
+  // Each is registered after its base, so that it is tried before it.
+  const auto& base = py::register_exception<penstock::TableError>(m, "TableError");
+  py::register_exception<penstock::WrongThread>(m, "WrongThread", base);
+  py::register_exception<penstock::GeometryUnknown>(m, "GeometryUnknown", base);
+  py::register_exception<penstock::SessionUnknown>(m, "SessionUnknown", base);
+  py::register_exception<penstock::TicketUnknown>(m, "TicketUnknown", base);
+  py::register_exception<penstock::RankTaken>(m, "RankTaken", base);
+  py::register_exception<penstock::QuarantineFull>(m, "QuarantineFull", base);
+  py::register_exception<penstock::TableFull>(m, "TableFull", base);
+  py::register_exception<penstock::IdTaken>(m, "IdTaken", base);
+  const py::tuple value_error = py::make_tuple(base, py::handle(PyExc_ValueError));
+  py::register_exception<penstock::BadKeys>(m, "BadKeys", value_error);
+  py::register_exception<penstock::BadArgument>(m, "BadArgument", value_error);
+}
+
+void bind_words(py::module_& m) {
+  py::native_enum<Answer>(m, "Answer", "enum.IntEnum", "What Reserve says of one object.")
+      .value("GRANTED", Answer::granted)
+      .value("RESIDENT", Answer::resident)
+      .value("IN_FLIGHT", Answer::in_flight)
+      .value("NO_ROOM", Answer::no_room)
+      .value("QUOTA", Answer::quota)
+      .finalize();
+  py::native_enum<Outcome>(m, "Outcome", "enum.IntEnum", "Whether a lease was still good.")
+      .value("OK", Outcome::ok)
+      .value("STALE", Outcome::stale)
+      .finalize();
+  py::native_enum<HitRule>(m, "Rule", "enum.Enum", "What a hit of n chunks needs of a group.")
+      .value("FULL", HitRule::full)
+      .value("WINDOW", HitRule::window)
+      .value("STATE", HitRule::state)
+      .finalize();
+  py::native_enum<PolicyKind>(m, "Policy", "enum.Enum", "Which chunk goes first.")
+      .value("LRU", PolicyKind::lru)
+      .value("S3FIFO", PolicyKind::s3fifo)
+      .finalize();
+  py::class_<Group>(m, "Group", "One layer group of a geometry.")
+      .def(py::init([](HitRule rule, std::vector<std::uint64_t> shard_bytes,
+                       std::vector<std::uint32_t> shard_runs, std::uint32_t window_chunks) {
+             return Group{rule, window_chunks, std::move(shard_bytes), std::move(shard_runs)};
+           }),
+           py::kw_only(), "rule"_a, "shard_bytes"_a, "shard_runs"_a = std::vector<std::uint32_t>{},
+           "window_chunks"_a = 0);
+}
+
+void bind_answers(py::module_& m) {
+  m.attr("Hit") = hit_type();
+  m.attr("Expired") = expired_type();
+  py::class_<Acquired>(m, "Acquired", "A read lease.")
+      .def_readonly("lease", &Acquired::lease)
+      .def_readonly("extents", &Acquired::extents)
+      .def_readonly("chunks", &Acquired::chunks);
+  py::class_<Reserved>(m, "Reserved", "The answers to a reservation.")
+      .def_readonly("answers", &Reserved::answers)
+      .def_readonly("extents", &Reserved::extents)
+      .def_readonly("bytes_missing", &Reserved::bytes_missing);
+  py::class_<Evicted>(m, "Evicted", "What an eviction freed.")
+      .def_readonly("bytes", &Evicted::bytes)
+      .def_readonly("quarantined_bytes", &Evicted::quarantined_bytes)
+      .def_readonly("chunks", &Evicted::chunks)
+      .def_readonly("objects", &Evicted::objects)
+      .def_readonly("keys", &Evicted::keys);
+  using S = Table::Statistics;
+  py::class_<S>(m, "Statistics", "Gauges in arena bytes and counts, and counters.")
+      .def_readonly("bytes_total", &S::bytes_total)
+      .def_readonly("bytes_free", &S::bytes_free)
+      .def_readonly("bytes_reserved", &S::bytes_reserved)
+      .def_readonly("bytes_loaded", &S::bytes_loaded)
+      .def_readonly("bytes_resident", &S::bytes_resident)
+      .def_readonly("bytes_quarantined", &S::bytes_quarantined)
+      .def_readonly("bytes_pinned", &S::bytes_pinned)
+      .def_readonly("largest_free_bytes", &S::largest_free_bytes)
+      .def_readonly("chunks", &S::chunks)
+      .def_readonly("placeholders", &S::placeholders)
+      .def_readonly("objects", &S::objects)
+      .def_readonly("leases", &S::leases)
+      .def_readonly("overdue_leases", &S::overdue_leases)
+      .def_readonly("tickets", &S::tickets)
+      .def_readonly("sessions", &S::sessions)
+      .def_readonly("metadata_bytes", &S::metadata_bytes)
+      .def_readonly("evicted_chunks", &S::evicted_chunks)
+      .def_readonly("evicted_bytes", &S::evicted_bytes)
+      .def_readonly("damaged_objects", &S::damaged_objects)
+      .def_readonly("discarded_objects", &S::discarded_objects)
+      .def_readonly("expired_leases", &S::expired_leases)
+      .def_readonly("stale_calls", &S::stale_calls)
+      .def_readonly("returned_handles", &S::returned_handles);
+}
+
+void bind_reading(py::class_<Table>& table) {
+  table
+      .def(
+          "peek",
+          [](Table& self, const py::bytes& keys, std::uint32_t geometry) {
+            return self.peek(keys_of(keys), geometry);
+          },
+          "keys"_a, py::kw_only(), "geometry"_a, "Hit chunks now. Changes nothing.")
+      .def(
+          "promised",
+          [](Table& self, const py::bytes& keys, std::uint32_t geometry) {
+            return self.promised(keys_of(keys), geometry);
+          },
+          "keys"_a, py::kw_only(), "geometry"_a, "Hit chunks if all in flight were readable.")
+      .def("lookup", &lookup, "keys"_a, py::kw_only(), "geometry"_a, "ticket"_a, "instance"_a,
+           "readers"_a, "now"_a, "expires"_a, "The hit, pinned for a ticket if there is any.")
+      .def("open_ticket", &open_ticket, "ticket"_a, py::kw_only(), "geometry"_a, "instance"_a,
+           "readers"_a, "now"_a, "expires"_a, "A ticket of no chunks, to be extended.")
+      .def(
+          "extend",
+          [](Table& self, const py::bytes& ticket, const py::bytes& keys, double now) {
+            return self.extend(id_of(ticket), keys_of(keys), now);
+          },
+          "ticket"_a, "keys"_a, py::kw_only(), "now"_a, "Pin what has become readable.")
+      .def("acquire", &acquire, "ticket"_a, py::kw_only(), "rank"_a, "slots"_a, "first_chunk"_a,
+           "lease"_a, "session"_a, "now"_a, "expires"_a, "Turn a reader slot into a lease.")
+      .def(
+          "release",
+          [](Table& self, const py::bytes& lease, std::uint64_t session, const Indices& damaged,
+             double now) { return self.release(id_of(lease), session, damaged, now); },
+          "lease"_a, py::kw_only(), "session"_a, "damaged"_a = Indices{}, "now"_a,
+          "End a read lease. STALE: discard what was copied.")
+      .def(
+          "close_ticket",
+          [](Table& self, const py::bytes& ticket, std::uint64_t instance) {
+            return self.close_ticket(id_of(ticket), instance);
+          },
+          "ticket"_a, py::kw_only(), "instance"_a, "Its pins go; leases made from it live on.")
+      .def(
+          "touch",
+          [](Table& self, const py::bytes& keys, double now) {
+            return self.touch(keys_of(keys), now);
+          },
+          "keys"_a, py::kw_only(), "now"_a, "Make chunks recent. How many are resident.");
+}
+
+void bind_writing(py::class_<Table>& table) {
+  table
+      .def("reserve", &reserve, "keys"_a, py::kw_only(), "parent"_a, "geometry"_a, "slots"_a,
+           "tenant"_a, "lease"_a, "session"_a, "now"_a, "expires"_a,
+           "Ask for extents to write, chunk by chunk.")
+      .def("commit", &settle<&Table::commit>, "lease"_a, py::kw_only(), "session"_a,
+           "indices"_a = Indices{}, "digests"_a, "runs"_a = py::bytes(), "now"_a,
+           "Objects are whole: RESERVED or LOADED -> RESIDENT.")
+      .def("loaded", &settle<&Table::loaded>, "lease"_a, py::kw_only(), "session"_a,
+           "indices"_a = Indices{}, "digests"_a, "runs"_a = py::bytes(), "now"_a,
+           "Objects are verified: RESERVED -> LOADED.")
+      .def(
+          "abort",
+          [](Table& self, const py::bytes& lease, std::uint64_t session) {
+            return self.abort(id_of(lease), session);
+          },
+          "lease"_a, py::kw_only(), "session"_a, "The owner no longer writes.")
+      .def(
+          "runs",
+          [](Table& self, const py::bytes& key, std::uint16_t slot) {
+            return packed(self.runs(key_of(key), slot));
+          },
+          "key"_a, "slot"_a, "Packed run digests of a resident object.");
+}
+
+void bind_life(py::class_<Table>& table) {
+  table.def("expire", &expire, "now"_a, "End what expires at or before `now`.")
+      .def("next_expiry", &Table::next_expiry, "Earliest expiry; inf if there is none.")
+      .def("stream_lost", &Table::stream_lost, "session"_a, "Orphan all its leases.")
+      .def("process_gone", &Table::session_over, "session"_a, "Proven dead: all of it is free.")
+      .def("give_up", &Table::session_over, "session"_a, "Its living owner touches it no more.")
+      .def("instance_gone", &Table::instance_gone, "instance"_a, "Close its tickets.")
+      .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "now"_a, "Free leaves by policy.")
+      .def(
+          "drop", [](Table& self, const py::bytes& keys) { return self.drop(keys_of(keys)); },
+          "keys"_a, "Invalidate chunks. How many were resident.")
+      .def_property_readonly("free_bytes", &Table::free_bytes, "Arena bytes that nobody has.")
+      .def("statistics", &Table::statistics, "All gauges and counters.")
+      .def("validate", &validate, "Raise AssertionError naming the first broken invariant.")
+      .def(
+          "story", [](Table& self, const py::bytes& key) { return self.story(key_of(key)); },
+          "key"_a, "The kept events of a chunk, oldest first.")
+      .def_property_readonly("return_fd", &Table::return_fd, "Readable when handles have died.")
+      .def(
+          "lease_handle",
+          [](Table& self, const py::bytes& lease, std::uint64_t session) {
+            return self.lease_handle(id_of(lease), session);
+          },
+          "lease"_a, py::kw_only(), "session"_a, "Ends the lease when it dies, anywhere.")
+      .def(
+          "ticket_handle",
+          [](Table& self, const py::bytes& ticket, std::uint64_t instance) {
+            return self.ticket_handle(id_of(ticket), instance);
+          },
+          "ticket"_a, py::kw_only(), "instance"_a, "Closes the ticket when it dies, anywhere.")
+      .def("drain", &Table::drain, "End what dead handles held. How many there were.");
+}
+
+}  // namespace
+
+void bind_table(py::module_& m) {
+  bind_errors(m);
+  bind_words(m);
+  bind_answers(m);
+  py::class_<Table> table(m, "Table", "The index of L1 and the state of every object in it.");
+  table
+      .def(py::init([](std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
+                       std::uint64_t quarantine_bytes_max, std::uint32_t leases_max,
+                       std::uint32_t tickets_max, std::uint32_t story_events_max,
+                       std::uint64_t hash_seed) {
+             return std::make_unique<Table>(
+                 penstock::TableConfig{.arena_bytes = arena_bytes,
+                                       .objects_max = objects_max,
+                                       .policy = policy,
+                                       .quarantine_bytes_max = quarantine_bytes_max,
+                                       .leases_max = leases_max,
+                                       .tickets_max = tickets_max,
+                                       .story_events_max = story_events_max,
+                                       .hash_seed = hash_seed});
+           }),
+           py::kw_only(), "arena_bytes"_a, "objects_max"_a, "policy"_a, "quarantine_bytes_max"_a,
+           "leases_max"_a = 65536, "tickets_max"_a = 65536, "story_events_max"_a = 0,
+           "hash_seed"_a = 0)
+      .def(
+          "add_geometry",
+          [](Table& self, std::vector<Group> groups) {
+            return self.add_geometry(std::move(groups));
+          },
+          "groups"_a, "Register groups; a new number on every call.")
+      .def("set_quota", &Table::set_quota, "tenant"_a, "bytes_max"_a, "0: none.")
+      .def("bytes_of", &Table::bytes_of, "tenant"_a, "Arena bytes of a tenant's objects.")
+      .def("attach", &Table::attach, "session"_a, py::kw_only(), "instance"_a, "A new process.");
+  bind_reading(table);
+  bind_writing(table);
+  bind_life(table);
+  py::class_<LeaseHandle>(m, "LeaseHandle", "Ends a lease or ticket when it dies.")
+      .def("give_back", &LeaseHandle::give_back, "Now. Any thread. Twice is once.")
+      .def("forget", &LeaseHandle::forget, "It was ended otherwise.")
+      .def(
+          "__enter__", [](LeaseHandle& self) -> LeaseHandle& { return self; },
+          py::return_value_policy::reference_internal)
+      .def("__exit__", [](LeaseHandle& self, const py::args&) { self.give_back(); });
+}

@@ -1,0 +1,262 @@
+// The L1 table: the index of the arena, the state of every object in it, and who may read, write or
+// evict what.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "core/contents.hpp"
+#include "core/expiry_heap.hpp"
+#include "core/id_book.hpp"
+#include "core/leases.hpp"
+#include "core/return_queue.hpp"
+#include "core/table_types.hpp"
+
+namespace penstock {
+
+// The bounds of a table. All bytes are bytes of the arena.
+struct TableConfig {
+  std::uint64_t arena_bytes = 0;
+  std::uint32_t objects_max = 0;  // and chunks; 1 to 2^31
+  PolicyKind policy = PolicyKind::lru;
+  std::uint64_t quarantine_bytes_max =
+      0;  // held back by one instance's overdue leases, before it gets no new ones
+  std::uint32_t leases_max = 65536;  // live and overdue; leases and tickets together at most 2^22
+  std::uint32_t tickets_max = 65536;
+  std::uint32_t story_events_max = 0;
+  std::uint64_t hash_seed = 0;
+};
+
+// What every table call does for one prompt, chunk by chunk, and one reader or writer. See
+// _native.pyi for the contract of each method; it is not repeated here.
+//
+// Threads: a table belongs to the thread of its first call. Handles may die anywhere
+// (return_queue.hpp). Time: given by the caller, and acts only in expire(): a lease or ticket is
+// alive until that call ends it. Errors: a TableError is thrown before anything is changed.
+// std::logic_error is a bug of ours.
+class Table {
+ public:
+  explicit Table(const TableConfig& config);  // throws BadArgument
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+  Table(Table&&) = delete;
+  Table& operator=(Table&&) = delete;
+  ~Table() = default;
+
+  std::uint16_t add_geometry(std::vector<Group> groups);
+  void set_quota(std::uint32_t tenant, std::uint64_t bytes_max);
+  [[nodiscard]] std::uint64_t bytes_of(std::uint32_t tenant);
+  void attach(std::uint64_t session, std::uint64_t instance);
+
+  // Reading: table_reading.cpp.
+  struct Hit {
+    std::uint32_t hit;
+    std::uint32_t promised;
+  };
+  struct TicketRequest {
+    Id id;
+    std::uint32_t geometry;
+    std::uint64_t instance;
+    std::uint32_t readers;
+    double now;
+    double expires;
+  };
+  struct AcquireRequest {
+    std::uint32_t rank;
+    std::span<const std::uint16_t> slots;
+    std::uint32_t first_chunk;
+    Id lease;
+    std::uint64_t session;
+    double now;
+    double expires;
+  };
+  struct Acquired {
+    Id lease;
+    std::uint32_t chunks;
+    std::vector<Extent> extents;
+  };
+  [[nodiscard]] std::uint32_t peek(KeyBatch keys, std::uint32_t geometry);
+  [[nodiscard]] std::uint32_t promised(KeyBatch keys, std::uint32_t geometry);
+  Hit lookup(KeyBatch keys, const TicketRequest& request);
+  void open_ticket(const TicketRequest& request);
+  std::uint32_t extend(const Id& ticket, KeyBatch keys, double now);
+  Acquired acquire(const Id& ticket, const AcquireRequest& request);
+  Outcome release(const Id& lease, std::uint64_t session, std::span<const std::uint32_t> damaged,
+                  double now);
+  Outcome close_ticket(const Id& ticket, std::uint64_t instance);
+  std::uint32_t touch(KeyBatch keys, double now);
+
+  // Writing: table_writing.cpp.
+  struct ReserveRequest {
+    std::optional<Key> parent;
+    std::uint32_t geometry;
+    std::span<const std::uint16_t> slots;
+    std::uint32_t tenant;
+    Id lease;
+    std::uint64_t session;
+    double now;
+    double expires;
+  };
+  struct Reserved {
+    std::vector<Answer> answers;
+    std::vector<Extent> extents;
+    std::uint64_t bytes_missing = 0;
+  };
+  // `all`: every object that the lease still has. Digests and runs as in _native.pyi.
+  struct CommitRequest {
+    std::uint64_t session;
+    bool all;
+    std::span<const std::uint32_t> indices;
+    std::span<const std::uint64_t> digests;
+    std::span<const std::uint64_t> runs;
+    double now;
+  };
+  Reserved reserve(KeyBatch keys, const ReserveRequest& request);
+  std::vector<Outcome> commit(const Id& lease, const CommitRequest& request);
+  std::vector<Outcome> loaded(const Id& lease, const CommitRequest& request);
+  Outcome abort(const Id& lease, std::uint64_t session);
+  [[nodiscard]] std::vector<std::uint64_t> runs(const Key& key, std::uint16_t slot);
+
+  // Life cycle: table_life.cpp.
+  struct Expired {
+    std::uint32_t read_leases = 0;
+    std::uint32_t write_leases = 0;
+    std::uint32_t tickets = 0;
+  };
+  struct Evicted {
+    std::uint64_t bytes = 0;
+    std::uint64_t quarantined_bytes = 0;
+    std::uint32_t objects = 0;
+    std::vector<Key> keys;
+  };
+  Expired expire(double now);
+  [[nodiscard]] double next_expiry();
+  std::uint32_t stream_lost(std::uint64_t session);
+  // Its process is proven dead, or its living owner touches nothing of it any more: the same to the
+  // table.
+  std::uint32_t session_over(std::uint64_t session);
+  std::uint32_t instance_gone(std::uint64_t instance);
+  Evicted evict(std::uint64_t bytes_wanted, double now);
+  std::uint32_t drop(KeyBatch keys);
+  std::uint32_t drain();
+
+  // Numbers and checks: table_checks.cpp.
+  struct Statistics {
+    std::uint64_t bytes_total, bytes_free, bytes_reserved, bytes_loaded, bytes_resident;
+    std::uint64_t bytes_quarantined, bytes_pinned, largest_free_bytes;
+    std::uint32_t chunks, placeholders, objects, leases, overdue_leases, tickets, sessions;
+    std::uint64_t metadata_bytes;
+    std::uint64_t evicted_chunks, evicted_bytes, damaged_objects, discarded_objects;
+    std::uint64_t expired_leases, stale_calls, returned_handles;
+  };
+  [[nodiscard]] std::uint64_t free_bytes();
+  [[nodiscard]] Statistics statistics();
+  void validate();  // throws std::logic_error naming the first broken invariant
+  [[nodiscard]] std::vector<std::string> story(const Key& key);
+
+  [[nodiscard]] int return_fd() const { return returns_->event_fd(); }
+  [[nodiscard]] LeaseHandle lease_handle(const Id& lease, std::uint64_t session);
+  [[nodiscard]] LeaseHandle ticket_handle(const Id& ticket, std::uint64_t instance);
+
+ private:
+  struct Counters {
+    std::uint64_t evicted_chunks = 0;
+    std::uint64_t evicted_bytes = 0;
+    std::uint64_t damaged_objects = 0;
+    std::uint64_t discarded_objects = 0;
+    std::uint64_t expired_leases = 0;
+    std::uint64_t stale_calls = 0;
+    std::uint64_t returned_handles = 0;
+  };
+  enum class Goal : std::uint8_t { loaded, resident };
+
+  // First in every call.
+  void begin();
+  void begin(double now);
+  void take_back(const ReturnQueue::Return& returned);
+  Outcome stale();
+
+  // Who is asking.
+  Session& attached(std::uint64_t session);
+  void require_lease_room(const Session& session, const Id& lease);
+  static void require_count(KeyBatch keys);
+  void require_geometry(std::span<const ChunkId> chunks, std::uint32_t geometry) const;
+  static void require_slots(const Geometry& geometry, std::span<const std::uint16_t> slots);
+  BookId lease_of(const Id& id, std::uint64_t session, Lease::Kind kind) const;
+
+  // Reading.
+  void require_ticket(const TicketRequest& request) const;
+  void require_pins(std::span<const ChunkId> chunks) const;
+  void require_prompt_of(const Ticket& ticket, KeyBatch keys) const;
+  Hit scan(KeyBatch keys, std::uint32_t geometry);
+  BookId make_ticket(const TicketRequest& request);
+  void pin_for(Ticket& ticket, std::span<const ChunkId> chunks);
+  void end_ticket(BookId place);
+  [[nodiscard]] BookId lease_of_rank(const Ticket& ticket, std::uint32_t rank) const;
+  static void set_rank(Ticket& ticket, std::uint32_t rank, const Id& lease);
+  [[nodiscard]] std::vector<ObjectRef> readable_objects(const Ticket& ticket,
+                                                        const AcquireRequest& request) const;
+  [[nodiscard]] Acquired acquired(const Lease& lease) const;
+
+  // Leases.
+  BookId open_lease(const Id& id, std::uint64_t session, Lease::Kind kind, double expires);
+  void hold(std::span<const ObjectRef> objects, std::size_t width);
+  [[nodiscard]] std::vector<Extent> extents_of(const Lease& lease) const;
+  void make_overdue(BookId place);
+  void quarantine_writes(Lease& lease);
+  void end_lease(BookId place);
+  void close_lease(BookId place);
+
+  // Writing.
+  struct Reservation {  // one under way
+    const Geometry* geometry;
+    const ReserveRequest* request;
+    Reserved reserved{};
+    std::vector<ObjectRef> objects{};
+    std::uint32_t granted = 0;
+    std::optional<Answer> refusal{};  // the first NO_ROOM or QUOTA; all that follows gets the same
+  };
+  struct Write {  // one object of a commit
+    std::uint32_t index;
+    std::uint64_t stamp;
+    std::optional<std::uint64_t> digest;
+    std::span<const std::uint64_t> runs;
+  };
+  void reserve_chunk(const Key& key, ChunkId& id, Reservation& work);
+  std::vector<Outcome> settle_writes(const Id& lease, const CommitRequest& request, Goal goal);
+  std::vector<Outcome> settle_overdue_writes(BookId place, const CommitRequest& request);
+  void require_digests(const Lease& lease, const CommitRequest& request,
+                       std::span<const std::uint32_t> indices, Goal goal) const;
+  Outcome settle_write(Lease& lease, const Write& write, Goal goal);
+
+  // Life cycle.
+  std::uint32_t close_tickets(std::uint64_t instance);
+
+  // Checks.
+  void validate_leases(Contents::Holdings& holdings) const;
+  void validate_lease(const Lease& lease, Contents::Holdings& holdings) const;
+  void validate_tickets(Contents::Holdings& holdings) const;
+
+  TableConfig config_;
+  std::thread::id thread_;  // of the first call
+  Contents contents_;
+  std::unordered_map<std::uint64_t, Session> sessions_;
+  std::unordered_map<std::uint64_t, Instance> instances_;  // those of sessions_
+  IdBook<Lease> leases_;
+  IdBook<Ticket> tickets_;
+  ExpiryHeap lease_expiry_;   // live leases
+  ExpiryHeap ticket_expiry_;  // all tickets
+  std::uint32_t leases_overdue_ = 0;
+  std::shared_ptr<ReturnQueue> returns_;
+  Counters counters_;
+  std::vector<ChunkId> found_;    // of the call under way; kept for their memory
+  std::vector<ChunkId> touched_;  // the same
+};
+
+}  // namespace penstock

@@ -1,0 +1,101 @@
+// The table: what ends without being asked, and what must make room.
+#include "core/table.hpp"
+
+namespace penstock {
+
+Table::Expired Table::expire(double now) {
+  begin(now);
+  Expired expired;
+  while (lease_expiry_.next() <= now) {
+    const BookId place = lease_expiry_.next_owner();
+    ++(leases_[place].kind == Lease::Kind::read ? expired.read_leases : expired.write_leases);
+    make_overdue(place);
+  }
+  while (ticket_expiry_.next() <= now) {
+    end_ticket(ticket_expiry_.next_owner());
+    ++expired.tickets;
+  }
+  return expired;
+}
+
+double Table::next_expiry() {
+  begin();
+  return std::min(lease_expiry_.next(), ticket_expiry_.next());
+}
+
+std::uint32_t Table::stream_lost(std::uint64_t id) {
+  begin();
+  Session& session = attached(id);
+  session.lost = true;
+  std::uint32_t orphaned = 0;
+  for (BookId place = session.first_lease; place != kNoBookId;) {
+    const BookId next = leases_[place].next;
+    if (!leases_[place].overdue) {
+      make_overdue(place);
+      ++orphaned;
+    }
+    place = next;
+  }
+  return orphaned;
+}
+
+std::uint32_t Table::session_over(std::uint64_t id) {
+  begin();
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return 0;
+  std::uint32_t ended = 0;
+  while (found->second.first_lease != kNoBookId) {
+    end_lease(found->second.first_lease);
+    ++ended;
+  }
+  const std::uint64_t instance = found->second.instance;
+  sessions_.erase(found);
+  if (--instances_[instance].sessions == 0) {
+    close_tickets(instance);
+    instances_.erase(instance);
+  }
+  return ended;
+}
+
+std::uint32_t Table::instance_gone(std::uint64_t instance) {
+  begin();
+  return instances_.contains(instance) ? close_tickets(instance) : 0;
+}
+
+std::uint32_t Table::close_tickets(std::uint64_t instance) {
+  std::uint32_t closed = 0;
+  for (const Instance& owner = instances_[instance]; owner.first_ticket != kNoBookId; ++closed) {
+    end_ticket(owner.first_ticket);
+  }
+  return closed;
+}
+
+Table::Evicted Table::evict(std::uint64_t bytes_wanted, double now) {
+  begin(now);
+  Evicted evicted;
+  static_cast<void>(contents_.next_stamp());
+  while (evicted.bytes < bytes_wanted) {
+    const ChunkId victim = contents_.victim();
+    if (victim == kNoChunk) break;
+    evicted.keys.push_back(contents_.chunk(victim).key);
+    const Contents::Left left = contents_.evict(victim);
+    evicted.bytes += left.pages_freed * kPageBytes;
+    evicted.quarantined_bytes += left.pages_quarantined * kPageBytes;
+    evicted.objects += left.objects;
+  }
+  counters_.evicted_chunks += evicted.keys.size();
+  counters_.evicted_bytes += evicted.bytes + evicted.quarantined_bytes;
+  return evicted;
+}
+
+std::uint32_t Table::drop(KeyBatch keys) {
+  begin();
+  std::uint32_t dropped = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const ChunkId id = contents_.find(keys[i]);
+    if (id != kNoChunk && contents_.drop(id).objects > 0) ++dropped;
+  }
+  return dropped;
+}
+
+}  // namespace penstock

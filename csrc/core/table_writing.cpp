@@ -1,0 +1,219 @@
+// The table: reservations and what becomes of them.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/table.hpp"
+
+namespace penstock {
+namespace {
+
+constexpr std::size_t kAhead = 8;  // objects whose records are brought on their way
+
+}  // namespace
+
+Table::Reserved Table::reserve(KeyBatch keys, const ReserveRequest& request) {
+  begin(request.now);
+  const Session& session = attached(request.session);
+  const Geometry& geometry = contents_.geometry(request.geometry);
+  require_count(keys);
+  require_slots(geometry, request.slots);
+  if (std::isnan(request.expires)) throw BadArgument("expires is not a number; give seconds");
+  require_lease_room(session, request.lease);
+  if (found_.size() < keys.size()) found_.resize(keys.size());
+  const std::span<ChunkId> found = std::span(found_).first(keys.size());
+  contents_.find(keys, found);
+  require_geometry(found, request.geometry);
+
+  Reservation work{.geometry = &geometry, .request = &request};
+  work.reserved.answers.reserve(keys.size() * request.slots.size());
+  work.reserved.extents.resize(keys.size() * request.slots.size());
+  work.objects.resize(keys.size() * request.slots.size());
+  ChunkId before = request.parent ? contents_.find(*request.parent) : kNoChunk;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Key key = keys[i];
+    // A key that is given twice was found by none of the two searches.
+    ChunkId id = found[i] == kNoChunk && work.granted > 0 ? contents_.find(key) : found[i];
+    reserve_chunk(key, id, work);
+    contents_.adopt(before, id);
+    before = id;
+  }
+  if (work.granted > 0) {
+    Lease& lease =
+        leases_[open_lease(request.lease, request.session, Lease::Kind::write, request.expires)];
+    lease.geometry = static_cast<std::uint16_t>(request.geometry);
+    lease.slots.assign(request.slots.begin(), request.slots.end());
+    lease.objects = std::move(work.objects);
+    lease.objects_left = work.granted;
+  }
+  return std::move(work.reserved);
+}
+
+// The answers for one chunk, which is made if anything is granted.
+void Table::reserve_chunk(const Key& key, ChunkId& id, Reservation& work) {
+  const ReserveRequest& request = *work.request;
+  for (const std::uint16_t slot : request.slots) {
+    const std::size_t index = work.reserved.answers.size();
+    const Slot& shape = work.geometry->slots()[slot];
+    if (!work.refusal) {
+      const Contents::Grant grant = contents_.reserve(
+          key, id, static_cast<std::uint16_t>(request.geometry), slot, request.tenant);
+      work.reserved.answers.push_back(grant.answer);
+      if (grant.answer == Answer::granted) {
+        ++work.granted;
+        work.objects[index] = grant.object;
+        const std::uint32_t page = contents_.object(grant.object).page;
+        work.reserved.extents[index] = {page * kPageBytes, shape.bytes, 0};
+      }
+      if (grant.answer == Answer::no_room || grant.answer == Answer::quota) {
+        work.refusal = grant.answer;
+      }
+    } else {
+      work.reserved.answers.push_back(*work.refusal);
+    }
+    if (work.reserved.answers.back() != Answer::no_room) continue;
+    if (id == kNoChunk || contents_.store().find_object(id, slot).none()) {
+      work.reserved.bytes_missing += shape.pages * kPageBytes;
+    }
+  }
+}
+
+std::vector<Outcome> Table::commit(const Id& lease, const CommitRequest& request) {
+  return settle_writes(lease, request, Goal::resident);
+}
+
+std::vector<Outcome> Table::loaded(const Id& lease, const CommitRequest& request) {
+  return settle_writes(lease, request, Goal::loaded);
+}
+
+// The owner says that these objects are whole.
+std::vector<Outcome> Table::settle_writes(const Id& id, const CommitRequest& request, Goal goal) {
+  begin(request.now);
+  const BookId place = lease_of(id, request.session, Lease::Kind::write);
+  if (place == kNoBookId) {
+    static_cast<void>(stale());
+    return std::vector<Outcome>(std::max(request.indices.size(), request.digests.size()),
+                                Outcome::stale);
+  }
+  Lease& lease = leases_[place];
+  for (const std::uint32_t index : request.indices) {
+    if (index >= lease.objects.size()) {
+      throw BadArgument("index " + std::to_string(index) + " of a reservation of " +
+                        std::to_string(lease.objects.size()) + " objects");
+    }
+  }
+  if (lease.overdue) return settle_overdue_writes(place, request);
+  std::vector<std::uint32_t> indices(request.indices.begin(), request.indices.end());
+  if (request.all) {
+    for (std::uint32_t i = 0; i < lease.objects.size(); ++i) {
+      if (!lease.objects[i].none()) indices.push_back(i);
+    }
+  }
+  require_digests(lease, request, indices, goal);
+
+  const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
+  const std::uint64_t stamp = contents_.next_stamp();
+  std::vector<Outcome> outcomes(indices.size());
+  std::size_t run = 0;
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    if (i + kAhead < indices.size()) contents_.prefetch(lease.objects[indices[i + kAhead]]);
+    Write write{.index = indices[i], .stamp = stamp, .digest = {}, .runs = {}};
+    if (!request.digests.empty()) write.digest = request.digests[i];
+    if (!request.runs.empty()) {
+      const std::uint32_t runs = slots[lease.slots[indices[i] % lease.slots.size()]].runs;
+      write.runs = request.runs.subspan(run, runs);
+      run += runs;
+    }
+    outcomes[i] = settle_write(lease, write, goal);
+  }
+  if (lease.objects_left == 0) close_lease(place);
+  return outcomes;
+}
+
+Outcome Table::settle_write(Lease& lease, const Write& write, Goal goal) {
+  const ObjectRef ref = lease.objects[write.index];
+  if (ref.none()) return stale();
+  // One run is the object itself.
+  const auto runs = write.runs.size() > 1 ? write.runs : std::span<const std::uint64_t>();
+  if (goal == Goal::loaded) {
+    if (contents_.object(ref).state == ObjectState::loaded) return stale();
+    contents_.load(ref, *write.digest, runs);
+    return Outcome::ok;
+  }
+  lease.objects[write.index] = {};
+  --lease.objects_left;
+  const bool whole = write.digest ? contents_.commit(ref, *write.digest, runs, write.stamp)
+                                  : contents_.commit(ref, write.stamp);
+  if (whole) return Outcome::ok;
+  ++counters_.discarded_objects;
+  return stale();
+}
+
+// Too late to be of use; but what its owner has finished writing is proven to be written no more.
+std::vector<Outcome> Table::settle_overdue_writes(BookId place, const CommitRequest& request) {
+  Lease& lease = leases_[place];
+  const std::size_t count = std::max(request.indices.size(), request.digests.size());
+  static_cast<void>(stale());
+  if (request.all) {
+    end_lease(place);
+    return std::vector<Outcome>(count, Outcome::stale);
+  }
+  for (const std::uint32_t index : request.indices) {
+    const PageRun run = std::exchange(lease.quarantined[index], PageRun{});
+    contents_.free_quarantined(run);
+    lease.pages_overdue -= run.pages;
+    instances_[sessions_[lease.session].instance].pages_overdue -= run.pages;
+  }
+  if (lease.pages_overdue == 0) close_lease(place);
+  return std::vector<Outcome>(count, Outcome::stale);
+}
+
+void Table::require_digests(const Lease& lease, const CommitRequest& request,
+                            std::span<const std::uint32_t> indices, Goal goal) const {
+  if (request.digests.empty()) {
+    const bool kept =
+        goal == Goal::resident && std::ranges::all_of(indices, [&](std::uint32_t index) {
+          const ObjectRef ref = lease.objects[index];
+          return ref.none() || contents_.object(ref).state == ObjectState::loaded;
+        });
+    if (!kept && !indices.empty()) {
+      throw BadArgument("no digests for objects that have none yet; give one u64 for each");
+    }
+  } else if (request.digests.size() != indices.size()) {
+    throw BadArgument(std::to_string(request.digests.size()) + " digests for " +
+                      std::to_string(indices.size()) + " objects; give one u64 for each");
+  }
+  if (request.runs.empty()) return;
+  const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
+  const std::size_t runs = std::accumulate(
+      indices.begin(), indices.end(), std::size_t{0}, [&](std::size_t sum, std::uint32_t index) {
+        return sum + slots[lease.slots[index % lease.slots.size()]].runs;
+      });
+  if (request.runs.size() != runs || request.digests.empty()) {
+    throw BadArgument(std::to_string(request.runs.size()) + " run digests and " +
+                      std::to_string(request.digests.size()) + " digests for objects of " +
+                      std::to_string(runs) + " runs; give all of them, or no runs");
+  }
+}
+
+Outcome Table::abort(const Id& id, std::uint64_t session) {
+  begin();
+  const BookId place = lease_of(id, session, Lease::Kind::write);
+  if (place == kNoBookId) return stale();
+  const bool overdue = leases_[place].overdue;
+  end_lease(place);
+  return overdue ? stale() : Outcome::ok;
+}
+
+std::vector<std::uint64_t> Table::runs(const Key& key, std::uint16_t slot) {
+  begin();
+  const ChunkId id = contents_.find(key);
+  if (id == kNoChunk) return {};
+  const ObjectRef ref = contents_.store().find_object(id, slot);
+  if (ref.none() || contents_.object(ref).state != ObjectState::resident) return {};
+  if (contents_.slot_of(ref).runs == 1) return {contents_.object(ref).digest};
+  const std::span<const std::uint64_t> runs = contents_.store().runs(ref);
+  return {runs.begin(), runs.end()};
+}
+
+}  // namespace penstock
