@@ -26,7 +26,7 @@ struct Run {
 // Nanoseconds for one release of a random extent and one allocation in its place, of sizes drawn
 // from `sizes` (pages), in an arena kept nine tenths full and well torn.
 double pair_ns(std::uint64_t arena_bytes, const std::vector<std::uint32_t>& sizes, int pairs) {
-  std::mt19937 random(1);
+  std::mt19937 random(1);  // NOLINT(bugprone-random-generator-seed): the same arena every time
   ExtentAllocator allocator(arena_bytes);
   std::vector<Run> runs;
   while (allocator.pages_free() > allocator.pages_total() / 10) {
@@ -63,7 +63,7 @@ struct Fragmentation {
 // and when there is no room the oldest objects go, one by one, until there is.
 Fragmentation fragmentation(std::uint64_t arena_bytes, std::uint32_t pages_a, std::uint32_t pages_b,
                             int allocations) {
-  std::mt19937 random(2);
+  std::mt19937 random(2);  // NOLINT(bugprone-random-generator-seed): as above
   ExtentAllocator allocator(arena_bytes);
   std::deque<Run> oldest_first;
   std::vector<double> used;

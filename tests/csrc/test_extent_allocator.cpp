@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "core/extent_allocator.hpp"
 
 namespace {
@@ -18,25 +19,9 @@ using penstock::kPageBytes;
 constexpr std::uint64_t kMiB = 1024ULL * 1024;
 constexpr std::uint64_t kGiB = 1024 * kMiB;
 
-void check(bool holds, const char* what, std::uint64_t detail = 0) {
-  if (holds) return;
-  std::fprintf(stderr, "FAILED: %s (%llu)\n", what, static_cast<unsigned long long>(detail));
-  std::exit(1);
-}
-
-template <typename Error, typename Call>
-void check_throws(const char* what, Call call) {
-  try {
-    call();
-  } catch (const Error&) {
-    return;
-  }
-  check(false, what);
-}
-
 std::uint32_t taken(ExtentAllocator& allocator, std::uint32_t pages) {
   const auto first = allocator.allocate(pages);
-  check(first.has_value(), "room for an extent", pages);
+  CHECK(first.has_value());
   return first.value_or(0);
 }
 
@@ -52,17 +37,16 @@ class Twin {
   explicit Twin(std::uint32_t pages) : owner_(pages, 0) {}
 
   void take(const Run& run, std::uint32_t owner) {
-    check(run.first + static_cast<std::uint64_t>(run.pages) <= owner_.size(),
-          "run beyond the arena");
+    CHECK(run.first + static_cast<std::uint64_t>(run.pages) <= owner_.size());
     for (std::uint32_t page = run.first; page < run.first + run.pages; ++page) {
-      check(owner_[page] == 0, "page owned twice", page);
+      CHECK(owner_[page] == 0);
       owner_[page] = owner;
     }
   }
 
   void give(const Run& run, std::uint32_t owner) {
     for (std::uint32_t page = run.first; page < run.first + run.pages; ++page) {
-      check(owner_[page] == owner, "page lost its owner", page);
+      CHECK(owner_[page] == owner);
       owner_[page] = 0;
     }
   }
@@ -108,7 +92,7 @@ void random_operations(std::uint64_t seed, std::uint32_t arena_pages, std::uint3
         twin.take(owned.back().run, next_owner++);
       } else {
         // Few runs here, so that the bounded search sees them all: a refusal must be the truth.
-        check(twin.largest() < pages, "refused although there was room", pages);
+        CHECK(twin.largest() < pages);
       }
     } else {
       const std::size_t index = random() % owned.size();
@@ -119,51 +103,55 @@ void random_operations(std::uint64_t seed, std::uint32_t arena_pages, std::uint3
     }
     allocator.validate();
     if (step % 50 == 0) {
-      check(allocator.pages_free() == twin.free_pages(), "free pages", allocator.pages_free());
-      check(allocator.largest_free_pages() == twin.largest(), "largest", twin.largest());
+      CHECK(allocator.pages_free() == twin.free_pages());
+      CHECK(allocator.largest_free_pages() == twin.largest());
     }
   }
   for (const auto& one : owned) allocator.release(one.run.first, one.run.pages);
   allocator.validate();
-  check(allocator.pages_free() == arena_pages, "not all came back", allocator.pages_free());
-  check(allocator.largest_free_pages() == arena_pages, "not merged into one run");
+  CHECK(allocator.pages_free() == arena_pages);
+  CHECK(allocator.largest_free_pages() == arena_pages);
 }
 
-void an_exact_hole_is_used_again() {
-  // 8193 and 8200 pages share a class: plain TLSF would pass over the hole and find nothing.
+TEST_CASE(random_operations_agree_with_the_twin) {
+  for (std::uint64_t seed = 0; seed < 6; ++seed) {
+    random_operations(seed, 512, 40);
+    random_operations(seed + 100, 4096, 700);
+    random_operations(seed + 200, 1, 2);
+  }
+}
+
+TEST_CASE(an_exact_hole_is_used_again) {
+  // 8193 and 8194 pages share a class: plain TLSF would pass over the hole and find nothing.
   ExtentAllocator allocator((3 * 8193ULL) * kPageBytes);
   taken(allocator, 8193);
   const std::uint32_t middle = taken(allocator, 8193);
   taken(allocator, 8193);
-  check(allocator.pages_free() == 0, "three fill the arena");
+  CHECK(allocator.pages_free() == 0);
   allocator.release(middle, 8193);
-  check(!allocator.allocate(8194), "larger than the hole");
-  check(taken(allocator, 8193) == middle, "the hole is taken again");
+  CHECK(!allocator.allocate(8194));
+  CHECK(taken(allocator, 8193) == middle);
   allocator.validate();
 }
 
-void misuse_is_refused_and_changes_nothing() {
-  check_throws<std::invalid_argument>("no pages", [] { const ExtentAllocator none(0); });
-  check_throws<std::invalid_argument>("odd bytes", [] { const ExtentAllocator odd(4097); });
-  check_throws<std::invalid_argument>("too large",
-                                      [] { const ExtentAllocator large(8192 * kGiB); });
+TEST_CASE(misuse_is_refused_and_changes_nothing) {
+  CHECK_THROWS(ExtentAllocator(0), std::invalid_argument);
+  CHECK_THROWS(ExtentAllocator(4097), std::invalid_argument);
+  CHECK_THROWS(ExtentAllocator(8192 * kGiB), std::invalid_argument);
   ExtentAllocator allocator(64 * kPageBytes);
   const std::uint32_t first = taken(allocator, 8);
-  const auto throws_logic = [&allocator](const char* what, std::uint32_t page,
-                                         std::uint32_t pages) {
-    check_throws<std::logic_error>(what, [&] { allocator.release(page, pages); });
-    allocator.validate();
-  };
-  check_throws<std::invalid_argument>("zero", [&] { static_cast<void>(allocator.allocate(0)); });
-  throws_logic("shorter", first, 7);
-  throws_logic("longer", first, 9);
-  throws_logic("inside", first + 1, 7);
-  throws_logic("beyond", 64, 1);
-  throws_logic("nothing", first, 0);
-  throws_logic("free run", first + 8, 56);
+  CHECK_THROWS(allocator.allocate(0), std::invalid_argument);
+  CHECK_THROWS(allocator.release(first, 7), std::logic_error);
+  CHECK_THROWS(allocator.release(first, 9), std::logic_error);
+  CHECK_THROWS(allocator.release(first + 1, 7), std::logic_error);
+  CHECK_THROWS(allocator.release(64, 1), std::logic_error);
+  CHECK_THROWS(allocator.release(first, 0), std::logic_error);
+  CHECK_THROWS(allocator.release(first + 8, 56), std::logic_error);
+  allocator.validate();
   allocator.release(first, 8);
-  throws_logic("twice", first, 8);
-  check(!allocator.allocate(65) && allocator.pages_free() == 64, "larger than the arena");
+  CHECK_THROWS(allocator.release(first, 8), std::logic_error);
+  allocator.validate();
+  CHECK(!allocator.allocate(65) && allocator.pages_free() == 64);
 }
 
 std::uint64_t resident_bytes() {
@@ -171,33 +159,22 @@ std::uint64_t resident_bytes() {
   std::uint64_t size = 0;
   std::uint64_t resident = 0;
   statm >> size >> resident;
-  check(!statm.fail(), "statm cannot be read");
+  CHECK(!statm.fail());
   return resident * kPageBytes;
 }
 
-void a_large_arena_costs_what_is_used() {
+TEST_CASE(a_large_arena_costs_what_is_used) {
   const std::uint64_t before = resident_bytes();
   ExtentAllocator allocator(40 * kGiB);
   std::vector<std::uint32_t> firsts;
   while (const auto first = allocator.allocate(8192)) firsts.push_back(*first);
-  check(firsts.size() == 1280, "1280 objects of 32 MiB in 40 GiB", firsts.size());
+  CHECK(firsts.size() == 1280);
   const std::uint64_t cost = resident_bytes() - before;
-  check(cost <= 12 * kMiB, "12 MiB at most for 1280 objects", cost);  // the table whole: 120 MiB
+  CHECK(cost <= 12 * kMiB);  // the table whole: 120 MiB
   for (const auto first : firsts) allocator.release(first, 8192);
-  check(allocator.largest_free_pages() == 40 * kGiB / kPageBytes, "one run again");
+  CHECK(allocator.largest_free_pages() == 40 * kGiB / kPageBytes);
 }
 
 }  // namespace
 
-int main() {
-  for (std::uint64_t seed = 0; seed < 6; ++seed) {
-    random_operations(seed, 512, 40);
-    random_operations(seed + 100, 4096, 700);
-    random_operations(seed + 200, 1, 2);
-  }
-  an_exact_hole_is_used_again();
-  misuse_is_refused_and_changes_nothing();
-  a_large_arena_costs_what_is_used();
-  std::puts("extent allocator: ok");
-  return 0;
-}
+CHECK_MAIN()
