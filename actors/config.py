@@ -5,12 +5,31 @@ from __future__ import annotations
 import enum
 import os
 from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 from penstock.runtime.config import Config
-from penstock.runtime.security import parse_address
+from penstock.runtime.errors import ConfigError
+from penstock.runtime.security import Address, TcpAddress, parse_address
 from penstock.runtime.units import GIB, KIB, MIB, ByteSize, Seconds
 
 PAGE_BYTES = 4 * KIB
+WIRE_SECONDS_MAX = 4_000_000.0  # durations travel as milliseconds in 32 bits
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+
+
+def _parse(key: str, text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ConfigError as refusal:
+        raise ConfigError(key, refusal.problem) from None
+
+
+def _check_duration(name: str, seconds: float) -> None:
+    if not 0.001 <= seconds <= WIRE_SECONDS_MAX:
+        raise ValueError(f"{name} must be 1 ms to {WIRE_SECONDS_MAX:g} s, not {seconds:g} s")
 
 
 class PolicyName(enum.Enum):
@@ -38,17 +57,20 @@ class L1Config(Config, frozen=True):
     object_bytes_min: ByteSize = ByteSize(
         4 * KIB
     )  # objects are expected to be at least this large: bounds their number
-    objects_max: int = 0  # 0: as many as fit at object_bytes_min
+    objects_max: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: as many as fit at object_bytes_min
     quarantine_max: float = 0.25  # fraction of the arena one dead or stalled engine may hold back
-    leases_max: int = 65536
-    tickets_max: int = 65536
-    watches_max: int = 64  # tickets followed while what they miss is being written
-    tenants_max: int = 65536
+    leases_max: Count = 65536
+    tickets_max: Count = 65536
+    watches_max: Annotated[int, msgspec.Meta(ge=0)] = (
+        64  # tickets followed while what they miss is being written
+    )
+    tenants_max: Count = 65536
     tenant_bytes_max: ByteSize = ByteSize(0)  # quota of a tenant not named in quotas; 0: none
     quotas: tuple[TenantQuota, ...] = ()
     memory_reserve: ByteSize = ByteSize(512 * MIB)  # left to the machine beside the arena
     memory_within: Seconds = Seconds(30)  # a starting node waits this long for memory, then refuses
-    prefault_threads: int = 1  # 0: memory is backed when first written
+    # 0: memory is backed when first written
+    prefault_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
 
     def __post_init__(self) -> None:
         if self.bytes < PAGE_BYTES or self.bytes % PAGE_BYTES:
@@ -61,6 +83,11 @@ class L1Config(Config, frozen=True):
             raise ValueError("quarantine_max must be above 0 and at most 1")
         if self.object_bytes_min < PAGE_BYTES:
             raise ValueError(f"object_bytes_min must be at least {PAGE_BYTES}")
+        if not self.evict_batch:
+            raise ValueError("evict_batch must not be 0")
+        salts = [quota.salt for quota in self.quotas]
+        if len(set(salts)) != len(salts):
+            raise ValueError("quotas: one salt has two quotas")
 
     def objects_bound(self) -> int:
         """How many objects the table has room for."""
@@ -78,7 +105,10 @@ class ListenConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         if self.address:
-            parse_address(self.address)
+            try:
+                parse_address(self.address)
+            except ConfigError as refusal:
+                raise ValueError(f"address: {refusal.problem}") from None
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
         if self.tls_ca is not None and self.tls_certificate is None:
@@ -93,10 +123,10 @@ class GatewayConfig(Config, frozen=True):
         4 * MIB
     )  # one request; larger ones are refused, the stream lives on
     transport_message_max: ByteSize = ByteSize(64 * MIB)  # beyond this gRPC ends the call
-    chunks_max: int = 16384  # in one prompt
-    inflight_max: int = 256  # waiting requests of one session
-    leases_max: int = 4096  # of one session
-    tickets_max: int = 4096  # of one session
+    chunks_max: Count = 16384  # in one prompt
+    inflight_max: Count = 256  # waiting requests of one session
+    leases_max: Count = 4096  # of one session
+    tickets_max: Count = 4096  # of one session
     lease: Seconds = Seconds(30)  # life of a lease or ticket that names none
     lease_max: Seconds = Seconds(600)
     deadline: Seconds = Seconds(5)  # of a request that names none
@@ -104,30 +134,47 @@ class GatewayConfig(Config, frozen=True):
     heartbeat: Seconds = Seconds(1)
     stall: Seconds = Seconds(10)  # a client that reads nothing for this long loses its stream
     hello_within: Seconds = Seconds(5)
-    outgoing_max: int = 1024  # replies waiting on one stream
-    streams_max: int = 4096
+    outgoing_max: Count = 1024  # replies waiting on one stream
+    streams_max: Count = 4096
     kept_prompts: ByteSize = ByteSize(1 * MIB)  # keys remembered per session for deltas
     keepalive: Seconds = Seconds(20)
     stop_within: Seconds = Seconds(2)  # streams that are open when the node stops get this long
+
+    def __post_init__(self) -> None:
+        if not self.listen:
+            raise ValueError("listen must name an address, or be left out")
+        if not 0 < self.message_max <= self.transport_message_max < 1 << 31:
+            raise ValueError("needs 0 < message_max <= transport_message_max < 2GiB")
+        for name in ("heartbeat", "stall", "hello_within", "keepalive"):
+            _check_duration(name, getattr(self, name))
+        for name in ("lease", "deadline"):
+            given, bound = getattr(self, name), getattr(self, f"{name}_max")
+            _check_duration(f"{name}_max", bound)
+            _check_duration(name, given)
+            if given > bound:
+                raise ValueError(f"{name} must be at most {name}_max, {bound:g} s")
 
 
 class SessionsConfig(Config, frozen=True):
     """Attached processes."""
 
-    sessions_max: int = 4096  # attached and lost, all engines
-    namespaces_max: int = 1024
+    sessions_max: Count = 4096  # attached and lost, all engines
+    namespaces_max: Count = 1024
     secret_within: Seconds = Seconds(5)  # at the arena socket
+
+    def __post_init__(self) -> None:
+        _check_duration("secret_within", self.secret_within)
 
 
 class NodeConfig(Config, frozen=True):
     """One node. `chunk_tokens` is rounded up to a multiple of every group's block size."""
 
     state_dir: Path = Path(f"/tmp/penstock-{os.getuid()}")
-    chunk_tokens: int = 256
+    chunk_tokens: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     l1: L1Config = L1Config()
     gateway: GatewayConfig = GatewayConfig()
     sessions: SessionsConfig = SessionsConfig()
-    mailbox_max: int = 8192  # messages waiting for one actor
+    mailbox_max: Count = 8192  # messages waiting for one actor
     ask_within: Seconds = Seconds(5)  # between actors
     drain: Seconds = Seconds(30)
     metrics_address: str = (
@@ -135,5 +182,12 @@ class NodeConfig(Config, frozen=True):
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.chunk_tokens <= 65536:
-            raise ValueError(f"chunk_tokens must be 1 to 65536, not {self.chunk_tokens}")
+        # Here the path is told by us: of the outermost record msgspec tells none.
+        try:
+            _check_duration("ask_within", self.ask_within)
+        except ValueError as problem:
+            raise ConfigError("ask_within", str(problem)) from None
+        if self.metrics_address:
+            address = _parse("metrics_address", self.metrics_address)
+            if not isinstance(address, TcpAddress):
+                raise ConfigError("metrics_address", f"{self.metrics_address!r} is not host:port")

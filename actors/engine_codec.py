@@ -30,7 +30,7 @@ ID_BYTES = 16
 KEY_BYTES = 32
 
 # The first entry of which the error is an instance decides.
-_CODES: tuple[tuple[type[PenstockError], common_pb2.ErrorCode], ...] = (
+_CODES: tuple[tuple[type[PenstockError], common_pb2.ErrorCode.ValueType], ...] = (
     (TooLarge, common_pb2.ERROR_CODE_TOO_LARGE),
     (RankTaken, common_pb2.ERROR_CODE_RANK_TAKEN),
     (InstanceMismatch, common_pb2.ERROR_CODE_MISMATCH),

@@ -27,6 +27,7 @@ Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
 
 READERS_MAX = 128
 REQUEST_ID_CHARS_MAX = 256
+_GRANTED = bytes([engine_pb2.ANSWER_GRANTED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ class EngineRequests:
         now = _now()
         lease = await self._to.l1.ask(want)
         if lease.lease:
-            self._holdings.add_lease(lease.lease, now + want.lease_s)
+            granted = lease.answers.count(_GRANTED)
+            self._holdings.add_lease(lease.lease, now + want.lease_s, objects=granted)
         return lease
 
     async def _commit(self, msg: engine_pb2.Commit, reply: engine_pb2.SessionReply) -> None:
@@ -227,7 +229,9 @@ class EngineRequests:
         outcomes = await self._to.l1.ask(
             l1.Commit(lease, self._attached.session, indices, msg.digests, msg.runs)
         )
-        if not indices:
+        if indices:
+            self._holdings.drop_objects(lease, len(indices))
+        else:
             self._holdings.drop_lease(lease)
         reply.committed.outcomes = outcomes
 

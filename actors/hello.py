@@ -90,6 +90,8 @@ def _check_identity(hello: engine_pb2.Hello) -> None:
         INSTANCE_BYTES_MAX,
     )
     check_between("len(hello.client)", len(hello.client), 0, CLIENT_CHARS_MAX)
+    if not hello.client.isprintable():
+        raise InvalidField("hello.client", "a name for logs has printable characters only")
     if hello.resume and len(hello.resume) != SECRET_BYTES:
         raise InvalidField("hello.resume", f"a session secret has {SECRET_BYTES} bytes")
     if hello.epoch and len(hello.epoch) != EPOCH_BYTES:

@@ -19,6 +19,7 @@ SALT_BYTES_MAX = 256
 ADAPTER_BYTES_MAX = 64
 EXTRA_BYTES_MAX = 1024
 TOKEN_BYTES = 4
+ENTRY_BYTES = 256  # what remembering a prompt costs beside its keys, salt and adapter
 DIGESTS_MAX = 256  # (adapter, salt) pairs whose namespace digest is remembered
 
 
@@ -30,6 +31,10 @@ class ResolvedPrompt:
     parent: bytes
     salt: bytes
     adapter: bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self.keys) + len(self.salt) + len(self.adapter) + ENTRY_BYTES
 
 
 class Prompts:
@@ -43,7 +48,7 @@ class Prompts:
         self._chunks_max = chunks_max
         self._kept_bytes_max = kept_bytes_max
         self._kept: OrderedDict[int, ResolvedPrompt] = OrderedDict()  # by prompt id, oldest first
-        self._kept_bytes = 0  # sum of len(keys) in _kept, <= kept_bytes_max
+        self._kept_bytes = 0  # sum of kept_bytes in _kept, <= kept_bytes_max
         self._made = 0
         self._digests: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
 
@@ -51,10 +56,10 @@ class Prompts:
         """A number for `prompt`, by which a later delta may build on it."""
         self._made += 1
         self._kept[self._made] = prompt
-        self._kept_bytes += len(prompt.keys)
+        self._kept_bytes += prompt.kept_bytes
         while self._kept_bytes > self._kept_bytes_max and self._kept:
             _, forgotten = self._kept.popitem(last=False)
-            self._kept_bytes -= len(forgotten.keys)
+            self._kept_bytes -= forgotten.kept_bytes
         return self._made
 
     def resolve(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
@@ -65,6 +70,7 @@ class Prompts:
             raise InvalidField("prompt.adapter", f"at most {ADAPTER_BYTES_MAX} bytes: a digest")
         match prompt.WhichOneof("form"):
             case "keys":
+                _refuse_extras(prompt)
                 keys = self._check_keys("prompt.keys", prompt.keys, kept_chunks=0)
                 return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
             case "tokens":
@@ -82,6 +88,14 @@ class Prompts:
         base = self._kept.get(delta.base)
         if base is None:
             raise PromptForgotten(f"prompt {delta.base} is not remembered: send the prompt whole")
+        for name, given, own in (
+            ("salt", prompt.salt, base.salt),
+            ("adapter", prompt.adapter, base.adapter),
+        ):
+            if given and given != own:
+                raise InvalidField(
+                    f"prompt.{name}", "a delta has its base's; under another, send the prompt whole"
+                )
         self._kept.move_to_end(delta.base)
         base_chunks = len(base.keys) // KEY_BYTES
         kept_chunks = delta.base_chunks or base_chunks
@@ -98,6 +112,7 @@ class Prompts:
                 "prompt.delta.tokens", root, delta.tokens, extras, kept_chunks=kept_chunks
             )
         else:
+            _refuse_extras(prompt)
             more = self._check_keys("prompt.delta.keys", delta.keys, kept_chunks=kept_chunks)
         return replace(base, keys=kept + more)
 
@@ -143,3 +158,8 @@ class Prompts:
             if len(self._digests) > DIGESTS_MAX:
                 self._digests.popitem(last=False)
         return digest
+
+
+def _refuse_extras(prompt: engine_pb2.Prompt) -> None:
+    if prompt.extras:
+        raise InvalidField("prompt.extras", "only with tokens: ready keys have them hashed in")

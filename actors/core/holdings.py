@@ -20,12 +20,26 @@ class Request:
     ticket: TicketId
 
 
+@dataclass(slots=True)
+class _Lease:
+    expires: float
+    objects: (
+        int  # of a reservation: neither committed nor aborted, > 0; of a read lease: 1, the whole
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    expires: float
+    request_id: str  # empty: unnamed
+
+
 class Holdings:
     def __init__(self, *, leases_max: int, tickets_max: int) -> None:
         self._leases_max = leases_max
         self._tickets_max = tickets_max
-        self._leases: dict[LeaseId, float] = {}  # when it expires; len <= leases_max
-        self._tickets: dict[TicketId, float] = {}  # when it expires; len <= tickets_max
+        self._leases: dict[LeaseId, _Lease] = {}  # len <= leases_max
+        self._tickets: dict[TicketId, _Ticket] = {}  # len <= tickets_max
         self._requests: dict[str, Request] = {}  # their tickets are in _tickets
 
     # Leases.
@@ -33,14 +47,21 @@ class Holdings:
     def check_lease_room(self, now: float) -> None:
         """Raises TooManyInFlight."""
         if len(self._leases) >= self._leases_max:
-            self._leases = {one: at for one, at in self._leases.items() if at > now}
+            self._leases = {one: held for one, held in self._leases.items() if held.expires > now}
         if len(self._leases) >= self._leases_max:
             raise TooManyInFlight(
                 f"{self._leases_max} leases are alive in this session: release or abort some first"
             )
 
-    def add_lease(self, lease: LeaseId, expires: float) -> None:
-        self._leases[lease] = expires
+    def add_lease(self, lease: LeaseId, expires: float, *, objects: int = 1) -> None:
+        self._leases[lease] = _Lease(expires, objects)
+
+    def drop_objects(self, lease: LeaseId, count: int) -> None:
+        """So many objects of a reservation were committed; with the last one it is over."""
+        if (held := self._leases.get(lease)) is not None:
+            held.objects -= count
+            if held.objects <= 0:
+                del self._leases[lease]
 
     def drop_lease(self, lease: LeaseId) -> None:
         self._leases.pop(lease, None)
@@ -50,7 +71,7 @@ class Holdings:
     def check_ticket_room(self, now: float) -> None:
         """Raises TooManyInFlight."""
         if len(self._tickets) >= self._tickets_max:
-            for ticket in [one for one, at in self._tickets.items() if at <= now]:
+            for ticket in [one for one, held in self._tickets.items() if held.expires <= now]:
                 self.drop_ticket(ticket)
         if len(self._tickets) >= self._tickets_max:
             raise TooManyInFlight(
@@ -58,14 +79,18 @@ class Holdings:
             )
 
     def add_ticket(self, ticket: TicketId, expires: float, request_id: str, keys: bytes) -> None:
-        self._tickets[ticket] = expires
+        self._tickets[ticket] = _Ticket(expires, request_id)
         if request_id:
             self._requests[request_id] = Request(keys, ticket)
 
     def drop_ticket(self, ticket: TicketId) -> None:
-        if self._tickets.pop(ticket, None) is not None:
-            for name in [one for one, made in self._requests.items() if made.ticket == ticket]:
-                del self._requests[name]
+        held = self._tickets.pop(ticket, None)
+        if held is not None and held.request_id:
+            known = self._requests.get(held.request_id)
+            if (
+                known is not None and known.ticket == ticket
+            ):  # or the name is another ticket's by now
+                del self._requests[held.request_id]
 
     def owns_ticket(self, ticket: TicketId) -> bool:
         return ticket in self._tickets
@@ -73,7 +98,7 @@ class Holdings:
     def request(self, request_id: str, now: float) -> Request | None:
         """The living request of this name."""
         known = self._requests.get(request_id)
-        if known is not None and self._tickets[known.ticket] <= now:
+        if known is not None and self._tickets[known.ticket].expires <= now:
             self.drop_ticket(known.ticket)
             return None
         return known
@@ -85,4 +110,6 @@ class Holdings:
         """For tests: raise AssertionError when an invariant does not hold."""
         assert len(self._leases) <= self._leases_max
         assert len(self._tickets) <= self._tickets_max
-        assert all(made.ticket in self._tickets for made in self._requests.values())
+        assert all(held.objects > 0 for held in self._leases.values())
+        for name, made in self._requests.items():
+            assert self._tickets[made.ticket].request_id == name

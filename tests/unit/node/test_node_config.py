@@ -1,0 +1,127 @@
+"""The node's own configuration: what contradicts itself is refused by the path of its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.actors.config import NodeConfig, PolicyName
+from penstock.actors.node import gateway_limits
+from penstock.runtime.config import load_config
+from penstock.runtime.errors import ConfigError
+from penstock.runtime.units import GIB, MIB
+
+
+def load(**overrides: object) -> NodeConfig:
+    return load_config(
+        NodeConfig, overrides={k.replace("__", "."): v for k, v in overrides.items()}
+    )
+
+
+def test_the_defaults_agree_with_each_other() -> None:
+    config = load()
+    assert config.l1.bytes == 4 * GIB
+    limits = gateway_limits(config)
+    assert limits.message_bytes_max == 4 * MIB
+    assert limits.wire().lease_ms_default == 30_000
+    assert limits.lease_ms_default <= limits.lease_ms_max
+    assert config.l1.objects_bound() == 1 << 20
+
+
+def test_file_environment_and_overrides_meet(tmp_path: Path) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text("l1:\n  bytes: 1GiB\n  policy: s3fifo\ngateway:\n  lease: 10s\n")
+    config = load_config(
+        NodeConfig, file, env={"PENSTOCK_DRAIN": "5s"}, overrides={"l1.bytes": "2GiB"}
+    )
+    assert (config.l1.bytes, config.l1.policy) == (2 * GIB, PolicyName.S3FIFO)
+    assert (config.gateway.lease, config.drain) == (10, 5)
+
+
+UNKNOWN = [
+    ("l1.byts", "l1.byts", "did you mean l1.bytes"),
+    ("gateway.listen_address", "gateway.listen_address", "there is no such key"),
+    ("l1_bytes", "l1_bytes", "there is no such key"),
+]
+
+
+@pytest.mark.parametrize(("key", "path", "said"), UNKNOWN)
+def test_a_key_that_is_not_there_is_named(key: str, path: str, said: str) -> None:
+    """E4: a misspelt key is an error with its path, and not silently the default.
+
+    Seen to fail with `forbid_unknown_fields` taken from the base of all configurations.
+    """
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_config(NodeConfig, overrides={key: "1GiB"})
+    assert refused.value.path == path
+
+
+def test_two_sources_that_disagree_are_both_named(tmp_path: Path) -> None:
+    """E4: conflicting keys are an error with the path of the key.
+
+    Seen to fail when the environment overwrote what the file said.
+    """
+    file = tmp_path / "node.yaml"
+    file.write_text("l1:\n  bytes: 1GiB\n")
+    with pytest.raises(ConfigError, match=r"PENSTOCK_L1__BYTES.*node\.yaml") as refused:
+        load_config(NodeConfig, file, env={"PENSTOCK_L1__BYTES": "2GiB"})
+    assert refused.value.path == "l1.bytes"
+
+
+WRONG: list[tuple[dict[str, object], str]] = [
+    ({"chunk_tokens": 0}, "chunk_tokens"),
+    ({"chunk_tokens": 65537}, "chunk_tokens"),
+    ({"mailbox_max": 0}, "mailbox_max"),
+    ({"ask_within": 0}, "ask_within"),
+    ({"l1.bytes": 0}, "l1"),
+    ({"l1.bytes": "4097"}, "l1"),
+    ({"l1.bytes": "-4KiB"}, "l1.bytes"),
+    ({"l1.low_water": 0.96}, "l1"),
+    ({"l1.high_water": 1.01}, "l1"),
+    ({"l1.quarantine_max": 0}, "l1"),
+    ({"l1.object_bytes_min": 4095}, "l1"),
+    ({"l1.objects_max": -1}, "l1.objects_max"),
+    ({"l1.leases_max": 0}, "l1.leases_max"),
+    ({"l1.watches_max": -1}, "l1.watches_max"),
+    ({"l1.evict_batch": 0}, "l1"),
+    ({"l1.prefault_threads": -1}, "l1.prefault_threads"),
+    ({"l1.prefault_threads": 65}, "l1.prefault_threads"),
+    ({"l1.policy": "mru"}, "l1.policy"),
+    (
+        {"l1.quotas": [{"salt": "a", "bytes": 1}, {"salt": "a", "bytes": 2}]},
+        "l1",
+    ),
+    ({"l1.quotas": [{"salt": "a", "size": 1}]}, "l1.quotas.0.size"),
+    ({"gateway.listen": []}, "gateway"),
+    ({"gateway.listen": [{"address": "nowhere"}]}, "gateway.listen.0"),
+    ({"gateway.listen": [{"tls_key": "k"}]}, "gateway.listen.0"),
+    ({"gateway.listen": [{"tls_ca": "k"}]}, "gateway.listen.0"),
+    ({"gateway.outgoing_max": 0}, "gateway.outgoing_max"),
+    ({"gateway.inflight_max": 0}, "gateway.inflight_max"),
+    ({"gateway.streams_max": 0}, "gateway.streams_max"),
+    ({"gateway.chunks_max": 0}, "gateway.chunks_max"),
+    ({"gateway.leases_max": -1}, "gateway.leases_max"),
+    ({"gateway.tickets_max": 0}, "gateway.tickets_max"),
+    ({"gateway.message_max": "65MiB"}, "gateway"),
+    ({"gateway.lease": 601}, "gateway"),
+    ({"gateway.lease": 0}, "gateway"),
+    ({"gateway.lease_max": "2000h"}, "gateway"),
+    ({"gateway.deadline": 121}, "gateway"),
+    ({"gateway.heartbeat": 0}, "gateway"),
+    ({"gateway.stall": 0}, "gateway"),
+    ({"sessions.sessions_max": 0}, "sessions.sessions_max"),
+    ({"sessions.namespaces_max": 0}, "sessions.namespaces_max"),
+    ({"metrics_address": "unix:///m.sock"}, "metrics_address"),
+    ({"metrics_address": "9100"}, "metrics_address"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "path"), WRONG, ids=[str(one) for one, _ in WRONG])
+def test_a_value_that_cannot_be_used_is_refused_where_it_is_read(
+    overrides: dict[str, object], path: str
+) -> None:
+    """E4: refused at start with the path, never later as a hang, a crash or a silent clamp."""
+    with pytest.raises(ConfigError) as refused:
+        load_config(NodeConfig, overrides=overrides)
+    assert refused.value.path == path
