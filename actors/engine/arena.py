@@ -40,20 +40,25 @@ class ArenaLink:
     @contextmanager
     def copying(self) -> Iterator[ArenaMapping]:
         """Lend the mapping to one copy. Raises StaleEpoch after `retire`, MovesNoBytes without an arena."""
+        mapping = self.require()
+        self._copies += 1
+        try:
+            yield mapping
+        finally:
+            self._copies -= 1
+            self._unmap_if_idle()
+
+    def require(self) -> ArenaMapping:
+        """Raises StaleEpoch after `retire`, MovesNoBytes without an arena."""
         if self._is_retired:
             raise StaleEpoch(
                 "the session has ended and its arena is given up: look the prompt up again"
             )
         if self._mapping is None:
             raise MovesNoBytes(
-                "declare own_shards in EngineSpec, and reach the node by its Unix socket"
+                "this process moves no bytes: declare own_shards in EngineSpec, on the node's machine"
             )
-        self._copies += 1
-        try:
-            yield self._mapping
-        finally:
-            self._copies -= 1
-            self._unmap_if_idle()
+        return self._mapping
 
     def retire(self) -> None:
         """No copy begins any more; the arena is unmapped when the last one has ended. Idempotent."""

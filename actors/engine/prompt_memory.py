@@ -44,12 +44,10 @@ class PromptMemory:
         return None if entry is None else entry.prompt
 
     def remember(self, request_id: str, prompt: Prompt, session: object, prompt_id: int) -> None:
-        """Keep `prompt`, which `session` knows by `prompt_id`. What is too large is not kept."""
-        if not request_id:
-            return
+        """Keep `prompt`, which `session` knows by `prompt_id` (0: it does not). What is too large is not kept."""
         self.forget(request_id)
         entry = _Entry(prompt, session, prompt_id)
-        if entry.bytes > self._bytes_max:
+        if not request_id or not prompt_id or entry.bytes > self._bytes_max:
             return
         self._entries[request_id] = entry
         self._bytes += entry.bytes

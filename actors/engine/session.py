@@ -146,6 +146,7 @@ class Session:
     async def acquire(
         self, ticket: bytes, *, rank: int, first_chunk: int, within: float | None
     ) -> ReadLease:
+        self.arena.require()
         body = engine_pb2.Acquire(
             ticket=ticket, rank=rank, first_chunk=first_chunk, lease_ms=self.config.lease_ms
         )
@@ -171,6 +172,7 @@ class Session:
     async def reserve(
         self, prompt: engine_pb2.Prompt, *, parent: bytes, chunks: int, within: float | None
     ) -> WriteLease:
+        self.arena.require()
         body = engine_pb2.Reserve(prompt=prompt, parent=parent, lease_ms=self.config.lease_ms)
 
         def accept(reply: SessionReply) -> WriteLease:
