@@ -17,7 +17,7 @@ from anyio import wait_readable
 
 from penstock import _native
 from penstock.actors.api import errors, eviction, gateway, l1
-from penstock.actors.api.types import Extents, GeometryId, HitRule, LeaseId, TicketId
+from penstock.actors.api.types import KEY_BYTES, Extents, GeometryId, HitRule, LeaseId, TicketId
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
 from penstock.actors.l1_metrics import L1Metrics
@@ -99,9 +99,9 @@ class L1Manager(l1.L1Manager):
                 case l1.CloseTickets():
                     return answer(msg, self._close_tickets(msg))
                 case l1.Peek():
-                    return answer(msg, self._table.peek(msg.keys, geometry=msg.geometry))
+                    return answer(msg, self._peek(msg.keys, msg.geometry))
                 case l1.Touch():
-                    return answer(msg, self._table.touch(msg.keys, now=_now()))
+                    return answer(msg, self._touch(msg.keys))
                 case l1.Promise():
                     return answer(msg, self._promise(msg))
                 case l1.Evict():
@@ -149,9 +149,12 @@ class L1Manager(l1.L1Manager):
             case _:
                 assert_never(msg)
 
-    # Reading.
+    # Reading. A prompt shorter than a chunk has no keys, which is no mistake: nothing of it is cached.
 
     def _lookup(self, msg: l1.Lookup) -> l1.Hit:
+        if not msg.keys:
+            self._lookups += 1
+            return l1.Hit(NO_TICKET, 0, 0)
         now = _now()
         ticket = TicketId(os.urandom(16))
         expires = now + msg.ticket_s
@@ -166,7 +169,7 @@ class L1Manager(l1.L1Manager):
         )
         hit, promised = found.hit, found.promised
         self._lookups += 1
-        self._lookup_chunks += len(msg.keys) // 32
+        self._lookup_chunks += len(msg.keys) // KEY_BYTES
         self._hit_chunks += hit
         if promised > hit and msg.watcher is not None and self._watches.has_room:
             if hit == 0:
@@ -194,9 +197,17 @@ class L1Manager(l1.L1Manager):
         return l1.Hit(msg.ticket, hit, promised if self._watches.has(msg.ticket) else hit)
 
     def _promise(self, msg: l1.Promise) -> l1.Hit:
-        hit = self._table.peek(msg.keys, geometry=msg.geometry)
-        self._table.touch(msg.keys[: hit * 32], now=_now())
+        if not msg.keys:
+            return l1.Hit(NO_TICKET, 0, 0)
+        hit = self._peek(msg.keys, msg.geometry)
+        self._touch(msg.keys[: hit * KEY_BYTES])
         return l1.Hit(NO_TICKET, hit, self._table.promised(msg.keys, geometry=msg.geometry))
+
+    def _peek(self, keys: bytes, geometry: GeometryId) -> int:
+        return self._table.peek(keys, geometry=geometry) if keys else 0
+
+    def _touch(self, keys: bytes) -> int:
+        return self._table.touch(keys, now=_now()) if keys else 0
 
     def _acquire(self, msg: l1.Acquire) -> l1.ReadLease:
         now = _now()
@@ -232,6 +243,8 @@ class L1Manager(l1.L1Manager):
     # Writing.
 
     def _reserve(self, msg: l1.Reserve) -> l1.WriteLease:
+        if not msg.keys:
+            return l1.WriteLease(NO_LEASE, b"", Extents(b""), 0, msg.lease_s)
         now = _now()
         lease = LeaseId(os.urandom(16))
         tenant = self._tenants.account(msg.salt)
