@@ -69,7 +69,7 @@ def load_config(
     for name, text in sorted((env or {}).items()):
         if name.startswith(ENV_PREFIX):
             key = tuple(name.removeprefix(ENV_PREFIX).lower().split(ENV_SEPARATOR))
-            given.add(key, _read_scalar(name, text), source=name)
+            given.add(key, read_scalar(name, text), source=name)
     for dotted, value in (overrides or {}).items():
         given.override(tuple(dotted.split(".")), value)
     return given.convert(kind)
@@ -243,8 +243,11 @@ def _check_keys(node: yaml.Node, key: Key, source: str) -> None:
         _check_keys(value, (*key, name.value), source)
 
 
-def _read_scalar(name: str, text: str) -> object:
-    """A value from the environment, read as YAML reads it: numbers, true, lists, text."""
+def read_scalar(name: str, text: str) -> object:
+    """The value of `name`, given as text, read as YAML reads it: numbers, true, lists, text.
+
+    Raises ConfigError.
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -16,7 +16,7 @@ import anyio
 from penstock.actors.cli.main import Subparsers
 from penstock.actors.config import NodeConfig
 from penstock.actors.node import Node
-from penstock.runtime.config import load_config
+from penstock.runtime.config import load_config, read_scalar
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.log import JsonFormatter, Log, TextFormatter, write_logs
 from penstock.runtime.watchdog import SlowStep, Watchdog
@@ -89,4 +89,4 @@ def _override(text: str) -> tuple[str, object]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise ConfigError(text, "write --set key=value, as in --set l1.bytes=8GiB")
-    return key, value
+    return key, read_scalar(f"--set {key}", value)

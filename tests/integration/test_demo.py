@@ -1,0 +1,138 @@
+"""`penstock demo` as a user runs it: real processes, a tiny model, everything it promises."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.eventually import eventually_sync
+
+TINY = ("--model-size=1m", "--threads=1", "--document-tokens=900", "--answer-tokens=4")
+
+
+def demo(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the demo; its processes are known by `directory`, where their sockets and logs go."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "penstock.actors.cli.main", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(directory), "COLUMNS": "80"},
+    )
+
+
+def processes_of(directory: Path) -> dict[int, str]:
+    """The node and the workers that a demo in `directory` has running: command lines by process id."""
+    return {pid: words for pid, words in _commands() if str(directory) in words}
+
+
+def _commands() -> Iterator[tuple[int, str]]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it ended between the two looks
+
+
+def finish(process: subprocess.Popen[str], directory: Path) -> tuple[int, str, str]:
+    """Wait for the end; nothing the demo started may outlive it, and no file it made for itself."""
+    out, err = process.communicate(timeout=15)
+    assert processes_of(directory) == {}
+    assert list(directory.glob("penstock-demo-*")) == []
+    return process.returncode, out, err
+
+
+def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
+    """Goal: cold is computed, warm is found by both workers under two layouts, and every bit and
+    token is equal (A17: both layouts are proven at the start; E1: the second engine process finds
+    what
+    the first stored).
+    Method: the whole command, then its JSON against what follows from its arguments."""
+    process = demo(
+        tmp_path,
+        *TINY,
+        *("--documents=2", "--questions=2", "--rounds=2"),
+        f"--json={tmp_path / 'out.json'}",
+        f"--plot={tmp_path / 'out.png'}",
+    )
+    code, out, err = finish(process, tmp_path)
+    assert (code, err) == (0, ""), out
+    numbers = json.loads((tmp_path / "out.json").read_text())
+    requests = numbers["requests"]
+    assert [one["phase"] for one in requests] == ["cold"] * 2 + ["warm"] * 4 + ["check"] * 4
+    assert all(one["hit_tokens"] == 0 for one in requests if one["phase"] == "cold")
+    assert all(one["hit_tokens"] == 768 for one in requests if one["phase"] != "cold")
+    assert numbers["hit_tokens"] == 768
+    assert 900 < numbers["prompt_tokens"] < 1024
+    token_bytes = 4 * 2 * 2 * 32 * 2  # layers, K and V, heads, head size, bfloat16
+    assert numbers["stored_bytes"] == 2 * 768 * token_bytes
+    assert numbers["retrieved_bytes"] == numbers["kv_bytes_verified"] == 4 * 768 * token_bytes
+    assert numbers["tokens_equal"] is True
+    assert numbers["problems"] == []
+    assert numbers["ttft_warm_ms"] > 0 < numbers["ttft_cold_ms"]
+    assert numbers["store_gib_s"] > 0 < numbers["retrieve_gib_s"]
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert "bit-identical" in out
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Goal: Ctrl-C and SIGTERM stop the node and both workers, remove the socket, and say nothing
+    more."""
+    process = demo(tmp_path, *TINY, "--documents=1", "--rounds=1000")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("cold")
+    assert len(processes_of(tmp_path)) == 3
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process, tmp_path)
+    assert (code, err) == (130, "")
+
+
+def test_a_node_that_dies_is_named(tmp_path: Path) -> None:
+    """Goal: kill -9 of the node ends the demo with one sentence that says so, not with misses."""
+    process = demo(tmp_path, *TINY, "--documents=1", "--rounds=1000")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("cold")
+    (node,) = (pid for pid, words in processes_of(tmp_path).items() if " serve " in words)
+    os.kill(node, signal.SIGKILL)
+    code, _, err = finish(process, tmp_path)
+    assert code == 1
+    assert err.startswith("penstock demo: the node ended with exit status -9.")
+
+
+def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
+    """Goal: the same for a worker, with its last words."""
+    process = demo(tmp_path, *TINY, "--documents=1", "--rounds=1000")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("cold")
+    worker = eventually_sync(
+        lambda: [pid for pid, words in processes_of(tmp_path).items() if "worker" in words],
+        within=5,
+        what="workers are running",
+    )[0]
+    os.kill(worker, signal.SIGKILL)
+    code, _, err = finish(process, tmp_path)
+    assert code == 1
+    assert err.startswith("penstock demo: worker ")
+    assert "ended with exit status -9" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["absent.txt"], "absent.txt cannot be read: No such file or directory"),
+        (["--documents=2", __file__], "--documents 2 asks for more than the 1 named"),
+        (["--json=absent/out.json", *TINY, "--documents=1", "--questions=1"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """Goal: no traceback for anything a user may type."""
+    code, _, err = finish(demo(tmp_path, *arguments), tmp_path)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert words in err
