@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from anyio import CancelScope, create_task_group, fail_after
+from anyio import CancelScope, create_task_group
 from anyio.abc import TaskGroup
 from google.protobuf.message import DecodeError
 
@@ -57,6 +57,7 @@ class EngineSession:
         self._work = asyncio.Event()  # something to write
         self._room = asyncio.Event()  # outgoing has room
         self._carried_on = 0  # requests beside the reader, <= inflight_max
+        self._stall_reason = f"the client read nothing for {limits.stall_s:g} s"
         self._scope = CancelScope()
         self.end_reason = ""  # why we gave the stream up; empty while we did not
         self._heard_at = _now()
@@ -171,22 +172,24 @@ class EngineSession:
         self._work.set()
 
     async def _write_all(self) -> None:
-        try:
-            while True:
-                await self._work.wait()
-                self._work.clear()
-                while self._outgoing:
-                    await self._write(self._outgoing.popleft())
-                    self._room.set()
-                for ticket in [one for one in self._moved if self._requests.owns(one)]:
-                    progress = self._moved.pop(ticket)
-                    await self._write(Reply(progress=progress).SerializeToString())
-        except TimeoutError:
-            self.end(f"the client read nothing for {self._limits.stall_s:g} s")
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._outgoing:
+                await self._write(self._outgoing.popleft())
+                self._room.set()
+            for ticket in [one for one in self._moved if self._requests.owns(one)]:
+                progress = self._moved.pop(ticket)
+                await self._write(Reply(progress=progress).SerializeToString())
 
     async def _write(self, message: bytes) -> None:
-        with fail_after(self._limits.stall_s):
+        """Wait while the client does not read: under a bare timer, since a cancel scope costs as much as a lookup."""
+        loop = asyncio.get_running_loop()
+        stalled = loop.call_later(self._limits.stall_s, self.end, self._stall_reason)
+        try:
             await self._stream.write(message)
+        finally:
+            stalled.cancel()
 
     # Liveness of a stream that has no process to watch.
 
