@@ -98,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
     missing = _missing((*_NEEDED, "matplotlib") if args.plot else _NEEDED)
     if missing:
         return _fail(f"{' and '.join(missing)} not installed: pip install 'penstock[demo]'")
+    for path in (args.json, args.plot):
+        if path is not None and not path.parent.is_dir():
+            return _fail(f"{path} cannot be written: there is no directory {path.parent}")
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         documents = _documents(args)

@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+
 from penstock.actors.cli.demo_documents import Document, prompt
 from penstock.actors.cli.demo_plan import Ask, Asked
 from penstock.actors.cli.demo_processes import (
@@ -18,7 +20,7 @@ from penstock.actors.cli.demo_processes import (
 from penstock.actors.engine.reference_config import ModelShape
 from penstock.actors.engine.reference_messages import Generate, Ready
 
-CHUNK_TOKENS = 256
+CHUNK_TOKENS = 256  # the node's default
 KV_ELEMENT_BYTES = 2  # bfloat16
 LAYOUTS = (("NL_X_TWO_NB_BS_NH_HS", 16), ("NL_X_NB_TWO_NH_BS_HS", 32))
 """Preset and block size in tokens of each worker: what one writes, the other reads into another
@@ -118,14 +120,26 @@ async def _worker(
 
 
 async def _all_ready(node: Child, workers: Sequence[Worker]) -> Ready:
-    try:
-        answers = [await worker.ready() for worker in workers]  # they make their models meanwhile
-    except ProcessFailed:
-        node.check_running()  # without it they fail too: name the cause
-        raise
+    answers: list[Ready] = []
+    failure: ProcessFailed | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_at_end, node, tasks.cancel_scope)
+        try:
+            answers += [await worker.ready() for worker in workers]  # they start side by side
+        except ProcessFailed as failed:
+            failure = failed
+        tasks.cancel_scope.cancel()
+    node.check_running()  # without it the workers fail too: name the cause first
+    if failure is not None:
+        raise failure
     if len(set(answers)) != 1:
         raise ProcessFailed(f"the workers disagree about the model they run: {answers}")
     return answers[0]
+
+
+async def _cancel_at_end(child: Child, scope: anyio.CancelScope) -> None:
+    await child.process.wait()
+    scope.cancel()
 
 
 def _node_command(options: DemoOptions, directory: Path) -> list[str]:
@@ -133,7 +147,6 @@ def _node_command(options: DemoOptions, directory: Path) -> list[str]:
         "penstock.actors.cli.main",
         "serve",
         f"--set=state_dir={directory}",
-        f"--set=chunk_tokens={CHUNK_TOKENS}",
         f"--set=l1.bytes={options.l1_bytes // _MIB}MiB",
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,10 +41,12 @@ class LiveView:
         style = _STYLES[ask.phase]
         self._progress.console.print(
             f"[{style}]{ask.phase.value:5}[/]  worker {ask.worker + 1}  "
-            f"hit {generation.hit_tokens:6,} of {generation.prompt_tokens:6,} tokens  "
-            f"first token after [bold]{generation.ttft_s * 1e3:7,.0f} ms[/]  "
-            f"{document.name}, question {ask.question + 1}",
+            f"hit {generation.hit_tokens:5} of {generation.prompt_tokens:5}  "
+            f"[bold]{generation.ttft_s * 1e3:7,.0f} ms[/]  "
+            f"question {ask.question + 1} on {escape(document.name)}",
             highlight=False,
+            overflow="ellipsis",
+            no_wrap=True,
         )
         self._progress.advance(self._bar)
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from penstock._native import PagedLayout
+from penstock._native import Copier, PagedLayout
 from penstock.actors.core.namespace import config_digest
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import ClientConfig, new_engine_instance, plain_model
+from penstock.actors.engine.layout_probe import probe
 from penstock.actors.engine.reference_config import ModelShape
 from penstock.actors.engine.reference_kv import PagedKv
 from penstock.actors.engine.ticket import Ticket
@@ -64,7 +65,8 @@ def connected(
 ) -> Iterator[PenstockConnection]:
     """A connection to the node at `address` for an engine whose KV is `kv`.
 
-    Raises NodeAway when no node answers in time, and what else the client cannot mend by itself.
+    The layout is proven first. Raises LayoutUnproven; NodeAway when no node answers in time, and
+    what else the client cannot mend by itself.
     """
     spec = plain_model(
         weights=f"reference:{weights_digest}",
@@ -80,5 +82,7 @@ def connected(
     config = ClientConfig(
         address=address, attach_within_s=_ATTACH_WITHIN_S, copy_threads=copy_threads
     )
+    layout = kv.layout()
+    probe(layout, kv.write_block, copier=Copier(threads=copy_threads))
     with BlockingClient.connect(config, spec) as client:
-        yield PenstockConnection(client, kv.layout())
+        yield PenstockConnection(client, layout)

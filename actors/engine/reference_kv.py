@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from penstock._native import PagedLayout
+from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.engine.reference_config import ModelShape
 
 Views = list[tuple[Tensor, Tensor]]  # for each layer: K and V as [block, slot, head, dim]
@@ -112,28 +113,18 @@ class PagedKv:
         return -(-tokens // self.size.block_tokens)
 
     def layout(self) -> PagedLayout:
-        """Where all of it lies, for the block copy."""
-        views = [view for pair in self._views for view in pair]
-        item = self.dtype.itemsize
-        s_block, s_slot, s_head, _ = (stride * item for stride in views[0].stride())
-        ends = {
-            tensor.untyped_storage().data_ptr(): tensor.data_ptr() + tensor.nbytes
-            for tensor in self.tensors
-        }
-        return PagedLayout(
-            bases=[view.data_ptr() for view in views],
-            span_bytes=[ends[v.untyped_storage().data_ptr()] - v.data_ptr() for v in views],
-            layers=self.size.layers,
-            components=2,
-            blocks=self.size.blocks,
-            block_slots=self.size.block_tokens,
-            heads=self.size.kv_heads,
-            head_bytes=self.size.head_size * item,
-            s_block=s_block,
-            s_slot=s_slot,
-            s_head=s_head,
-            owner=self.tensors,
+        """Where all of it lies, for the block copy: as the preset says, not as the views do."""
+        geometry = KvGeometry(
+            block_tokens=self.size.block_tokens,
+            kv_heads=self.size.kv_heads,
+            head_size=self.size.head_size,
         )
+        return paged_layout(self.preset, self.tensors, geometry)
+
+    def write_block(self, layer: int, kv: int, block: int, data: bytes) -> None:
+        """Put `data`, [slot][head][dim] in the cache's dtype, where the model will read it."""
+        view = self._views[layer][kv][block]
+        view.copy_(torch.frombuffer(bytearray(data), dtype=self.dtype).view(view.shape))
 
     def sequence(self, blocks: Sequence[int]) -> "PagedSequence":
         """The sequence whose KV lies in `blocks`, in that order."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from penstock._native import Copier, Direction
+from penstock.actors.engine.layout_probe import LayoutUnproven, probe
 from penstock.actors.engine.reference_config import MODEL_SIZES
 from penstock.actors.engine.reference_kv import PAGINGS, PagedKv
 
@@ -58,6 +59,25 @@ def test_an_object_written_by_one_layout_is_read_by_another(preset: str) -> None
     # Random bits hold NaNs, which no comparison of numbers finds equal.
     assert torch.equal(keys.view(torch.int32), there[0].view(torch.int32))
     assert torch.equal(values.view(torch.int32), there[1].view(torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("preset", "alike"),
+    [
+        ("NL_X_TWO_NB_BS_NH_HS", "NL_X_TWO_NB_NH_BS_HS"),
+        ("NL_X_NB_TWO_NH_BS_HS", "NL_X_NB_TWO_BS_NH_HS"),
+    ],
+)
+def test_a_layout_is_proven_at_the_start(preset: str, alike: str) -> None:
+    """Goal: a worker that declares the wrong layout never serves (A17).
+    Method: with as many slots as heads, both declarations fit the shape; one is true."""
+    kv = PagedKv(TINY, preset=preset, blocks=3, block_tokens=2, dtype=torch.bfloat16)
+    assert TINY.kv_heads == kv.size.block_tokens
+    copier = Copier(threads=1)
+    probe(kv.layout(), kv.write_block, copier=copier)
+    kv.preset = alike
+    with pytest.raises(LayoutUnproven, match="keeps its KV in another order"):
+        probe(kv.layout(), kv.write_block, copier=copier)
 
 
 def test_a_sequence_of_more_than_its_blocks_is_a_bug_that_shows() -> None:
