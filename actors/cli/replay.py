@@ -38,6 +38,7 @@ from penstock.runtime.units import ByteSize
 
 E = TypeVar("E", bound=enum.Enum)
 REQUEST_WITHIN_S = 30.0
+MEMORY_WITHIN_S = 1.0  # a node that lacks memory says so, and is not waited for
 KEY_BYTES = 32
 ENVELOPE_BYTES = 64 * 1024  # of a message, beside its keys
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
@@ -115,14 +116,19 @@ def node_settings(options: ReplayOptions, size: TraceSize) -> dict[str, object]:
     keys_bytes = size.blocks_of_one_max * KEY_BYTES
     return {
         "chunk_tokens": CHUNK_TOKENS,
-        "l1.bytes": capacity_bytes,
-        "l1.object_bytes_min": options.object_bytes,
-        "l1.policy": options.policy.value,
-        "l1.high_water": 1.0,
-        "l1.low_water": 1.0,
-        "l1.prefault_threads": 0,
-        "gateway.chunks_max": max(1, size.blocks_of_one_max),
-        "gateway.message_max": max(MESSAGE_BYTES_MIN, keys_bytes + ENVELOPE_BYTES),
+        "l1": {
+            "bytes": capacity_bytes,
+            "object_bytes_min": options.object_bytes,
+            "policy": options.policy.value,
+            "high_water": 1.0,
+            "low_water": 1.0,
+            "prefault_threads": 0,
+            "memory_within": MEMORY_WITHIN_S,
+        },
+        "gateway": {
+            "chunks_max": max(1, size.blocks_of_one_max),
+            "message_max": max(MESSAGE_BYTES_MIN, keys_bytes + ENVELOPE_BYTES),
+        },
     }
 
 

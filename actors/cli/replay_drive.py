@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from penstock._native import PagedLayout
 from penstock.actors.cli.progress import Progress
 from penstock.actors.cli.replay_node import ServedNode
 from penstock.actors.cli.traces import TraceRequest
 from penstock.actors.core.namespace import Attention, Group, GroupShard, config_digest
 from penstock.actors.engine.client import Client
+from penstock.actors.engine.layout import RawTensor, opaque_layout
 from penstock.actors.engine.spec import EngineSpec, GroupSpec, new_engine_instance
 from penstock.runtime.errors import CallerError, UnavailableError
 
@@ -108,20 +108,13 @@ class Blocks:
             )
         self.object_bytes = object_bytes
         self._content = array("Q", os.urandom(object_bytes))
-        self.layout = PagedLayout(
-            bases=[self._content.buffer_info()[0]],
-            span_bytes=[object_bytes],
-            layers=1,
-            components=1,
-            blocks=1,
-            block_slots=1,
-            heads=1,
-            head_bytes=object_bytes,
-            s_block=object_bytes,
-            s_slot=object_bytes,
-            s_head=object_bytes,
-            owner=self._content,
+        memory = RawTensor(
+            address=self._content.buffer_info()[0],
+            shape=(1, object_bytes),
+            strides_bytes=(object_bytes, 1),
+            element_bytes=1,
         )
+        self.layout = opaque_layout([memory])
 
     def spec(self) -> EngineSpec:
         """The model that has such blocks."""

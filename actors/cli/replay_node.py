@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -40,20 +41,20 @@ class ServedNode:
 
 @asynccontextmanager
 async def serving(settings: Mapping[str, object]) -> AsyncIterator[ServedNode]:
-    """Run a node with these configuration keys, and nothing of this process's environment.
+    """Run a node with this configuration, and nothing of this process's environment.
 
     Raises NodeFailed.
     """
     with tempfile.TemporaryDirectory(prefix="penstock-replay-") as directory:
         log = Path(directory) / "node.log"
-        sets = {"state_dir": directory, **settings}
-        words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-m", "penstock.actors.cli.main", "serve", *words]
+        config = Path(directory) / "node.yaml"
+        config.write_text(json.dumps({"state_dir": directory, **settings}))  # JSON is YAML
+        serve = [sys.executable, "-m", "penstock.actors.cli.main", "serve", "--config", str(config)]
         read_fd, write_fd = os.pipe()
         try:
             with log.open("wb") as stream:
                 process = await anyio.open_process(
-                    [*command, "--ready-fd", str(write_fd)],
+                    [*serve, "--ready-fd", str(write_fd)],
                     stdin=None,
                     stdout=stream,
                     stderr=stream,
