@@ -528,6 +528,25 @@ class GroupPresence:
 def longest_hit(groups: Sequence[GroupPresence]) -> int:
     """The largest n at which every group's rule holds; 0 for no groups. Raises BitmapMismatch."""
 
+# --- DLPack: csrc/bind/dlpack.cpp ----------------------------------------------------------------
+
+class DlpackTensor:
+    """A tensor taken over from a DLPack capsule, which is used up. Keeps the memory alive."""
+
+    def __init__(self, capsule: object) -> None:
+        """Raises ValueError for a capsule that is none or was taken before."""
+    @property
+    def address(self) -> int: ...
+    @property
+    def is_cpu(self) -> bool: ...
+    @property
+    def element_bytes(self) -> int: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def strides(self) -> list[int] | None:
+        """In elements; None: packed, the last dimension fastest."""
+
 # --- block copy: csrc/copy/copier.hpp ------------------------------------------------------------
 
 class LayoutRefused(ValueError):

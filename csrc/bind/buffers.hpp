@@ -5,8 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 namespace penstock::bind {
 
@@ -26,9 +30,11 @@ class HeldBuffer {
             static_cast<std::size_t>(info_.size * info_.itemsize)};
   }
 
-  /// The buffer as records of 64-bit integers: elements of one byte or of eight bytes, not floats.
+  /// A copy of the buffer as records of 64-bit integers, so that what is checked is what is used.
+  /// The elements have one byte or eight, and are no floats.
   template <typename Record>
-  [[nodiscard]] std::span<const Record> records() const {
+  [[nodiscard]] std::vector<Record> records() const {
+    static_assert(std::is_trivially_copyable_v<Record>);
     static const std::string integers = "bBcqQlLnN";
     const std::string format = info_.format.substr(info_.format.find_first_not_of("<=@"));
     const bool integral = format.size() == 1 && integers.find(format) != std::string::npos &&
@@ -39,10 +45,11 @@ class HeldBuffer {
           " bytes, as bytes or as a " + "buffer of 64-bit integers; given are " +
           std::to_string(bytes().size()) + " bytes of format '" + info_.format + "'");
     }
-    if (reinterpret_cast<std::uintptr_t>(info_.ptr) % alignof(Record) != 0) {
-      throw pybind11::value_error(what_ + " must be aligned to 8 bytes");
+    std::vector<Record> copy(bytes().size() / sizeof(Record));
+    if (!copy.empty()) {
+      std::memcpy(copy.data(), info_.ptr, bytes().size());
     }
-    return {reinterpret_cast<const Record*>(info_.ptr), bytes().size() / sizeof(Record)};
+    return copy;
   }
 
  private:

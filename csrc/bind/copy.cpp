@@ -50,10 +50,7 @@ PagedLayout make_layout(std::vector<std::uint64_t> bases, std::vector<std::uint6
 py::bytes run(Copier& copier, Direction direction, const PagedLayout& layout,
               std::vector<ObjectAddress> objects, const py::buffer& block_ids,
               std::uint64_t skip_blocks, const Layers& layers) {
-  // A copy of the ids: once they are checked, no other thread may change them.
-  const HeldBuffer held = HeldBuffer::reading(block_ids, "block_ids");
-  const auto given = held.records<std::int64_t>();
-  const std::vector<std::int64_t> ids(given.begin(), given.end());
+  const auto ids = HeldBuffer::reading(block_ids, "block_ids").records<std::int64_t>();
   const auto [first, last] = layers.value_or(std::pair{std::uint64_t{0}, layout.record().layers});
   const penstock::CopyRequest request{.direction = direction,
                                       .layout = &layout,
@@ -95,10 +92,8 @@ py::bytes copy_buffer(Copier& copier, Direction direction, const PagedLayout& la
 py::bytes copy_at(Copier& copier, Direction direction, const PagedLayout& layout,
                   const py::buffer& addresses, const py::buffer& block_ids,
                   std::uint64_t skip_blocks, const Layers& layers) {
-  const HeldBuffer held = HeldBuffer::reading(addresses, "addresses");
-  const auto objects = held.records<ObjectAddress>();
-  return run(copier, direction, layout, {objects.begin(), objects.end()}, block_ids, skip_blocks,
-             layers);
+  auto objects = HeldBuffer::reading(addresses, "addresses").records<ObjectAddress>();
+  return run(copier, direction, layout, std::move(objects), block_ids, skip_blocks, layers);
 }
 
 template <auto kBaseline>

@@ -1,10 +1,9 @@
 #include "copy/copier.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <string>
 
+#include "copy/cache_size.hpp"
 #include "copy/plan.hpp"
 #include "core/digest.hpp"
 #include "core/digest_math.hpp"
@@ -14,14 +13,6 @@ namespace {
 
 /// Waking a thread costs some microseconds: it should find this much to do.
 constexpr std::uint64_t kThreadBytesMin = std::uint64_t{128} << 10;
-
-/// Where the system does not say how large the last-level cache is.
-constexpr std::uint64_t kCacheBytesGuess = std::uint64_t{32} << 20;
-
-std::uint64_t last_level_cache_bytes() {
-  const long bytes = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return bytes > 0 ? static_cast<std::uint64_t>(bytes) : kCacheBytesGuess;
-}
 
 CopierOptions checked(const CopierOptions& options) {
   if (options.threads == 0) {

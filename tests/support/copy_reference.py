@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
 from penstock._native import Direction, crc64
 from penstock.actors.engine.layout import PagedLayout
 

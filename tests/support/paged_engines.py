@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from penstock.actors.engine.layout import KvGeometry, PagedLayout, paged_layout
 from torch import Tensor
+
+from penstock.actors.engine.layout import KvGeometry, PagedLayout, paged_layout
 
 Shape = tuple[int, ...]
 Run = Callable[[Sequence[Tensor], "Size", int, int, int, int, int], Tensor]
@@ -46,8 +47,8 @@ def _half(run: Tensor, kv: int) -> Tensor:
     return run[kv * (len(run) // 2) : (kv + 1) * (len(run) // 2)]
 
 
-def _vllm_cpu(t: Sequence[Tensor], z: Size, l: int, k: int, b: int, s: int, h: int) -> Tensor:  # noqa: E741
-    return t[l].view(z.blocks, z.heads, 2 * z.slots, z.elements)[b, h, k * z.slots + s]
+def _vllm_cpu(t: Sequence[Tensor], z: Size, i: int, k: int, b: int, s: int, h: int) -> Tensor:
+    return t[i].view(z.blocks, z.heads, 2 * z.slots, z.elements)[b, h, k * z.slots + s]
 
 
 def _layers(z: Size) -> int:
@@ -62,69 +63,69 @@ ENGINES: dict[str, Engine] = {
     "NB_NL_TWO_BS_NH_HS": Engine(
         lambda z: 1,
         lambda z: (z.blocks, z.layers, 2, z.slots, z.heads, z.elements),
-        lambda t, z, l, k, b, s, h: t[0][b, l, k, s, h],
+        lambda t, z, i, k, b, s, h: t[0][b, i, k, s, h],
     ),
     "NB_NL_TWO_NH_BS_HS": Engine(
         lambda z: 1,
         lambda z: (z.blocks, z.layers, 2, z.heads, z.slots, z.elements),
-        lambda t, z, l, k, b, s, h: t[0][b, l, k, h, s],
+        lambda t, z, i, k, b, s, h: t[0][b, i, k, h, s],
     ),
     "NL_X_TWO_NB_BS_NH_HS": Engine(
         _layers,
         lambda z: (2, z.blocks, z.slots, z.heads, z.elements),
-        lambda t, z, l, k, b, s, h: t[l][k, b, s, h],
+        lambda t, z, i, k, b, s, h: t[i][k, b, s, h],
     ),
     "NL_X_TWO_NB_NH_BS_HS": Engine(
         _layers,
         lambda z: (2, z.blocks, z.heads, z.slots, z.elements),
-        lambda t, z, l, k, b, s, h: t[l][k, b, h, s],
+        lambda t, z, i, k, b, s, h: t[i][k, b, h, s],
     ),
     "NL_X_NB_TWO_BS_NH_HS": Engine(
         _layers,
         lambda z: (z.blocks, 2, z.slots, z.heads, z.elements),
-        lambda t, z, l, k, b, s, h: t[l][b, k, s, h],
+        lambda t, z, i, k, b, s, h: t[i][b, k, s, h],
     ),
     "NL_X_NB_TWO_NH_BS_HS": Engine(
         _layers,
         lambda z: (z.blocks, 2, z.heads, z.slots, z.elements),
-        lambda t, z, l, k, b, s, h: t[l][b, k, h, s],
+        lambda t, z, i, k, b, s, h: t[i][b, k, h, s],
     ),
     "NL_X_NB_BS_HS": Engine(
         _layers,
         lambda z: (z.blocks, z.slots, z.elements),
-        lambda t, z, l, k, b, s, h: t[l][b, s],
+        lambda t, z, i, k, b, s, h: t[i][b, s],
         components=1,
     ),
     "NL_X_NBBS_ONE_HS": Engine(
         _layers,
         lambda z: (z.blocks * z.slots, 1, z.elements),
-        lambda t, z, l, k, b, s, h: t[l][b * z.slots + s, 0],
+        lambda t, z, i, k, b, s, h: t[i][b * z.slots + s, 0],
         components=1,
     ),
     "TWO_X_NL_X_NBBS_NH_HS": Engine(
         _pairs,
         lambda z: (z.blocks * z.slots, z.heads, z.elements),
-        lambda t, z, l, k, b, s, h: t[k * z.layers + l][b * z.slots + s, h],
+        lambda t, z, i, k, b, s, h: t[k * z.layers + i][b * z.slots + s, h],
     ),
     "TWO_X_NL_X_NB_BS_NH_HS": Engine(
         _pairs,
         lambda z: (z.blocks, z.slots, z.heads, z.elements),
-        lambda t, z, l, k, b, s, h: t[k * z.layers + l][b, s, h],
+        lambda t, z, i, k, b, s, h: t[k * z.layers + i][b, s, h],
     ),
     "NL_X_NB_BS_NH_HS": Engine(
         _pairs,
         lambda z: (z.blocks, z.slots, z.heads, z.elements),
-        lambda t, z, l, k, b, s, h: t[2 * l + k][b, s, h],
+        lambda t, z, i, k, b, s, h: t[2 * i + k][b, s, h],
     ),
     "NL_X_NB_NH_BS_CS": Engine(
         _layers,
         lambda z: (z.blocks, z.heads, z.slots, 2 * z.elements),
-        lambda t, z, l, k, b, s, h: _half(t[l][b, h, s], k),
+        lambda t, z, i, k, b, s, h: _half(t[i][b, h, s], k),
     ),
     "NL_X_NB_BS_NH_CS": Engine(
         _layers,
         lambda z: (z.blocks, z.slots, z.heads, 2 * z.elements),
-        lambda t, z, l, k, b, s, h: _half(t[l][b, s, h], k),
+        lambda t, z, i, k, b, s, h: _half(t[i][b, s, h], k),
     ),
     "NL_X_NB_NH_TWO_BS_HS": Engine(
         _layers, lambda z: (z.blocks, z.heads, z.slots, 2 * z.elements), _vllm_cpu
