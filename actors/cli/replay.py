@@ -94,7 +94,11 @@ async def replay(options: ReplayOptions) -> dict[str, object]:
     blocks = Blocks(options.object_bytes)
     settings = node_settings(options, size)
     async with serving(settings) as node:
-        config = ClientConfig(address=node.address, request_within_s=REQUEST_WITHIN_S)
+        config = ClientConfig(
+            address=node.address,
+            attach_within_s=REQUEST_WITHIN_S,
+            request_within_s=REQUEST_WITHIN_S,
+        )
         async with Client.connect(config, blocks.spec()) as client:
             with progress("replay", steps=size.requests) as shown:
                 started = time.perf_counter()
