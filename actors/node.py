@@ -127,7 +127,8 @@ class Node:
             async with supervise(name="node") as supervisor:
                 await node._start(supervisor, arena)
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_tell_prefault, arena)
+                    if config.l1.prefault_threads:
+                        background.start_soon(_tell_prefault, arena)
                     if config.metrics_address:
                         background.start_soon(
                             serve_metrics, _tcp(config.metrics_address), node.telemetry.exposition
@@ -372,10 +373,15 @@ async def _wait_for_memory(config: NodeConfig) -> None:
 
 
 async def _tell_prefault(arena: _native.Arena) -> None:
-    """Log how far the arena has been backed, at every quarter."""
+    """Log how far the arena has been backed, whenever another quarter is, until all of it is."""
     log = Log("node")
-    for quarter in range(1, 5):
-        # The native threads tell by a number, not by an event.
-        while arena.prefaulted_bytes * 4 < arena.bytes * quarter:  # noqa: ASYNC110
-            await anyio.sleep(MEMORY_LOOK_S)
-        log.info("prefaulted", bytes=arena.prefaulted_bytes, of_bytes=arena.bytes)
+    quarters = 0
+    while quarters < 4:
+        await anyio.sleep(MEMORY_LOOK_S)  # the native threads tell by a number, not by an event
+        if arena.prefault_error:
+            log.warning("prefault_ended", bytes=arena.prefaulted_bytes, reason=arena.prefault_error)
+            return
+        reached = arena.prefaulted_bytes * 4 // arena.bytes
+        if reached > quarters:
+            quarters = reached
+            log.info("prefaulted", bytes=arena.prefaulted_bytes, of_bytes=arena.bytes)

@@ -49,19 +49,19 @@ def run(args: argparse.Namespace) -> int:
     def report(step: SlowStep) -> None:
         log.warning("slow_step", name=step.name, took_ms=round(step.took_ms, 1))
 
-    with Watchdog(clock=time.perf_counter, on_slow=report).watching():
-        anyio.run(_serve, config, args.ready_fd)
+    anyio.run(_serve, config, args.ready_fd, Watchdog(clock=time.perf_counter, on_slow=report))
     return 0
 
 
-async def _serve(config: NodeConfig, ready_fd: int | None) -> None:
+async def _serve(config: NodeConfig, ready_fd: int | None, watchdog: Watchdog) -> None:
     async with Node.run(config) as node, anyio.create_task_group() as tasks:
         gc.collect()
         gc.freeze()  # what a started node holds is not garbage: collections stay short
         if ready_fd is not None:
             _tell_ready(ready_fd, node.address)
         tasks.start_soon(_obey_signals, node)
-        await node.wait_stopping()
+        with watchdog.watching():
+            await node.wait_stopping()
         tasks.cancel_scope.cancel()
 
 

@@ -85,7 +85,9 @@ class ArenaLink:
         self._idle.set()
 
 
-async def enter_arena(path: str, secret: bytes, *, arena_bytes: int, within: float) -> ArenaLink:
+async def enter_arena(
+    path: str, secret: bytes, *, arena_bytes: int, prefault_threads: int, within: float
+) -> ArenaLink:
     """Show `secret` at the arena socket and map what it hands out.
 
     Raises NodeAway when nobody answers there, or the node does not know the secret (any more).
@@ -95,7 +97,7 @@ async def enter_arena(path: str, secret: bytes, *, arena_bytes: int, within: flo
         with fail_after(within):
             await _show(connection, path, secret)
         answer, fd = _receive_fd(connection)
-        mapping = _map(answer, fd, arena_bytes)
+        mapping = _map(answer, fd, arena_bytes, prefault_threads)
     except (OSError, ArenaRefused) as error:  # a TimeoutError is an OSError
         connection.close()
         problem = str(error) or f"no answer within {within:.1f} s"
@@ -114,15 +116,20 @@ async def _show(connection: socket.socket, path: str, secret: bytes) -> None:
     await wait_readable(connection)
 
 
-def _map(answer: bytes, fd: int | None, arena_bytes: int) -> ArenaMapping | None:
+def _map(
+    answer: bytes, fd: int | None, arena_bytes: int, prefault_threads: int
+) -> ArenaMapping | None:
     if answer == NO_ARENA and fd is None:
         return None
     if answer != HAS_ARENA or fd is None:
         raise NodeAway("the node closed the arena socket: it does not know this session any more")
     try:
-        return ArenaMapping(fd=fd, bytes=arena_bytes)
+        mapping = ArenaMapping(fd=fd, bytes=arena_bytes)
     finally:
         os.close(fd)
+    if prefault_threads:
+        mapping.start_prefault(threads=prefault_threads)
+    return mapping
 
 
 def _receive_fd(connection: socket.socket) -> tuple[bytes, int | None]:

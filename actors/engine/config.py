@@ -78,6 +78,9 @@ class ClientConfig:
     inflight_max: int = 256  # requests unanswered at once; the node's own bound holds if lower
     outgoing_max: int = 1024  # requests waiting to be sent; beyond it, callers wait
     message_bytes_max: int = 16 << 20  # one reply
+    prefault_threads: int = (
+        1  # that enter the arena into this process's page table; 0: copies fault it in
+    )
     copies_max: int = 2  # native copies at once, each in a thread of its own
     copy_threads: int = 1  # threads inside one native copy
     copy_bytes_max: int = (
@@ -96,7 +99,7 @@ class ClientConfig:
             _require(
                 getattr(self, name) > 0, name, f"must be more than 0, not {getattr(self, name)}"
             )
-        for name in ("prompt_memory_bytes_max", "ticket_ms", "lease_ms"):
+        for name in ("prompt_memory_bytes_max", "prefault_threads", "ticket_ms", "lease_ms"):
             _require(
                 getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}"
             )
@@ -120,7 +123,7 @@ class ClientConfig:
 _POSITIVE = tuple(
     one.name
     for one in fields(ClientConfig)
-    if one.name.endswith(("_within_s", "_max", "_threads"))
+    if one.name.endswith(("_within_s", "_max", "copy_threads"))
     and one.name != "prompt_memory_bytes_max"
 )
 

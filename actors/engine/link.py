@@ -182,6 +182,7 @@ class Link:
             welcome.arena_socket,
             welcome.session_secret,
             arena_bytes=welcome.arena_bytes,
+            prefault_threads=self._config.prefault_threads,
             within=self._config.attempt_within_s,
         )
 

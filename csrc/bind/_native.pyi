@@ -471,8 +471,13 @@ class ArenaMapping:
     def address(self) -> int: ...
     def view(self, offset: int, bytes: int) -> memoryview:
         """As Arena.view."""
+    def start_prefault(self, *, threads: int = 1) -> None:
+        """Enter its pages into this process's page table in the background, so that copies do not fault.
+
+        1 to 64 threads, once. Raises ArenaRefused.
+        """
     def close(self) -> None:
-        """Unmap once no view is left. Idempotent."""
+        """Stop prefaulting; unmap once no view is left. Idempotent."""
 
 # --- digest: csrc/core/digest.hpp ----------------------------------------------------------------
 

@@ -82,7 +82,9 @@ void bind_arena(py::module_& m) {
            "Map it; `fd` stays the caller's. Raises ArenaRefused: another size, or not sealed.")
       .def_property_readonly("bytes", &ArenaMapping::bytes, "Size, in bytes.")
       .def_property_readonly("address", &address<ArenaMapping>, "Where it is mapped here.")
+      .def("start_prefault", &ArenaMapping::start_prefault, py::kw_only(), "threads"_a = 1,
+           "Enter it into the page table in the background. 1 to 64 threads, once.")
       .def("view", &view<ArenaMapping>, "offset"_a, "bytes"_a,
            "A writable view of a range; keeps it mapped.")
-      .def("close", &ArenaMapping::close, release_gil(), "Unmap once no view is left. Idempotent.");
+      .def("close", &ArenaMapping::close, release_gil(), "Stop prefaulting, unmap once no view is left. Idempotent.");
 }

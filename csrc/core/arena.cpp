@@ -29,6 +29,15 @@ std::uint64_t checked_bytes(std::uint64_t bytes) {
   return bytes;
 }
 
+void start_once(std::unique_ptr<Prefault>& prefault, const std::shared_ptr<const Mapping>& mapping,
+                unsigned threads) {
+  if (threads < 1 || threads > kPrefaultThreadsMax) {
+    throw ArenaRefused(std::to_string(threads) + " threads to prefault with: give 1 to 64");
+  }
+  if (prefault != nullptr) throw ArenaRefused("prefaulting was started already");
+  prefault = std::make_unique<Prefault>(mapping, threads);
+}
+
 void refuse_closed(const std::shared_ptr<const Mapping>& mapping) {
   if (mapping == nullptr) throw ArenaRefused("the arena is closed");
 }
@@ -44,11 +53,7 @@ const std::shared_ptr<const Mapping>& Arena::mapping() const {
 }
 
 void Arena::start_prefault(unsigned threads) {
-  if (threads < 1 || threads > kPrefaultThreadsMax) {
-    throw ArenaRefused(std::to_string(threads) + " threads to prefault with: give 1 to 64");
-  }
-  if (prefault_ != nullptr) throw ArenaRefused("prefaulting was started already");
-  prefault_ = std::make_unique<Prefault>(mapping(), threads);
+  start_once(prefault_, mapping(), threads);
 }
 
 std::uint64_t Arena::prefaulted_bytes() const {
@@ -72,6 +77,15 @@ void Arena::close() {
 const std::shared_ptr<const Mapping>& ArenaMapping::mapping() const {
   refuse_closed(mapping_);
   return mapping_;
+}
+
+void ArenaMapping::start_prefault(unsigned threads) {
+  start_once(prefault_, mapping(), threads);
+}
+
+void ArenaMapping::close() {
+  prefault_.reset();
+  mapping_.reset();
 }
 
 }  // namespace penstock

@@ -52,12 +52,16 @@ class ArenaMapping {
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
   // Throws ArenaRefused when closed.
   [[nodiscard]] const std::shared_ptr<const Mapping>& mapping() const;
-  // Unmaps as soon as no view is left. Idempotent.
-  void close() { mapping_.reset(); }
+  // As Arena::start_prefault: a page that the node has backed already is only entered into this
+  // process's page table, which a copy would otherwise do fault by fault.
+  void start_prefault(unsigned threads);
+  // Stops prefaulting and unmaps as soon as no view is left. Idempotent.
+  void close();
 
  private:
   std::uint64_t bytes_;
   std::shared_ptr<const Mapping> mapping_;
+  std::unique_ptr<Prefault> prefault_;
 };
 
 }  // namespace penstock

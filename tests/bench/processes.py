@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STOP_WITHIN_S = 20.0
+PREFAULT_WITHIN_S = 60.0
+_PREFAULTED = re.compile(r"prefaulted bytes=(\d+) of_bytes=\1\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,15 @@ def _process(command: Sequence[str], directory: Path) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def wait_prefaulted(node: Server) -> None:
+    """Until the node has backed its whole arena: before, a first write to a page is a page fault, too."""
+    deadline = time.monotonic() + PREFAULT_WITHIN_S
+    while not _PREFAULTED.search(node.log.read_text()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the arena was not backed in time:\n{node.log.read_text()}")
+        time.sleep(0.1)
 
 
 def cpu_s(pid: int) -> float:
