@@ -98,6 +98,7 @@ async def replay(options: ReplayOptions) -> dict[str, object]:
             address=node.address,
             attach_within_s=REQUEST_WITHIN_S,
             request_within_s=REQUEST_WITHIN_S,
+            prefault_threads=0,  # the arena has exactly the room of the capacity, mostly untouched
         )
         async with Client.connect(config, blocks.spec()) as client:
             with progress("replay", steps=size.requests) as shown:
