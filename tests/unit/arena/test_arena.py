@@ -41,16 +41,24 @@ def run_python(script: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def mapping_flags(address: int) -> set[str]:
-    """The kernel's flags of the mapping that begins at `address`."""
+def mapping_field(address: int, name: str) -> list[str]:
+    """What the kernel says of the mapping that begins at `address`."""
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         words = line.split()
         if "-" in words[0]:
             inside = int(words[0].split("-")[0], 16) == address
-        elif inside and words[0] == "VmFlags:":
-            return set(words[1:])
+        elif inside and words[0] == f"{name}:":
+            return words[1:]
     raise AssertionError(f"nothing is mapped at {address:#x}")
+
+
+def mapping_flags(address: int) -> set[str]:
+    return set(mapping_field(address, "VmFlags"))
+
+
+def resident_bytes(address: int) -> int:
+    return int(mapping_field(address, "Rss")[0]) * 1024
 
 
 def test_it_says_what_pages_it_got_and_why(arena: Arena) -> None:
@@ -227,10 +235,28 @@ def _closed_arena() -> Arena:
     return arena
 
 
+def test_an_engine_enters_it_into_its_page_table_in_the_background() -> None:
+    arena = Arena(bytes=48 * MIB)
+    mapping = ArenaMapping(fd=arena.fd, bytes=arena.bytes)
+    mapping.start_prefault(threads=2)
+    with pytest.raises(ArenaRefused, match="already"):
+        mapping.start_prefault()
+    give_up = time.monotonic() + 15
+    while resident_bytes(mapping.address) < arena.bytes:
+        os.sched_yield()
+        assert time.monotonic() < give_up
+    mapping.close()
+    with pytest.raises(ArenaRefused, match="closed"):
+        mapping.view(0, 1)
+    arena.close()
+
+
 @pytest.mark.parametrize("threads", [0, 65])
 def test_prefaulting_with_a_wrong_number_of_threads_is_refused(arena: Arena, threads: int) -> None:
     with pytest.raises(ArenaRefused, match="give 1 to 64"):
         arena.start_prefault(threads=threads)
+    with pytest.raises(ArenaRefused, match="give 1 to 64"):
+        ArenaMapping(fd=arena.fd, bytes=arena.bytes).start_prefault(threads=threads)
 
 
 def test_a_forked_child_does_not_have_the_mapping() -> None:
