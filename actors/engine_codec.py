@@ -62,6 +62,12 @@ def malformed(raw: bytes) -> engine_pb2.SessionReply:
     return engine_pb2.SessionReply(correlation_id=correlation_of(raw), error=error)
 
 
+def oversized(raw: bytes, *, bytes_max: int) -> engine_pb2.SessionReply:
+    """The reply to a message that is not even parsed."""
+    error = TooLarge("message", f"at most {bytes_max} bytes, not {len(raw)}: send a delta")
+    return engine_pb2.SessionReply(correlation_id=correlation_of(raw), error=refusal(error))
+
+
 def correlation_of(raw: bytes) -> int:
     """The correlation id of a message that cannot or must not be parsed; 0 when it does not come first.
 

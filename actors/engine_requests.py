@@ -7,17 +7,24 @@ everything else must not wait for anything but L1, which never waits.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.actors.api import eviction, gateway, l1, session
-from penstock.actors.api.errors import InvalidField, MovesNoBytes
+from penstock.actors.api.errors import InvalidField, MovesNoBytes, TicketOver
 from penstock.actors.api.types import EXTENT_BYTES, KEY_BYTES, LeaseId, TicketId
 from penstock.actors.core.holdings import Holdings
-from penstock.actors.engine_codec import check_between, check_id, check_indices, duration_s
+from penstock.actors.engine_codec import (
+    ID_BYTES,
+    check_between,
+    check_id,
+    check_indices,
+    duration_s,
+)
 from penstock.actors.gateway_limits import GatewayLimits
-from penstock.actors.prompts import Prompts
+from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.actors.stat_codec import stat_reply
 from penstock.protos import engine_pb2
 from penstock.runtime.ref import Ref
@@ -27,6 +34,7 @@ Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
 
 READERS_MAX = 128
 REQUEST_ID_CHARS_MAX = 256
+NO_TICKET = TicketId(bytes(ID_BYTES))
 _GRANTED = bytes([engine_pb2.ANSWER_GRANTED])
 
 
@@ -59,6 +67,7 @@ class EngineRequests:
         self._to = neighbours
         self._limits = limits
         self._epoch = epoch
+        self._asked_for = NO_TICKET  # by the last lookup, whose answer may never have been heard
         self._holdings = Holdings(leases_max=limits.leases_max, tickets_max=limits.tickets_max)
         self.handlers: dict[str, Handler] = {
             "lookup": self._lookup,
@@ -76,10 +85,9 @@ class EngineRequests:
     def owns(self, ticket: TicketId) -> bool:
         return self._holdings.owns_ticket(ticket)
 
-    async def close(self) -> None:
-        """The stream is over: tickets it opened are closed, since nobody can be told of them any more."""
-        if tickets := self._holdings.tickets():
-            await self._to.l1.ask(l1.CloseTickets(tickets, self._attached.instance))
+    def tickets(self) -> tuple[TicketId, ...]:
+        """Those it opened, or may have: closed when the stream is over, since nobody can be told of them any more."""
+        return (*self._holdings.tickets(), self._asked_for)
 
     # Reading.
 
@@ -92,13 +100,14 @@ class EngineRequests:
         now = _now()
         if msg.request_id and (known := self._holdings.request(msg.request_id, now)) is not None:
             # The same request again: an engine asks until it starts. With other tokens it is another request.
-            if known.keys == prompt.keys:
-                await self._look_again(known.ticket, prompt.keys, msg, reply)
+            if known.keys == prompt.keys and await self._look_again(known.ticket, prompt, reply):
                 return
             await self._close(known.ticket)
         self._holdings.check_ticket_room(now)
+        self._asked_for = TicketId(os.urandom(ID_BYTES))
         hit = await self._to.l1.ask(
             l1.Lookup(
+                self._asked_for,
                 prompt.keys,
                 self._attached.geometry,
                 self._attached.session,
@@ -110,23 +119,24 @@ class EngineRequests:
         )
         if hit.ticket:
             self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, prompt.keys)
-        self._say_hit(reply.lookup, hit, prompt.keys)
-        reply.lookup.prompt_id = self._prompts.remember(prompt)
+        self._say_hit(reply.lookup, hit, prompt)
 
     async def _look_again(
-        self,
-        ticket: TicketId,
-        keys: bytes,
-        msg: engine_pb2.Lookup,
-        reply: engine_pb2.SessionReply,
-    ) -> None:
-        hit = await self._to.l1.ask(l1.LookAgain(ticket, keys, self._attached.geometry))
-        self._say_hit(reply.lookup, hit, keys)
-        reply.lookup.prompt_id = self._prompts.remember(self._prompts.resolve(msg.prompt))
+        self, ticket: TicketId, prompt: ResolvedPrompt, reply: engine_pb2.SessionReply
+    ) -> bool:
+        """False: another process of the instance has cancelled the ticket meanwhile."""
+        again = l1.LookAgain(ticket, prompt.keys, self._attached.geometry)
+        try:
+            hit = await self._to.l1.ask(again)
+        except TicketOver:
+            return False
+        self._say_hit(reply.lookup, hit, prompt)
+        return True
 
-    def _say_hit(self, reply: engine_pb2.LookupReply, hit: l1.Hit, keys: bytes) -> None:
+    def _say_hit(self, reply: engine_pb2.LookupReply, hit: l1.Hit, prompt: ResolvedPrompt) -> None:
         reply.ticket = hit.ticket
-        reply.total_chunks = len(keys) // KEY_BYTES
+        reply.prompt_id = self._prompts.remember(prompt)
+        reply.total_chunks = len(prompt.keys) // KEY_BYTES
         reply.hit_chunks = hit.hit_chunks
         reply.promised_chunks = hit.promised_chunks
         reply.final = hit.final
@@ -224,8 +234,9 @@ class EngineRequests:
     async def _commit(self, msg: engine_pb2.Commit, reply: engine_pb2.SessionReply) -> None:
         lease = LeaseId(check_id("commit.lease", msg.lease))
         indices = check_indices("commit.indices", msg.indices, count_max=self._objects_max)
-        if len(msg.digests) % 8 or len(msg.runs) % 8:
-            raise InvalidField("commit.digests", "digests are packed u64")
+        for field, packed in (("commit.digests", msg.digests), ("commit.runs", msg.runs)):
+            if len(packed) % 8:
+                raise InvalidField(field, f"{len(packed)} bytes are no packed u64 digests")
         outcomes = await self._to.l1.ask(
             l1.Commit(lease, self._attached.session, indices, msg.digests, msg.runs)
         )

@@ -12,14 +12,14 @@ from typing import assert_never
 
 import anyio
 import grpc
-from anyio import CancelScope, move_on_after
+from anyio import move_on_after
 from google.protobuf.message import DecodeError
 
 from penstock.actors.api import control, gateway, session
 from penstock.actors.api.errors import Draining
 from penstock.actors.api.types import Epoch, SessionId
 from penstock.actors.arena_door import SECRET_BYTES
-from penstock.actors.engine_codec import malformed, refusal
+from penstock.actors.engine_codec import malformed, oversized, refusal
 from penstock.actors.engine_requests import EngineRequests, Neighbours
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.gateway_session import EngineSession
@@ -160,15 +160,18 @@ class Streams:
         try:
             await stream.run(self._welcome(attachment, read, is_local=is_local))
         finally:
-            with CancelScope(shield=True):
-                await self._end(attached, requests)
+            await self._end(attached, requests)
         if stream.end_reason:
             context.set_code(grpc.StatusCode.ABORTED)
             context.set_details(stream.end_reason)
 
     async def _greet(self, context: Context) -> tuple[Attachment, ReadHello] | None:
         """The session opened by the first acceptable Hello; anything before it is refused in words."""
+        bytes_max = self._limits.message_bytes_max
         while isinstance(raw := await context.read(), bytes):
+            if len(raw) > bytes_max:
+                await context.write(oversized(raw, bytes_max=bytes_max).SerializeToString())
+                continue
             try:
                 request = engine_pb2.SessionRequest.FromString(raw)
             except DecodeError:
@@ -232,12 +235,15 @@ class Streams:
         return engine_pb2.SessionReply(correlation_id=read.correlation_id, welcome=welcome)
 
     async def _end(self, attached: session.Attached, requests: EngineRequests) -> None:
+        """Tell it without waiting, if that can be: gRPC may cancel this very task, and no scope shields from that."""
         del self.attached[attached.session]
         self._tell_count()
+        ended = session.StreamEnded(attached.session, attached.instance, requests.tickets())
         try:
-            with deadline_within(self._limits.hello_within_s):
-                await requests.close()
-                await self._to.sessions.tell(session.StreamEnded(attached.session))
+            try:
+                self._to.sessions.tell_nowait(ended)
+            except MailboxFull:
+                await self._to.sessions.tell(ended, within=self._limits.hello_within_s)
         except PenstockError as error:
             # The node is going down: the table goes with it.
             self._log.warning("stream_end_not_told", session=attached.session, error=str(error))

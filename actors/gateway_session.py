@@ -18,9 +18,9 @@ from anyio.abc import TaskGroup
 from google.protobuf.message import DecodeError
 
 from penstock.actors.api import gateway, session
-from penstock.actors.api.errors import InvalidField, TooLarge, TooManyInFlight
+from penstock.actors.api.errors import InvalidField, TooManyInFlight
 from penstock.actors.api.types import TicketId
-from penstock.actors.engine_codec import correlation_of, duration_s, malformed, refusal
+from penstock.actors.engine_codec import duration_s, malformed, oversized, refusal
 from penstock.actors.engine_requests import EngineRequests, Later
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.protos import engine_pb2
@@ -101,13 +101,13 @@ class EngineSession:
                 self._room.clear()
                 await self._room.wait()
             await self._take(raw, tasks)
+            if self._moved:
+                self._forget_strangers()
 
     async def _take(self, raw: bytes, tasks: TaskGroup) -> None:
         """Answer one message: every request gets a reply, whatever it is."""
         if len(raw) > self._limits.message_bytes_max:
-            bound = self._limits.message_bytes_max
-            error = TooLarge("message", f"at most {bound} bytes, not {len(raw)}: send a delta")
-            self._put(Reply(correlation_id=correlation_of(raw), error=refusal(error)))
+            self._put(oversized(raw, bytes_max=self._limits.message_bytes_max))
             return
         try:
             request = engine_pb2.SessionRequest.FromString(raw)
@@ -134,36 +134,38 @@ class EngineSession:
             raise InvalidField("body", "no request this node knows: check the protocol version")
         if request.correlation_id == 0:
             raise InvalidField("correlation_id", "must not be 0: replies could not be told apart")
+        if self._carried_on >= self._limits.inflight_max:
+            raise TooManyInFlight(f"{self._carried_on} requests wait already: await some first")
         within = duration_s(
             "deadline_ms",
             request.deadline_ms,
             default_ms=self._limits.deadline_ms_default,
             max_ms=self._limits.deadline_ms_max,
         )
+        ends = _now() + within
         with deadline_within(within):
             later = await handler(getattr(request, body or ""), reply)
         if later is None:
             self._put(reply)
-        else:
-            self._carry_on(later, reply, within, tasks)
-
-    def _carry_on(self, later: Later, reply: Reply, within: float, tasks: TaskGroup) -> None:
-        """Let the rest of a request wait beside the reader."""
-        if self._carried_on >= self._limits.inflight_max:
-            later.close()
-            raise TooManyInFlight(f"{self._carried_on} requests wait already: await some first")
+            return
+        # The rest of the request waits beside the reader.
         self._carried_on += 1
-        tasks.start_soon(self._finish, later, reply, within, name="session request")
+        tasks.start_soon(self._finish, later, reply, ends, name="session request")
 
-    async def _finish(self, later: Later, reply: Reply, within: float) -> None:
+    async def _finish(self, later: Later, reply: Reply, ends: float) -> None:
         try:
-            with deadline_within(within):
+            with deadline_within(ends - _now()):
                 await later
         except PenstockError as error:
             reply.error.CopyFrom(refusal(error))
         finally:
             self._carried_on -= 1
         self._put(reply)
+
+    def _forget_strangers(self) -> None:
+        """Between two messages, what is no ticket of ours is over: its news must not crowd out the others'."""
+        for ticket in [one for one in self._moved if not self._requests.owns(one)]:
+            del self._moved[ticket]
 
     # The writer.
 

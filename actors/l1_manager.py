@@ -155,8 +155,7 @@ class L1Manager(l1.L1Manager):
         if not msg.keys:
             self._lookups += 1
             return l1.Hit(NO_TICKET, 0, 0)
-        now = _now()
-        ticket = TicketId(os.urandom(16))
+        now, ticket = _now(), msg.ticket
         expires = now + msg.ticket_s
         found = self._table.lookup(
             msg.keys,

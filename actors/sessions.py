@@ -59,6 +59,9 @@ class Sessions(session.Sessions):
                     await self._stream_ended(unheard.session)
                 return answer(msg, None)
             case session.StreamEnded():
+                if msg.tickets:
+                    close = l1.CloseTickets(msg.tickets, msg.instance)
+                    await self._l1.ask(close, within=self._limits.ask_s)
                 await self._stream_ended(msg.session)
                 return answer(msg, None)
             case session.ProcessExited():

@@ -1,4 +1,4 @@
-"""What one may ask of the L1 manager. Every message is a batch; ids of leases and tickets are drawn by the manager."""
+"""What one may ask of the L1 manager. Every message is a batch; ids of leases are drawn by the manager."""
 
 from __future__ import annotations
 
@@ -150,8 +150,11 @@ class Peek(Msg["L1Manager", int]):
 
 @dataclass(frozen=True, slots=True)
 class Lookup(Msg["L1Manager", Hit]):
-    """Pin the resident prefix. A ticket that can still grow is watched: `watcher` hears `gateway.TicketMoved`."""
+    """Pin the resident prefix. A ticket that can still grow is watched: `watcher` hears `gateway.TicketMoved`.
 
+    `ticket` is drawn by the asker, who can then close it even when it gave up before it heard the answer."""
+
+    ticket: TicketId
     keys: bytes
     geometry: GeometryId
     session: SessionId

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.actors.api.types import Epoch, GeometryId, GroupGeometry, InstanceId, SessionId
+from penstock.actors.api.types import (
+    Epoch,
+    GeometryId,
+    GroupGeometry,
+    InstanceId,
+    SessionId,
+    TicketId,
+)
 from penstock.runtime.actor import Actor
 from penstock.runtime.message import Msg
 
@@ -52,9 +59,13 @@ class Abandoned(Msg["Sessions", None]):
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded(Msg["Sessions", None]):
-    """The session's stream is over, in whatever way. Not a proof that its process is."""
+    """The session's stream is over, in whatever way. Not a proof that its process is.
+
+    `tickets` are those it opened, which nobody can be told of any more."""
 
     session: SessionId
+    instance: InstanceId
+    tickets: tuple[TicketId, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,9 @@ class ServedNode:
         return grpc.insecure_channel(self.address.replace("unix://", "unix:"), options=options)
 
 
-def serve_command(state_dir: Path, *, ready_fd: int | None = None, **overrides: object) -> list[str]:
+def serve_command(
+    state_dir: Path, *, ready_fd: int | None = None, **overrides: object
+) -> list[str]:
     given = {**SMALL, **{key.replace("__", "."): value for key, value in overrides.items()}}
     given["state_dir"] = state_dir
     words = [sys.executable, "-m", "penstock.actors.cli.main", "serve"]

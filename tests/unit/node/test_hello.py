@@ -105,6 +105,10 @@ def _many(count: int) -> list[engine_pb2.Group]:
     return [group(f"g{index}", layers=[f"layers.{index}"]) for index in range(count)]
 
 
+def _wide(name: str, *, layers: int = 1, shards: int = 1) -> engine_pb2.Group:
+    return group(name, layers=[f"{name}.{index}" for index in range(layers)], shards=shards)
+
+
 REFUSED = [
     (changed(engine_instance=b"i" * 15), "len(hello.engine_instance)"),
     (changed(engine_instance=b"i" * 65), "len(hello.engine_instance)"),
@@ -137,6 +141,8 @@ REFUSED = [
     (hello(groups=[group(token_bytes=0)]), "groups[0].shards[0].token_bytes"),
     (hello(groups=[group(token_bytes=2**33)]), "groups[0].shards[0].token_bytes"),
     (hello(groups=[group(token_bytes=257)]), "groups[0].shards[0].runs"),
+    (hello(groups=[_wide("a", layers=2000), _wide("b", layers=49)]), "layer_names of all groups"),
+    (hello(groups=[_wide("a", shards=1000), _wide("b", shards=25)]), "shards of all groups"),
     (hello(own_shards=[0, 0]), "hello.own_shards"),
     (hello(own_shards=[1]), "hello.own_shards[0]"),
     (_with_shard(tp_rank=1), "hello.shard.tp_rank"),
