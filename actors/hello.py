@@ -9,6 +9,9 @@ from penstock.actors.api.errors import InvalidField, VersionMismatch
 from penstock.actors.api.session import Declaration
 from penstock.actors.api.types import Epoch, GroupGeometry, HitRule
 from penstock.actors.core.namespace import (
+    GROUPS_MAX,
+    LAYERS_MAX,
+    SHARDS_MAX,
     Attention,
     Group,
     GroupShard,
@@ -61,6 +64,7 @@ class HelloReader:
                 " bring both to one release"
             )
         _check_identity(hello)
+        _check_sums(hello)
         names = [group.name for group in hello.groups]
         if len(set(names)) != len(names):
             raise InvalidField("hello.groups", "two groups have one name")
@@ -98,6 +102,18 @@ def _check_identity(hello: engine_pb2.Hello) -> None:
         raise InvalidField("hello.epoch", f"an epoch has {EPOCH_BYTES} bytes")
     for index, group in enumerate(hello.groups):
         check_between(f"len(hello.groups[{index}].name)", len(group.name), 1, GROUP_NAME_CHARS_MAX)
+
+
+def _check_sums(hello: engine_pb2.Hello) -> None:
+    """Before anything is made of them: a Hello is read in one step of the loop, which others wait for."""
+    check_between("len(groups)", len(hello.groups), 1, GROUPS_MAX)
+    layers = shards = 0
+    for index, group in enumerate(hello.groups):
+        path = f"groups[{index}]"
+        layers += check_between(f"len({path}.layer_names)", len(group.layer_names), 1, LAYERS_MAX)
+        shards += check_between(f"len({path}.shards)", len(group.shards), 1, SHARDS_MAX)
+    check_between("layer_names of all groups", layers, 1, LAYERS_MAX)
+    check_between("shards of all groups", shards, 1, SHARDS_MAX)
 
 
 def _namespace(hello: engine_pb2.Hello, chunk_tokens: int) -> Namespace:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
 from penstock.actors.api.types import KEY_BYTES
-from penstock.actors.core.namespace import Namespace
+from penstock.actors.core.namespace import Namespace, RootDigests
 from penstock.actors.keys import chunk_keys
 from penstock.protos import engine_pb2
 
@@ -20,7 +20,6 @@ ADAPTER_BYTES_MAX = 64
 EXTRA_BYTES_MAX = 1024
 TOKEN_BYTES = 4
 ENTRY_BYTES = 256  # what remembering a prompt costs beside its keys, salt and adapter
-DIGESTS_MAX = 256  # (adapter, salt) pairs whose namespace digest is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,13 @@ class Prompts:
     def __init__(
         self, namespace: Namespace, *, chunk_tokens: int, chunks_max: int, kept_bytes_max: int
     ) -> None:
-        self._namespace = namespace
+        self._roots = RootDigests(namespace)
         self._chunk_tokens = chunk_tokens
         self._chunks_max = chunks_max
         self._kept_bytes_max = kept_bytes_max
         self._kept: OrderedDict[int, ResolvedPrompt] = OrderedDict()  # by prompt id, oldest first
         self._kept_bytes = 0  # sum of kept_bytes in _kept, <= kept_bytes_max
         self._made = 0
-        self._digests: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
 
     def remember(self, prompt: ResolvedPrompt) -> int:
         """A number for `prompt`, by which a later delta may build on it."""
@@ -74,7 +72,7 @@ class Prompts:
                 keys = self._check_keys("prompt.keys", prompt.keys, kept_chunks=0)
                 return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
             case "tokens":
-                root = self._root(prompt.adapter, prompt.salt)
+                root = self._roots.digest(prompt.adapter, prompt.salt)
                 extras = self._extras(prompt)
                 keys = self._chain("prompt.tokens", root, prompt.tokens, extras, kept_chunks=0)
                 return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
@@ -106,7 +104,7 @@ class Prompts:
         kept = base.keys[: kept_chunks * KEY_BYTES]
         if delta.WhichOneof("more") == "tokens":
             # The chain goes on from its last key, or from the namespace when the base was too short for a chunk.
-            root = kept[-KEY_BYTES:] or self._root(base.adapter, base.salt)
+            root = kept[-KEY_BYTES:] or self._roots.digest(base.adapter, base.salt)
             extras = self._extras(prompt)
             more = self._chain(
                 "prompt.delta.tokens", root, delta.tokens, extras, kept_chunks=kept_chunks
@@ -148,16 +146,6 @@ class Prompts:
                 raise InvalidField("prompt.extras", f"chunk {one.chunk} is there twice")
             extras[one.chunk] = one.extra
         return extras
-
-    def _root(self, adapter: bytes, salt: bytes) -> bytes:
-        """The digest of the session's namespace with this adapter and salt."""
-        digest = self._digests.get((adapter, salt))
-        if digest is None:
-            digest = replace(self._namespace, adapter=adapter, salt=salt).digest()
-            self._digests[adapter, salt] = digest
-            if len(self._digests) > DIGESTS_MAX:
-                self._digests.popitem(last=False)
-        return digest
 
 
 def _refuse_extras(prompt: engine_pb2.Prompt) -> None:

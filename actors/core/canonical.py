@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 
 _U64 = struct.Struct("<Q")
 INTEGER_MAX = 2**64 - 1
@@ -43,7 +44,11 @@ def encode(value: object) -> bytes:
 
 
 def _append(parts: list[bytes], value: object) -> None:
-    if value is None:
+    if isinstance(value, int) and not isinstance(value, bool | Enum):
+        if not 0 <= value <= INTEGER_MAX:
+            raise ValueError(f"{value} is not an integer from 0 to 2**64 - 1")
+        parts += (b"i", _U64.pack(value))
+    elif value is None:
         parts.append(b"n")
     elif isinstance(value, Enum):
         _append(parts, value.name)
@@ -57,18 +62,25 @@ def _append(parts: list[bytes], value: object) -> None:
         for item in value:
             _append(parts, item)
     elif is_dataclass(value) and not isinstance(value, type):
-        members = fields(value)
-        parts += (b"r", _U64.pack(len(members)))
-        for member in members:
-            name = member.name.encode()
-            parts += (_U64.pack(len(name)), name)
-            _append(parts, getattr(value, member.name))
-    elif isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value <= INTEGER_MAX:
-            raise ValueError(f"{value} is not an integer from 0 to 2**64 - 1")
-        parts += (b"i", _U64.pack(value))
+        names = _names(type(value))
+        parts += (b"r", _U64.pack(len(names)))
+        for name, encoded in names:
+            parts.append(encoded)
+            _append(parts, getattr(value, name))
     else:
         raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def encode_name(name: str) -> bytes:
+    """A field's name as it stands before its value in a record."""
+    data = name.encode()
+    return _U64.pack(len(data)) + data
+
+
+@cache
+def _names(kind: type) -> tuple[tuple[str, bytes], ...]:
+    """The fields of a record type, and their names encoded."""
+    return tuple((member.name, encode_name(member.name)) for member in fields(kind))
 
 
 def first_difference(ours: object, theirs: object, path: str = "") -> Difference | None:

@@ -39,8 +39,8 @@ DTYPE_BYTES: Mapping[str, int] = {
 _SCALED_DTYPES = frozenset({"float8_e4m3fn", "float8_e5m2"})
 
 GROUPS_MAX = 64
-SHARDS_MAX = 1024
-LAYERS_MAX = 4096
+SHARDS_MAX = 1024  # of a group; a Hello has no more over all its groups
+LAYERS_MAX = 2048  # as SHARDS_MAX
 COUNT_MAX = 65536  # heads, head elements, components, runs, tokens of a window or a block
 SALT_BYTES_MAX = 256
 ADAPTER_BYTES_MAX = 64
@@ -163,6 +163,32 @@ class Namespace:
     def digest(self) -> bytes:
         """`key_0` of every chain in this namespace: 32 bytes."""
         return hashlib.sha256(self.encode()).digest()
+
+
+class RootDigests:
+    """The digests of one namespace under any adapter and salt, without encoding the rest of it again.
+
+    They are the last two fields, and so the end of the encoding.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        encoded = namespace.encode()
+        end = _encode_end(namespace.adapter, namespace.salt)
+        assert encoded.endswith(end), "adapter and salt are the last fields of a namespace"
+        self._begun = hashlib.sha256(encoded[: -len(end)])
+
+    def digest(self, adapter: bytes, salt: bytes) -> bytes:
+        """As `replace(namespace, adapter=adapter, salt=salt).digest()`; their lengths are the caller's to check."""
+        begun = self._begun.copy()
+        begun.update(_encode_end(adapter, salt))
+        return begun.digest()
+
+
+def _encode_end(adapter: bytes, salt: bytes) -> bytes:
+    return b"".join(
+        canonical.encode_name(name) + canonical.encode(value)
+        for name, value in (("adapter", adapter), ("salt", salt))
+    )
 
 
 def first_difference(ours: Namespace, theirs: Namespace) -> str | None:

@@ -21,6 +21,7 @@ from penstock.actors.core.namespace import (
     Group,
     GroupShard,
     Namespace,
+    RootDigests,
     ScalesAtRunTime,
     ShardSizes,
     UnknownWeights,
@@ -102,6 +103,16 @@ def test_a_tenant_shares_no_key_with_another() -> None:
     """A13: the salt is in every key of the chain. Seen to fail with it left out of the encoding."""
     tenants = [keys(replace(NAMESPACE, salt=salt)) for salt in (b"", b"a", b"b", b"ab")]
     assert sum(map(len, tenants)) == len(set().union(*tenants)) == 16
+
+
+@given(st.binary(max_size=64), st.binary(max_size=256))
+def test_the_digest_under_a_salt_needs_the_rest_encoded_only_once(
+    adapter: bytes, salt: bytes
+) -> None:
+    """Seen to fail with adapter and salt swapped at the end."""
+    for namespace in (NAMESPACE, replace(NAMESPACE, adapter=b"a", salt=b"b")):
+        expected = replace(namespace, adapter=adapter, salt=salt).digest()
+        assert RootDigests(namespace).digest(adapter, salt) == expected
 
 
 def test_salt_and_adapter_do_not_run_into_each_other() -> None:
