@@ -352,6 +352,12 @@ async def _wait_for_memory(config: NodeConfig) -> None:
     Raises StartFailed when the memory does not come in time; nothing was taken by then.
     """
     needed = config.l1.bytes + config.l1.memory_reserve
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > machine:
+        raise ConfigError(
+            "l1.bytes",
+            f"{config.l1.bytes} and l1.memory_reserve need {needed} bytes, the machine has {machine}",
+        )
     if free_huge_page_bytes() >= config.l1.bytes:
         return
     log = Log("node")
