@@ -193,13 +193,15 @@ void Contents::unqueue(ChunkId id) {
   policy_->leave(id);
 }
 
-// Whether the chunk is a candidate has perhaps changed.
-void Contents::requeue(ChunkId id) {
+// Whether the chunk is a candidate has perhaps changed; if so, because `child` has left, unless that is kNoChunk.
+void Contents::requeue(ChunkId id, ChunkId child) {
   Chunk& chunk = store_.chunk(id);
   const bool candidate = chunk.indexed && !chunk.base && chunk.pins == 0 && chunk.resident > 0;
   if (candidate == (chunk.queued != 0)) return;
   chunk.queued = candidate ? 1 : 0;
-  if (candidate) {
+  if (candidate && child != kNoChunk) {
+    policy_->exposed(id, child);
+  } else if (candidate) {
     policy_->enter(id);
   } else {
     policy_->leave(id);
@@ -209,6 +211,7 @@ void Contents::requeue(ChunkId id) {
 // Objects or children of the chunk have gone: when it has none left it leaves the index, and then
 // perhaps its parent does, which may have been waiting for that.
 void Contents::settle(ChunkId id) {
+  ChunkId child = kNoChunk;
   while (id != kNoChunk) {
     Lineage& lineage = store_.lineage(id);
     if (!store_.chunk(id).indexed) {
@@ -216,7 +219,7 @@ void Contents::settle(ChunkId id) {
       return;
     }
     if (live(id) > 0 || lineage.children > 0) {
-      requeue(id);
+      requeue(id, child);
       return;
     }
     const ChunkId parent = std::exchange(lineage.parent, kNoChunk);
@@ -225,7 +228,7 @@ void Contents::settle(ChunkId id) {
     if (parent == kNoChunk) return;
     --store_.lineage(parent).children;
     update_base(parent);
-    id = parent;
+    child = std::exchange(id, parent);
   }
 }
 

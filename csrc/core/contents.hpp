@@ -56,6 +56,9 @@ class Contents final : public ChunkFacts {
   [[nodiscard]] const Object& object(ObjectRef ref) const { return store_.object(ref); }
   [[nodiscard]] const ChunkStore& store() const { return store_; }
   void prefetch_policy(ChunkId id) const { policy_->prefetch(id); }
+  void prefetch_neighbours(ChunkId id) const {
+    if (id != kNoChunk && store_.chunk(id).queued) policy_->prefetch_neighbours(id);
+  }
   void prefetch(ObjectRef ref) const {
     if (ref.none()) return;
     store_.prefetch(ref.chunk);
@@ -153,7 +156,7 @@ class Contents final : public ChunkFacts {
   void leave_index(ObjectRef ref, Left& left);
   Left take_out(ChunkId id, Departure why);
   void update_base(ChunkId id);
-  void requeue(ChunkId id);
+  void requeue(ChunkId id, ChunkId child = kNoChunk);
   void unqueue(ChunkId id);
   void settle(ChunkId id);
   void free_if_unheld(ChunkId id);

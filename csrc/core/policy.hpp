@@ -55,6 +55,8 @@ class Policy {
   virtual void touched(std::span<const ChunkId> chunks, std::uint64_t stamp) = 0;
   // It has become, or is no longer, a candidate.
   virtual void enter(ChunkId chunk) = 0;
+  // The same, because its last child, `child`, has just left.
+  virtual void exposed(ChunkId chunk, ChunkId /*child*/) { enter(chunk); }
   virtual void leave(ChunkId chunk) = 0;
   // No object of it is resident any more. It is no candidate.
   virtual void removed(ChunkId chunk, std::uint64_t fingerprint, std::uint64_t pages,
@@ -69,7 +71,14 @@ class Policy {
   // Memory that is not per chunk, such as ghosts.
   [[nodiscard]] virtual std::uint64_t extra_bytes() const { return 0; }
 
+  // Brings on its way what enter(), leave() or touched() will need of it.
   void prefetch(ChunkId chunk) const { nodes_.prefetch(chunk); }
+  // The same for the neighbours of a candidate, once its own record has come.
+  void prefetch_neighbours(ChunkId chunk) const {
+    const PolicyNode& node = nodes_[chunk];
+    if (node.previous != kNoChunk) nodes_.prefetch(node.previous);
+    if (node.next != kNoChunk) nodes_.prefetch(node.next);
+  }
   [[nodiscard]] bool is_candidate(ChunkId chunk) const { return nodes_[chunk].linked != 0; }
 
  protected:

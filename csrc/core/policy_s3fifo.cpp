@@ -12,7 +12,7 @@ S3FifoPolicy::S3FifoPolicy(std::uint32_t chunks_max, std::uint64_t arena_pages,
       facts_(facts),
       queues_{StampQueue(nodes_), StampQueue(nodes_)},
       small_pages_max_(std::max<std::uint64_t>(arena_pages / 10, 1)),
-      ghosts_(chunks_max, arena_pages - arena_pages / 10) {}
+      ghosts_(chunks_max, arena_pages) {}
 
 void S3FifoPolicy::added(ChunkId chunk, std::uint64_t fingerprint, std::uint64_t pages,
                          std::uint64_t stamp) {
@@ -31,9 +31,9 @@ void S3FifoPolicy::touched(std::span<const ChunkId> chunks, std::uint64_t stamp)
   for (const ChunkId chunk : chunks) {
     PolicyNode& node = nodes_[chunk];
     if (node.frequency < kFrequencyMax) ++node.frequency;
-    if (node.queue == kSmall && node.frequency > 1 && facts_.has_children(chunk)) {
-      promote(chunk, stamp);
-    }
+    if (!facts_.has_children(chunk)) continue;
+    if (node.queue == kSmall && node.frequency > 1) promote(chunk, stamp);
+    node.stamp = stamp;
   }
 }
 
@@ -51,6 +51,12 @@ void S3FifoPolicy::promote(ChunkId chunk, std::uint64_t stamp) {
 
 void S3FifoPolicy::enter(ChunkId chunk) {
   queue_of(chunk).insert(chunk);
+}
+
+void S3FifoPolicy::exposed(ChunkId chunk, ChunkId child) {
+  PolicyNode& node = nodes_[chunk];
+  if (node.stamp <= nodes_[child].stamp) node.frequency = 0;
+  enter(chunk);
 }
 
 void S3FifoPolicy::leave(ChunkId chunk) {

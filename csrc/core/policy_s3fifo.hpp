@@ -19,10 +19,14 @@ namespace penstock {
 //            MAIN  <-----------------------------'        evicted when not touched since its last
 //            turn
 //
-// Our chunks are not always candidates, so a chunk belongs to its queue from the start, with its
-// pages, and takes its place there, that of its entry into the queue, whenever it is a candidate. A
-// chunk that more rests on cannot wait for its turn at SMALL's end; it moves to MAIN when it is
-// touched the second time.
+// Ghosts count until as much as the arena holds was evicted after them. What differs, since a chunk
+// with children, or held by somebody, is no candidate:
+//  - it belongs to its queue, with its pages, from the start, and takes its place there, that of
+//    its entry into the queue, whenever it is a candidate;
+//  - with children it cannot wait for its turn: it moves from SMALL to MAIN at the second touch, and
+//    its place is that of its last touch;
+//  - when its last child goes, and it was not touched since that one's turn, its touches have aged
+//    as the child's have: it goes next. (A line of chunks would take a turn for each otherwise.)
 class S3FifoPolicy final : public Policy {
  public:
   S3FifoPolicy(std::uint32_t chunks_max, std::uint64_t arena_pages, const ChunkFacts& facts);
@@ -32,6 +36,7 @@ class S3FifoPolicy final : public Policy {
   void resized(ChunkId chunk, std::int64_t pages) override;
   void touched(std::span<const ChunkId> chunks, std::uint64_t stamp) override;
   void enter(ChunkId chunk) override;
+  void exposed(ChunkId chunk, ChunkId child) override;
   void leave(ChunkId chunk) override;
   void removed(ChunkId chunk, std::uint64_t fingerprint, std::uint64_t pages,
                Departure why) override;

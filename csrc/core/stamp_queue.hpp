@@ -50,7 +50,7 @@ class StampQueue {
   void validate() const;
 
  private:
-  static constexpr std::uint32_t kLookBack = 32;
+  static constexpr std::uint32_t kLookBack = 4;
   static constexpr std::uint32_t kWords = kBuckets / 64;
 
   struct Bucket {

@@ -143,6 +143,7 @@ void Table::require_pins(std::span<const ChunkId> chunks) const {
 
 void Table::pin_for(Ticket& ticket, std::span<const ChunkId> chunks) {
   ticket.chunks.insert(ticket.chunks.end(), chunks.begin(), chunks.end());
+  for (const ChunkId id : chunks) contents_.prefetch_neighbours(id);
   touched_.clear();
   for (auto id = chunks.rbegin(); id != chunks.rend(); ++id) {
     if (*id == kNoChunk) continue;
