@@ -124,6 +124,9 @@ class GatewayConfig(Config, frozen=True):
     )  # one request; larger ones are refused, the stream lives on
     transport_message_max: ByteSize = ByteSize(64 * MIB)  # beyond this gRPC ends the call
     chunks_max: Count = 16384  # in one prompt
+    objects_max: Count = (
+        16384  # in one request; a session's chunks_max is at most this by its number of groups
+    )
     inflight_max: Count = 256  # waiting requests of one session
     leases_max: Count = 4096  # of one session
     tickets_max: Count = 4096  # of one session

@@ -152,13 +152,16 @@ class Streams:
             return
         attachment, read = greeted
         attached = attachment.session
-        requests = self._requests(attached, read, is_local=is_local)
-        limits = replace(self._limits, is_heartbeat_asked=not context.peer().startswith("unix:"))
+        limits = replace(
+            self._limits.for_groups(len(read.declaration.groups)),
+            is_heartbeat_asked=not context.peer().startswith("unix:"),
+        )
+        requests = self._requests(attached, read, limits, is_local=is_local)
         stream = EngineSession(_Raw(context), attached, requests, limits)
         self.attached[attached.session] = stream
         self._tell_count()
         try:
-            await stream.run(self._welcome(attachment, read, is_local=is_local))
+            await stream.run(self._welcome(attachment, read, limits, is_local=is_local))
         finally:
             await self._end(attached, requests)
         if stream.end_reason:
@@ -205,21 +208,24 @@ class Streams:
         return Attachment(attached, secret)
 
     def _requests(
-        self, attached: session.Attached, read: ReadHello, *, is_local: bool
+        self,
+        attached: session.Attached,
+        read: ReadHello,
+        limits: GatewayLimits,
+        *,
+        is_local: bool,
     ) -> EngineRequests:
         prompts = Prompts(
             read.namespace,
             chunk_tokens=read.declaration.chunk_tokens,
-            chunks_max=self._limits.chunks_max,
-            kept_bytes_max=self._limits.kept_prompt_bytes_max,
+            chunks_max=limits.chunks_max,
+            kept_bytes_max=limits.kept_prompt_bytes_max,
         )
         slots = read.declaration.slots if is_local else ()
-        return EngineRequests(
-            attached, slots, prompts, self._to, self._limits, epoch=self._facts.epoch
-        )
+        return EngineRequests(attached, slots, prompts, self._to, limits, epoch=self._facts.epoch)
 
     def _welcome(
-        self, attachment: Attachment, read: ReadHello, *, is_local: bool
+        self, attachment: Attachment, read: ReadHello, limits: GatewayLimits, *, is_local: bool
     ) -> engine_pb2.SessionReply:
         welcome = engine_pb2.Welcome(
             protocol_version=PROTOCOL_VERSION,
@@ -229,7 +235,7 @@ class Streams:
             namespace_digest=read.declaration.namespace_digest,
             arena_socket=self._facts.arena_socket if is_local else "",
             arena_bytes=self._facts.arena_bytes,
-            limits=self._limits.wire(),
+            limits=limits.wire(),
             gave_up=attachment.session.gave_up,
         )
         return engine_pb2.SessionReply(correlation_id=read.correlation_id, welcome=welcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.protos import engine_pb2
 
@@ -11,6 +11,7 @@ from penstock.protos import engine_pb2
 class GatewayLimits:
     message_bytes_max: int
     chunks_max: int
+    objects_max: int  # in one request: its chunks times the groups of the session
     inflight_max: int
     leases_max: int
     tickets_max: int
@@ -25,6 +26,10 @@ class GatewayLimits:
     streams_max: int  # open streams, attached or not yet
     kept_prompt_bytes_max: int  # keys remembered per session for deltas
     is_heartbeat_asked: bool = False  # True for TCP, where no pidfd tells of a death
+
+    def for_groups(self, count: int) -> GatewayLimits:
+        """The limits of a session with so many groups, of each of which it moves at most one object per chunk."""
+        return replace(self, chunks_max=max(1, min(self.chunks_max, self.objects_max // count)))
 
     def wire(self) -> engine_pb2.Limits:
         return engine_pb2.Limits(

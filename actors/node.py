@@ -305,6 +305,7 @@ def gateway_limits(config: NodeConfig) -> GatewayLimits:
     return GatewayLimits(
         message_bytes_max=given.message_max,
         chunks_max=given.chunks_max,
+        objects_max=given.objects_max,
         inflight_max=given.inflight_max,
         leases_max=given.leases_max,
         tickets_max=given.tickets_max,

@@ -38,6 +38,7 @@ SEEDS = pytest.mark.parametrize("seed", range(5))
 LIMITS = GatewayLimits(
     message_bytes_max=4096,
     chunks_max=16,
+    objects_max=16,
     inflight_max=2,
     leases_max=8,
     tickets_max=8,
