@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from typing_extensions import Buffer
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The L1 table: csrc/core/table.hpp. Words: a chunk is named by its 32-byte key; its objects by their slot, which counts
-# the shards of the geometry's groups in order. Sessions, instances and tenants are numbers given by the node. Lease and
-# ticket ids are 16 random bytes drawn by the caller. Times are monotonic seconds, given by the caller: the table reads
-# no clock and draws nothing. Packed keys are a multiple of 32 bytes, in prompt order.
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
+# The L1 table: csrc/core/table.hpp. Words: a chunk is named by its 32-byte key; its objects by
+# their slot, which counts the shards of the geometry's groups in order. Sessions, instances and
+# tenants are numbers given by the node. Lease and ticket ids are 16 random bytes drawn by the
+# caller. Times are monotonic seconds, given by the caller: the table reads no clock and draws
+# nothing, and time acts only in `expire`: a lease or ticket is alive until that call ends it.
+# Packed keys are a multiple of 32 bytes, in prompt order, 1 to 1048576 of them.
+# -------------------------------------------------------------------------------------------------
 
 class TableError(Exception):
     """A refusal by the table. Nothing was changed by the refused call."""
@@ -24,7 +26,7 @@ class GeometryUnknown(TableError):
     """No such geometry, or a chunk of these keys was written under another one."""
 
 class SessionUnknown(TableError):
-    """The session or instance was never attached, is attached already, lost its stream, or is gone."""
+    """The session or instance is not attached (any more), or the session is attached already."""
 
 class TicketUnknown(TableError):
     """The ticket never existed, belongs to another instance, was closed or has expired."""
@@ -33,7 +35,9 @@ class RankTaken(TableError):
     """Another session holds a lease for this rank of the ticket."""
 
 class QuarantineFull(TableError):
-    """The instance has left so much memory in overdue leases and quarantine that it gets no new leases."""
+    """The instance has left so much memory in overdue leases and quarantine that it gets no new
+    leases.
+    """
 
 class TableFull(TableError):
     """A bound of the table is reached: leases, tickets, or readers of one object (65535)."""
@@ -58,7 +62,9 @@ class Answer(enum.IntEnum):
 
 class Outcome(enum.IntEnum):
     OK = 0
-    STALE = 1  # the lease is over (expired, released, lost) or was never this session's: nothing changed for anybody else
+    # The lease is over (expired, released, orphaned), or was never this session's, or the object was
+    # never granted or is settled: nothing changed for anybody else.
+    STALE = 1
 
 class Rule(enum.Enum):
     """What a hit of n chunks needs of a group, on every shard."""
@@ -74,8 +80,9 @@ class Policy(enum.Enum):
 class Group:
     """One layer group of a geometry.
 
-    `shard_bytes`: exact object bytes of each shard, > 0. `shard_runs`: (layer, component) runs in an object of each
-    shard, >= 1; empty means one each. `window_chunks`: >= 1 for Rule.WINDOW, else ignored. Raises BadArgument.
+    `shard_bytes`: exact object bytes of each shard, > 0. `shard_runs`: (layer, component) runs in
+    an object of each shard, >= 1; empty means one each. `window_chunks`: >= 1 for Rule.WINDOW, else
+    ignored. Raises BadArgument.
     """
 
     def __init__(
@@ -92,8 +99,10 @@ class Hit(NamedTuple):
     promised: int  # chunks readable once what is being written now is committed; >= hit
 
 class Acquired:
-    """A read lease. `extents`: packed records of three u64 (offset, bytes, digest), chunk-major, one per slot asked
-    for; bytes == 0 where no object is: its group does not need it, or it was dropped since the lookup."""
+    """A read lease. `extents`: packed records of three u64 (offset, bytes, digest), chunk-major,
+    one per slot asked for; bytes == 0 where no object is: its group does not need it, or it was
+    dropped since the lookup.
+    """
 
     @property
     def lease(self) -> bytes: ...
@@ -103,8 +112,10 @@ class Acquired:
     def chunks(self) -> int: ...  # chunks covered, from first_chunk to the ticket's end
 
 class Reserved:
-    """`answers`: one byte of Answer per (chunk, slot), chunk-major. `extents`: as in Acquired, one per answer, digest 0,
-    bytes == 0 unless GRANTED. `bytes_missing`: arena bytes of all that was answered NO_ROOM."""
+    """`answers`: one byte of Answer per (chunk, slot), chunk-major. `extents`: as in Acquired, one
+    per answer, digest 0, bytes == 0 unless GRANTED. `bytes_missing`: arena bytes of all that was
+    answered NO_ROOM.
+    """
 
     @property
     def answers(self) -> bytes: ...
@@ -114,8 +125,9 @@ class Reserved:
     def bytes_missing(self) -> int: ...
 
 class Evicted:
-    """`bytes`: arena bytes free now. `quarantined_bytes`: evicted, but an overdue reader still holds them.
-    `keys`: packed keys of the evicted chunks, in order."""
+    """`bytes`: arena bytes free now. `quarantined_bytes`: evicted, but an overdue reader still
+    holds them. `keys`: packed keys of the evicted chunks, in order.
+    """
 
     @property
     def bytes(self) -> int: ...
@@ -151,7 +163,7 @@ class Statistics:
     overdue_leases: int  # expired or orphaned, not yet given up: they hold memory back
     tickets: int
     sessions: int
-    metadata_bytes: int  # memory the table's own records take: what was ever used of them, and the whole index
+    metadata_bytes: int  # of the table's own records: all that were ever used, and the whole index
     evicted_chunks: int  # counter
     evicted_bytes: int  # counter
     damaged_objects: int  # counter: named in a release
@@ -163,12 +175,13 @@ class Statistics:
 class Table:
     """The index of L1, the state of every object in it, and who may read, write or evict what.
 
-    Every method is O(size of its arguments) and waits for nothing. All of them but `lease_handle` destructors belong to
-    one thread, that of the first call; another raises WrongThread. `story_events_max` events are kept for `story`.
+    Every method is O(size of its arguments) and waits for nothing. All of them but `lease_handle`
+    destructors belong to one thread, that of the first call; another raises WrongThread.
+    `story_events_max` events are kept for `story`.
 
-    `objects_max`: bound of objects and of chunks. Address space for that many is taken at once, memory as it is used.
-    `quarantine_bytes_max`: see QuarantineFull; per engine instance. `hash_seed`: a secret keeps crafted keys from
-    colliding in the index.
+    `objects_max`: bound of objects and of chunks. Address space for that many is taken at once,
+    memory as it is used. `quarantine_bytes_max`: see QuarantineFull; per engine instance.
+    `hash_seed`: a secret keeps crafted keys from colliding in the index.
     """
 
     def __init__(
@@ -184,11 +197,14 @@ class Table:
         hash_seed: int = 0,
     ) -> None: ...
     def add_geometry(self, groups: Sequence[Group]) -> int:
-        """A new number on every call, at most 65535 of them. Raises BadArgument for no group, more than 64 groups or
-        more than 4096 slots."""
+        """A new number on every call, at most 65535 of them. Raises BadArgument for no group, more
+        than 64 groups or more than 4096 slots.
+        """
 
     def set_quota(self, tenant: int, bytes_max: int) -> None:
-        """Bound of the arena bytes of a tenant's objects; 0: none. What exceeds a lowered quota stays until evicted."""
+        """Bound of the arena bytes of a tenant's objects; 0: none. What exceeds a lowered quota
+        stays until evicted.
+        """
 
     def bytes_of(self, tenant: int) -> int: ...
     def attach(self, session: int, *, instance: int) -> None: ...
@@ -199,7 +215,9 @@ class Table:
         """Hit chunks now. Changes nothing, recency included."""
 
     def promised(self, keys: bytes, *, geometry: int) -> int:
-        """Hit chunks if everything that is being written or loaded now were readable. Changes nothing."""
+        """Hit chunks if everything that is being written or loaded now were readable. Changes
+        nothing.
+        """
 
     def lookup(
         self,
@@ -212,10 +230,11 @@ class Table:
         now: float,
         expires: float,
     ) -> Hit:
-        """The hit by every group's rule. If it is not 0, a ticket is opened that pins these chunks; they are touched.
+        """The hit by every group's rule. If it is not 0, a ticket is opened that pins these chunks;
+        they are touched.
 
-        `readers`: 1 to 128, the ranks that may acquire. The ticket lives until it is closed, expires, or its instance
-        is gone, whatever becomes of leases made from it.
+        `readers`: 1 to 128, the ranks that may acquire. The ticket lives until it is closed,
+        expires, or its instance is gone, whatever becomes of leases made from it.
         """
 
     def open_ticket(
@@ -231,10 +250,11 @@ class Table:
         """A ticket of no chunks, to be extended."""
 
     def extend(self, ticket: bytes, keys: bytes, *, now: float) -> int:
-        """Pin what has become readable of `keys`, the whole prompt's, for a ticket: its new hit, never less than before.
+        """Pin what has become readable of `keys`, the whole prompt's, for a ticket: its new hit,
+        never less than before.
 
-        Counts LOADED objects besides RESIDENT ones: they are readable by the tickets of their load, and the caller says
-        by this call that the ticket is one. Raises TicketUnknown, BadKeys.
+        Counts LOADED objects besides RESIDENT ones: they are readable by the tickets of their load,
+        and the caller says by this call that the ticket is one. Raises TicketUnknown, BadKeys.
         """
 
     def acquire(
@@ -249,12 +269,12 @@ class Table:
         now: float,
         expires: float,
     ) -> Acquired:
-        """Turn reader slot `rank` into a lease of `session` on the objects of `slots` (ascending) from `first_chunk`
-        (below or at the ticket's end).
+        """Turn reader slot `rank` into a lease of `session` on the objects of `slots` (ascending)
+        from `first_chunk` (below or at the ticket's end).
 
-        While the session holds a live lease of this rank, it is given again, as it was made. A released, overdue or
-        orphaned one makes room for another. Raises TicketUnknown, RankTaken, SessionUnknown, QuarantineFull, TableFull,
-        IdTaken, BadArgument.
+        While the session holds a live lease of this rank, it is given again, as it was made. A
+        released, overdue or orphaned one makes room for another. Raises TicketUnknown, RankTaken,
+        SessionUnknown, QuarantineFull, TableFull, IdTaken, BadArgument.
         """
 
     def release(
@@ -262,9 +282,10 @@ class Table:
     ) -> Outcome:
         """End a read lease. OK: what was copied under it counts. STALE: discard it.
 
-        `damaged`: indices into the lease's extents whose bytes did not digest to their digest: these objects leave the
-        index, whatever the outcome is, if the lease is this session's and not yet released. An overdue lease of this
-        session gives its extents back, but is STALE. Raises BadArgument for an index out of range.
+        `damaged`: indices into the lease's extents whose bytes did not digest to their digest:
+        these objects leave the index, whatever the outcome is, if the lease is this session's and
+        not yet released. An overdue lease of this session gives its extents back, but is STALE.
+        Raises BadArgument for an index out of range.
         """
 
     def close_ticket(self, ticket: bytes, *, instance: int) -> Outcome: ...
@@ -286,12 +307,14 @@ class Table:
         now: float,
         expires: float,
     ) -> Reserved:
-        """Ask for extents for the objects of `slots` (ascending) of consecutive chunks of one prompt.
+        """Ask for extents for the objects of `slots` (ascending) of consecutive chunks of one
+        prompt.
 
-        `parent`: key of the chunk before the first, b"" at the prompt's start. After the first NO_ROOM or QUOTA all that
-        follows is answered the same: nothing beyond a hole is worth room. The lease exists if anything was GRANTED.
-        The tenant of a chunk is that of its first object. Raises SessionUnknown, GeometryUnknown, QuarantineFull,
-        TableFull, IdTaken, BadKeys, BadArgument.
+        `parent`: key of the chunk before the first, b"" at the prompt's start. After the first
+        NO_ROOM or QUOTA all that follows is answered the same: nothing beyond a hole is worth room.
+        The lease exists if anything was GRANTED. The tenant of a chunk is that of its first object.
+        Raises SessionUnknown, GeometryUnknown, QuarantineFull, TableFull, IdTaken, BadKeys,
+        BadArgument.
         """
 
     def commit(
@@ -306,11 +329,12 @@ class Table:
     ) -> bytes:
         """Objects are whole: RESERVED or LOADED -> RESIDENT. One byte of Outcome per index.
 
-        `indices` into the reservation's answers; empty: all that are granted and neither committed nor aborted, in
-        order. `digests`: packed u64, one per index; b"" leaves those of LOADED objects, and is refused for RESERVED
-        ones. `runs`: packed u64, all run digests of each object in turn, as many as its geometry says; b"": not kept.
-        The lease is over when nothing of it is left to commit. STALE for everything when the lease is over or another
-        session's; the memory of an expired reservation of this session is free then, since its writer is done.
+        `indices` into the reservation's answers; empty: all that are granted and neither committed
+        nor aborted, in order. `digests`: packed u64, one per index; b"" leaves those of LOADED
+        objects, and is refused for RESERVED ones. `runs`: packed u64, all run digests of each
+        object in turn, as many as its geometry says; b"": not kept. The lease is over when nothing
+        of it is left to commit. STALE for everything when the lease is over or another session's;
+        the memory of an expired reservation of this session is free then, since its writer is done.
         Raises BadArgument.
         """
 
@@ -324,29 +348,41 @@ class Table:
         runs: bytes = b"",
         now: float,
     ) -> bytes:
-        """As commit, RESERVED -> LOADED: verified, readable only by tickets extended over it, still to be committed."""
+        """As commit, RESERVED -> LOADED: verified, readable only by tickets extended over it, still
+        to be committed.
+        """
 
     def abort(self, lease: bytes, *, session: int) -> Outcome:
-        """The owner no longer writes: what it did not commit is free at once. STALE as in commit."""
+        """The owner no longer writes: what it did not commit is free at once. STALE as in
+        commit.
+        """
 
     def runs(self, key: bytes, slot: int) -> bytes:
-        """Packed u64 digests of the runs of a RESIDENT object: its object digest when it has one run only; b"" when
-        they were not kept or there is no such object."""
+        """Packed u64 digests of the runs of a RESIDENT object: its object digest when it has one
+        run only; b"" when they were not kept or there is no such object.
+        """
 
     # Life cycle.
 
     def expire(self, now: float) -> Expired:
-        """End what expires at or before `now`. Read leases become overdue: their objects may leave the index, their
-        memory stays. Reservations leave the index, their memory is quarantined. Tickets are closed."""
+        """End what expires at or before `now`. Read leases become overdue: their objects may leave
+        the index, their memory stays. Reservations leave the index, their memory is quarantined.
+        Tickets are closed.
+        """
 
     def next_expiry(self) -> float:
         """Earliest expiry of a live lease or ticket; inf if there is none."""
 
     def stream_lost(self, session: int) -> int:
-        """Orphan all its leases, as if they had expired. Returns how many were live. Raises SessionUnknown."""
+        """Orphan all its leases, as if they had expired. Returns how many it leaves behind, those
+        included that were overdue already: while there are any, its process may touch the arena.
+        Raises SessionUnknown.
+        """
 
     def process_gone(self, session: int) -> int:
-        """Its process is proven dead: everything of it is free. Returns how many leases that ended; 0 if unknown."""
+        """Its process is proven dead: everything of it is free. Returns how many leases that ended;
+        0 if unknown.
+        """
 
     def give_up(self, session: int) -> int:
         """Its living owner touches nothing of it any more: as process_gone."""
@@ -355,18 +391,22 @@ class Table:
         """Close the instance's tickets; returns how many. Its sessions stay until each is gone."""
 
     def evict(self, bytes_wanted: int, *, now: float) -> Evicted:
-        """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted` arena bytes were freed
-        or nothing is left."""
+        """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted`
+        arena bytes were freed or nothing is left.
+        """
 
     def drop(self, keys: bytes) -> int:
-        """Invalidate: chunks leave the index with all their objects that are not being written. Returns how many did.
-        Who reads one keeps its memory until the release."""
+        """Invalidate: chunks leave the index with all their objects that are not being written.
+        Returns how many did. Who reads one keeps its memory until the release.
+        """
 
     @property
     def free_bytes(self) -> int: ...
     def statistics(self) -> Statistics: ...
     def validate(self) -> None:
-        """Check every invariant against the allocator too, in time linear in the table. Raises AssertionError."""
+        """Check every invariant against the allocator too, in time linear in the table. Raises
+        AssertionError.
+        """
 
     def story(self, key: bytes) -> list[str]:
         """The kept events of a chunk, oldest first."""
@@ -375,16 +415,22 @@ class Table:
 
     @property
     def return_fd(self) -> int:
-        """An eventfd, readable when handles died since the last call; any call of the table drains them."""
+        """An eventfd, readable when handles died since the last call; any call of the table drains
+        them.
+        """
 
     def lease_handle(self, lease: bytes, *, session: int) -> LeaseHandle: ...
     def ticket_handle(self, ticket: bytes, *, instance: int) -> LeaseHandle: ...
     def drain(self) -> int:
-        """Nothing but what every call does first: end what the handles that died held. Returns how many there were."""
+        """Nothing but what every call does first: end what the handles that died held. Returns how
+        many there were.
+        """
 
 class LeaseHandle:
-    """Ends a lease or ticket when it dies, on whatever thread: a read lease is released, a write lease aborted, a ticket
-    closed. Its id waits on a lock-free queue for the table's next call. Outlives the table harmlessly."""
+    """Ends a lease or ticket when it dies, on whatever thread: a read lease is released, a write
+    lease aborted, a ticket closed. Its id waits on a lock-free queue for the table's next call.
+    Outlives the table harmlessly.
+    """
 
     def __enter__(self) -> LeaseHandle: ...
     def __exit__(self, *error: object) -> None: ...
