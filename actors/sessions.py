@@ -113,15 +113,13 @@ class Sessions(session.Sessions):
         former = self._attachments.find(ended)
         if former is None:
             return  # its process was proven gone before its stream ended, or it was resumed
-        orphaned = await self._l1.ask(l1.StreamLost(ended), within=self._limits.ask_s)
-        if self._attachments.lose(former, leases_orphaned=orphaned):
+        left = await self._l1.ask(l1.StreamLost(ended), within=self._limits.ask_s)
+        if self._attachments.lose(former, leases_left=left):
             self._door.dismiss(ended)
             await self._l1.ask(l1.ProcessGone(ended), within=self._limits.ask_s)
             self._log.info("detached", session=ended, client=former.client)
         else:
-            self._log.warning(
-                "stream_lost", session=ended, client=former.client, leases_orphaned=orphaned
-            )
+            self._log.warning("stream_lost", session=ended, client=former.client, leases_left=left)
         await self._end_instance(former)
 
     async def _process_exited(self, exited: SessionId) -> None:

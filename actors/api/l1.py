@@ -115,7 +115,7 @@ class Attach(Msg["L1Manager", None]):
 class StreamLost(Msg["L1Manager", int]):
     """Pins of the session are gone, its reservations leave the index, their memory is quarantined.
 
-    Answers how many leases were orphaned."""
+    Answers how many leases it leaves behind, those included that were overdue before."""
 
     session: SessionId
 

@@ -166,9 +166,9 @@ class Attachments:
             return None
         return session
 
-    def lose(self, session: Session, *, leases_orphaned: int) -> bool:
+    def lose(self, session: Session, *, leases_left: int) -> bool:
         """The stream ended. True: the session is over. False: it is LOST, until its process is proven gone."""
-        if leases_orphaned and session.has_entered and session.moves_bytes:
+        if leases_left and session.has_entered and session.moves_bytes:
             session.phase = Phase.LOST
             return False
         self.forget(session)

@@ -27,16 +27,13 @@ std::uint32_t Table::stream_lost(std::uint64_t id) {
   begin();
   Session& session = attached(id);
   session.lost = true;
-  std::uint32_t orphaned = 0;
-  for (BookId place = session.first_lease; place != kNoBookId;) {
+  std::uint32_t left = 0;
+  for (BookId place = session.first_lease; place != kNoBookId; ++left) {
     const BookId next = leases_[place].next;
-    if (!leases_[place].overdue) {
-      make_overdue(place);
-      ++orphaned;
-    }
+    if (!leases_[place].overdue) make_overdue(place);
     place = next;
   }
-  return orphaned;
+  return left;
 }
 
 std::uint32_t Table::session_over(std::uint64_t id) {

@@ -82,7 +82,7 @@ class Keeper(RuleBasedStateMachine):
     def lose(self, session: Session | None, held: int) -> None:
         if session is None or self.phases.get(session.session) is not Phase.ATTACHED:
             return
-        is_over = self.attachments.lose(session, leases_orphaned=held)
+        is_over = self.attachments.lose(session, leases_left=held)
         must_wait = held > 0 and session.session in self.entered and session.moves_bytes
         assert is_over is not must_wait
         if must_wait:
@@ -174,7 +174,7 @@ def test_a_lost_session_counts_against_the_bound_and_opens_no_door() -> None:
     attachments = Attachments(sessions_max=1, namespaces_max=1)
     session = attach(attachments, declaration())
     attachments.enter(session.secret)
-    assert not attachments.lose(session, leases_orphaned=1)
+    assert not attachments.lose(session, leases_left=1)
     with pytest.raises(TooManySessions, match="attached or lost"):
         attachments.check_room(declaration())
     with pytest.raises(UnknownSecret):
