@@ -110,7 +110,7 @@ def _cells(summary: Summary) -> Iterable[str]:
         f"{summary.hit_tokens:,}",
         f"{summary.ttft_cold_ms:,.0f}",
         f"{summary.ttft_warm_ms:,.0f}",
-        f"1/{summary.speedup:.1f}",
+        f"1/{summary.speedup:.3g}",
         f"{summary.stored.bytes / _MIB:,.0f}",
         f"{summary.loaded.bytes / _MIB:,.0f}",
     )
@@ -130,7 +130,7 @@ def closing_lines(summary: Summary, verdict: Verdict) -> list[str]:
     if verdict.problems:
         return [moved, own, *(f"PROBLEM {problem}." for problem in verdict.problems)]
     equal = f"{verified} of KV were read back, bit-identical to what was written."
-    same = "All answers equal, in tokens and logits, those with the engine's own prefix cache."
+    same = "All answers equal those with the engine's own prefix cache, logits included."
     return [moved, own, equal, same]
 
 
