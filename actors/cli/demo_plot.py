@@ -1,4 +1,4 @@
-"""The demo's picture: every request's time to first token, and what the phases have in common."""
+"""The demo's picture: every request's time to first token, and what a warm one consists of."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from penstock.actors.cli.demo_plan import Asked, Phase, of_phase
 from penstock.actors.engine.reference_messages import Generation
@@ -18,6 +18,7 @@ _LABELS = {
     Phase.WARM: "warm: KV from Penstock",
     Phase.CHECK: "the engine's own prefix cache",
 }
+_SHORT_LABELS = {Phase.WARM: "warm", Phase.CHECK: "own cache"}
 
 
 def draw(asked: Sequence[Asked], path: Path) -> None:
@@ -31,7 +32,8 @@ def draw(asked: Sequence[Asked], path: Path) -> None:
         every.scatter(at, heights, color=_COLOURS[phase], label=_LABELS[phase], zorder=3)
     every.set_yscale("log")
     every.yaxis.set_major_formatter("{x:,.0f}")
-    every.yaxis.set_minor_formatter("{x:,.0f}")
+    every.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    every.yaxis.set_minor_formatter(NullFormatter())
     every.xaxis.set_major_locator(MaxNLocator(integer=True))
     every.set_xlabel("request, in order")
     every.set_ylabel("time to first token, ms")
@@ -42,13 +44,13 @@ def draw(asked: Sequence[Asked], path: Path) -> None:
 
 
 def _draw_parts(axes: Axes, asked: Sequence[Asked]) -> None:
-    """What the mean time to first token consists of, a bar for each phase."""
-    phases = list(reversed(Phase))
+    """What the mean time to first token consists of where KV is reused."""
+    phases = (Phase.CHECK, Phase.WARM)
     parts = [_mean_parts_ms(of_phase(asked, phase)) for phase in phases]
     start = [0.0] * len(phases)
     for index, name in enumerate(("look up", "load", "compute")):
         widths = [part[index] for part in parts]
-        axes.barh([phase.value for phase in phases], widths, left=start, label=name)
+        axes.barh([_SHORT_LABELS[phase] for phase in phases], widths, left=start, label=name)
         start = [left + width for left, width in zip(start, widths, strict=True)]
     axes.set_xlabel("mean time to first token, ms")
     axes.legend()
