@@ -76,9 +76,12 @@ class BlockingClient:
         return client
 
     def close(self) -> None:
-        """Give up what is under way, leave the node in order, end the thread. Idempotent; from any thread."""
+        """Give up what is under way, leave the node in order, end the thread. Idempotent; from any thread.
+
+        Waits for the end, except where a future's callback calls it: that is on the client's own thread.
+        """
         atexit.unregister(self.close)
-        if not self._home.is_here or self._thread is threading.current_thread():
+        if not self._home.is_here:
             return
         with self._lock:
             if self._ended is None:
@@ -86,7 +89,8 @@ class BlockingClient:
                 assert self._loop is not None
                 assert self._closing is not None
                 self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self

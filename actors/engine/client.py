@@ -30,7 +30,7 @@ from penstock.actors.engine.errors import (
     StaleEpoch,
     StaleGrant,
 )
-from penstock.actors.engine.forks import HomeProcess
+from penstock.actors.engine.forks import HomeProcess, warn_if_forks_crash
 from penstock.actors.engine.keyspace import Prompt, pack_keys
 from penstock.actors.engine.link import Link
 from penstock.actors.engine.mover import Mover
@@ -106,6 +106,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         assert self._tasks is None, "a client is entered once"
+        warn_if_forks_crash(self._log)
         self._tasks = create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._link.run, name="penstock link")

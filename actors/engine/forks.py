@@ -11,7 +11,9 @@ import os
 import socket
 import weakref
 
+from penstock.actors.engine import GRPC_FORK_SUPPORT, GRPC_FORK_SUPPORT_OFF
 from penstock.actors.engine.errors import ForkedClient
+from penstock.runtime.log import Log
 
 
 class GuardedSocket(socket.socket):
@@ -53,3 +55,13 @@ def _close_all_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_all_in_child)
+
+
+def warn_if_forks_crash(log: Log) -> None:
+    """Say it when gRPC was set up too early for `penstock.actors.engine` to keep its forked children alive."""
+    if os.environ.get(GRPC_FORK_SUPPORT) != GRPC_FORK_SUPPORT_OFF:
+        log.info_once(
+            "forked_children_may_crash",
+            reason=f"gRPC was imported before penstock, or {GRPC_FORK_SUPPORT} is set",
+            remedy=f"set {GRPC_FORK_SUPPORT}={GRPC_FORK_SUPPORT_OFF} in the environment",
+        )

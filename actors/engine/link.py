@@ -118,20 +118,21 @@ class Link:
             self._session, self._channel = session, channel
             self.attachments += 1
             self._tell()
-            failure = await self._live(stream, session.limits.heartbeat_ms / 1000)
-            session.lose()
-            self._session = self._channel = None
-            self._fail(failure)
+            try:
+                await self._live(stream, session.limits.heartbeat_ms / 1000)
+            finally:
+                session.lose()
+                self._session = self._channel = None
+                self._fail(stream.loss)
         # Only now may this process declare that it touches nothing any more: what Hello.resume says.
         await session.arena.wait_unmapped()
 
-    async def _live(self, stream: SessionStream, heartbeat_s: float) -> PenstockError:
+    async def _live(self, stream: SessionStream, heartbeat_s: float) -> None:
         async with create_task_group() as beats:
             if heartbeat_s > 0:
                 beats.start_soon(self._keep_alive, stream, heartbeat_s)
-            failure = await stream.wait_ended()
+            await stream.wait_ended()
             beats.cancel_scope.cancel()
-        return failure
 
     async def _keep_alive(self, stream: SessionStream, heartbeat_s: float) -> None:
         await stream.keep_alive(

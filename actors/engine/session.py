@@ -17,6 +17,7 @@ from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.engine.arena import ArenaLink
 from penstock.actors.engine.config import ClientConfig
 from penstock.actors.engine.errors import ProtocolBroken
+from penstock.actors.engine.forks import HomeProcess
 from penstock.actors.engine.keyspace import KeySpace
 from penstock.actors.engine.leases import ReadLease, WriteLease
 from penstock.actors.engine.mover import Mover
@@ -68,6 +69,7 @@ class Session:
     ) -> None:
         self._stream = stream
         self._loop = asyncio.get_running_loop()
+        self._home = HomeProcess()
         self._tickets: WeakValueDictionary[bytes, Ticket] = WeakValueDictionary()  # not over
         self._leases: WeakValueDictionary[bytes, ReadLease | WriteLease] = (
             WeakValueDictionary()
@@ -264,6 +266,8 @@ class Session:
         self._call_soon(self.end_write, lease)
 
     def _call_soon(self, end: Callable[[bytes], None], name: bytes) -> None:
+        if not self._home.is_here:
+            return  # a copy in a forked child has died; the parent's lives
         with suppress(RuntimeError):  # the loop is closed: so is the stream, and all was given up
             self._loop.call_soon_threadsafe(end, name)
 

@@ -156,6 +156,9 @@ class SessionStream:
             self._end(
                 ProtocolBroken(f"a reply of the node is not a message of this contract: {error}")
             )
+        except asyncio.CancelledError:
+            _reraise_if_ours()
+            self._end(NodeAway("the call was cancelled below us"))
         finally:
             self._end(NodeAway("the client closed the session"))
 
@@ -176,6 +179,8 @@ class SessionStream:
             await self._call.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream is over, and the reader is told why
+        except asyncio.CancelledError:
+            _reraise_if_ours()
 
     def _next(self) -> Request | None:
         return self._outbox.take() if len(self._unanswered) < self.inflight_max else None
@@ -243,15 +248,17 @@ class SessionStream:
         with move_on_after(within):
             await self._ended.wait()
 
-    async def wait_ended(self) -> PenstockError:
-        """Wait for the stream's end; tells why it ended."""
+    async def wait_ended(self) -> None:
         await self._ended.wait()
-        assert self._loss is not None
-        return self._loss
 
     @property
     def is_open(self) -> bool:
         return self._loss is None
+
+    @property
+    def loss(self) -> PenstockError:
+        """Why it ended."""
+        return self._loss or NodeAway("the session has not ended")
 
     def end(self, reason: PenstockError) -> None:
         """End the stream from this side, at once. All who wait are told."""
@@ -267,6 +274,16 @@ class SessionStream:
         for entry in self._unanswered.values():
             _lose(entry, reason)
         self._unanswered.clear()
+
+
+def _reraise_if_ours() -> None:
+    """In an `except CancelledError`: raise it again when it was this task that was cancelled.
+
+    grpc.aio raises the same error into a read or write of a call that was cancelled by anybody else.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise  # noqa: PLE0704 - called while the error is handled
 
 
 def _has_result(reply: asyncio.Future[Any]) -> bool:

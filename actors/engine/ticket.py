@@ -55,6 +55,7 @@ class Ticket:
         self._promised_chunks = 0  # <= total_chunks
         self._is_final = not ticket
         self._is_over = not ticket
+        self._is_lost = False
         self._changed = Event()  # replaced whenever it is set
         self.total_chunks = total_chunks
 
@@ -87,6 +88,11 @@ class Ticket:
     def is_over(self) -> bool:
         """Whether nothing can be acquired from it any more."""
         return self._is_over
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its session ended before it did."""
+        return self._is_lost
 
     @property
     def chunk_tokens(self) -> int:
@@ -189,6 +195,7 @@ class Ticket:
     def lose(self) -> None:
         """The session's stream ended: nothing of the ticket can be read any more."""
         if not self._is_over:
+            self._is_lost = True
             self._hit_chunks = self._promised_chunks = 0
             self._end()
 

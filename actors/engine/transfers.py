@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from penstock._native import PagedLayout
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
+from penstock.actors.engine.errors import StaleEpoch
 from penstock.actors.engine.keyspace import Prompt
 from penstock.actors.engine.prompt_memory import whole
 from penstock.actors.engine.session import Session
@@ -28,6 +29,8 @@ async def load_hit(
     """
     if skip_tokens < 0:
         raise CallerError(f"skip_tokens must not be negative, not {skip_tokens}")
+    if ticket.is_lost:
+        raise StaleEpoch("the session of this ticket has ended: look the prompt up again")
     if ticket.hit_tokens <= skip_tokens:
         return Loaded()
     lease = await ticket.acquire(rank, skip_tokens // ticket.chunk_tokens)

@@ -12,7 +12,10 @@ import pytest
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.copying import Batch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.loop_step_ms(50),  # the scripted node and its arena live in the same loop
+]
 
 TOKENS = list(range(100, 100 + 50))
 BLOCKS = list(range(12))

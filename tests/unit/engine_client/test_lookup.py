@@ -12,7 +12,10 @@ from penstock.actors.engine.errors import RequestRefused, RequestTooLarge, Stale
 from penstock.protos import common_pb2, engine_pb2
 from penstock.runtime.errors import CallerError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.loop_step_ms(50),  # the scripted node and its arena live in the same loop
+]
 
 TOKENS = list(range(100, 100 + 50))  # three chunks of 16, and two tokens beyond
 BLOCKS = list(range(12))

@@ -27,7 +27,10 @@ from penstock.actors.engine.errors import (
 )
 from penstock.protos import common_pb2, engine_pb2
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.loop_step_ms(50),  # the scripted node and its arena live in the same loop
+]
 
 TOKENS = list(range(100, 100 + 50))
 BLOCKS = list(range(12))
@@ -294,6 +297,16 @@ async def test_leaving_gives_up_what_is_held(node, config, spec, engine) -> None
         assert ticket.is_over
         with pytest.raises(StaleGrant):
             await ticket.acquire()
+
+
+async def test_a_call_cancelled_from_below_is_a_lost_stream(node, client, engine) -> None:
+    """grpc.aio tells it by the same exception as a cancelled task. Seen to fail when that ended the link."""
+    session = client._link.current()
+    session._stream._call.cancel()
+    while client._link._session is session:
+        await client._link._news.wait()
+    await client.wait_attached(within=1.0)
+    assert (await client.store(TOKENS, [engine.layout], [BLOCKS])).chunks_written == 3
 
 
 async def test_a_node_that_ends_every_session_at_once_is_not_asked_in_a_loop(

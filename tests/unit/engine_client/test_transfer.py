@@ -13,7 +13,10 @@ from penstock.actors.engine.client import Client, Loaded, Stored
 from penstock.actors.engine.errors import BadBlocks, MovesNoBytes, StaleGrant
 from penstock.protos import engine_pb2
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.loop_step_ms(50),  # the scripted node and its arena live in the same loop
+]
 
 TOKENS = list(range(100, 100 + 50))  # three chunks of 16, and two tokens beyond
 BLOCKS = [9, 3, 7, 1, 12, 5, 0, 8, 30, 31, 20, 21]

@@ -1,0 +1,204 @@
+"""The client for engines without an event loop: futures, threads, and an end for every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import anyio
+import numpy as np
+import pytest
+
+from penstock.actors.engine.blocking import BlockingClient
+from penstock.actors.engine.client import Client, ClientConfig, Loaded
+from penstock.actors.engine.errors import ClientClosed, ClientCrashed, NodeAway, RequestRefused
+from penstock.protos import common_pb2
+
+pytestmark = pytest.mark.loop_step_ms(50)
+
+TOKENS = list(range(100, 100 + 50))
+BLOCKS = list(range(12))
+
+
+class NodeThread:
+    """The scripted node on a thread and loop of its own."""
+
+    def __init__(self, node) -> None:
+        self.node = node
+        self._up = threading.Event()
+        self._loop = None
+        self._stop = None
+        self._thread = threading.Thread(target=lambda: anyio.run(self._serve))
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with self.node.serving():
+            self._up.set()
+            await self._stop.wait()
+
+    def __enter__(self) -> NodeThread:
+        self._thread.start()
+        assert self._up.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def run(self, coroutine):
+        """Run a coroutine of the node on its loop and give its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(5)
+
+    def hold(self, kind: str) -> None:
+        self.node.hold(kind)
+
+
+@pytest.fixture
+def nodes(node) -> Iterator[NodeThread]:
+    with NodeThread(node) as thread:
+        yield thread
+
+
+@pytest.fixture
+def blocking(nodes, config, spec) -> Iterator[BlockingClient]:
+    with BlockingClient.connect(config, spec) as client:
+        yield client
+
+
+@contextmanager
+def crashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A bug in `touch`, and no noise of the thread that dies of it."""
+
+    async def bug(*_: object, **__: object) -> int:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "touch", bug)
+        patch.setattr(threading, "excepthook", lambda _: None)
+        yield
+
+
+def test_store_look_up_load(blocking, engine, other_engine) -> None:
+    assert blocking.store(TOKENS, [engine.layout], [BLOCKS]).result().chunks_written == 3
+    ticket = blocking.lookup(TOKENS, request_id="r").result()
+    assert (ticket.hit_chunks, blocking.ready(ticket).result()) == (3, 3)
+    assert blocking.load(ticket, [other_engine.layout], [BLOCKS]).result().tokens == 48
+    assert np.array_equal(other_engine.of(BLOCKS), engine.of(BLOCKS))
+    assert blocking.touch(TOKENS).result() == 3
+    assert blocking.prefetch(TOKENS).result().total_chunks == 3
+    assert blocking.join(ticket.handle).result().hit_chunks == 3
+    assert blocking.health().result().state != 0
+    blocking.cancel(ticket).result()
+    assert blocking.load(ticket, [engine.layout], [BLOCKS]).result() == Loaded()
+    assert blocking.stat().result().epoch
+    assert blocking.statistics().stored_chunks == 3
+    assert blocking.is_attached
+
+
+def test_many_threads_may_use_it(nodes, blocking) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        tickets = list(pool.map(lambda _: blocking.lookup(TOKENS).result(), range(64)))
+    assert all(ticket.total_chunks == 3 for ticket in tickets)
+    assert nodes.node.count("lookup") == 64
+
+
+def test_the_callers_own_faults_are_errors_of_the_future(nodes, blocking) -> None:
+    error = common_pb2.Error(code=common_pb2.ERROR_CODE_INVALID, message="no")
+    nodes.node.refusals["lookup"] = error
+    with pytest.raises(RequestRefused):
+        blocking.lookup(TOKENS).result()
+    nodes.node.refusals.clear()
+    assert blocking.lookup(TOKENS).result().total_chunks == 3
+
+
+def test_cancelling_a_future_gives_the_request_up(nodes, blocking, engine) -> None:
+    blocking.store(TOKENS, [engine.layout], [BLOCKS]).result()
+    nodes.hold("lookup")
+    future = blocking.lookup(TOKENS)
+    nodes.run(nodes.node.wait_for("lookup"))
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result()
+    assert future in wait([future], timeout=5).done
+    nodes.run(nodes.node.let_go("lookup"))
+    nodes.run(nodes.node.wait_for("cancel"))
+    assert nodes.node.tickets == {}
+    blocking.stat().result()
+    assert blocking._waiting == set()
+
+
+def test_closing_settles_what_is_under_way(nodes, config, spec) -> None:
+    nodes.hold("lookup")
+    client = BlockingClient.connect(config, spec)
+    futures: list[Future] = [client.lookup(TOKENS, within=60) for _ in range(3)]
+    nodes.run(nodes.node.wait_for("lookup", 3))
+    client.close()
+    for future in futures:
+        with pytest.raises(ClientClosed):
+            future.result(0)
+    with pytest.raises(ClientClosed):
+        client.lookup(TOKENS)
+    client.close()  # twice is once
+
+
+def test_a_bug_settles_every_future_and_hangs_nobody(nodes, config, spec, monkeypatch) -> None:
+    """Seen to hang when `_settle_all` is left out."""
+    nodes.hold("lookup")
+    client = BlockingClient.connect(config, spec)
+    waiting = client.lookup(TOKENS, within=60)
+    with crashing(monkeypatch):
+        crashed = client.touch(TOKENS)
+        for future in (waiting, crashed):
+            with pytest.raises(ClientCrashed, match="ZeroDivisionError"):
+                future.result(5)
+        client._thread.join(5)
+    with pytest.raises(ClientCrashed, match="make a new one"):
+        client.lookup(TOKENS)
+    client.close()
+
+
+def test_without_a_node_connecting_raises(node, spec) -> None:
+    config = ClientConfig(address=node.address, attach_within_s=0.05)
+    with pytest.raises(NodeAway):
+        BlockingClient.connect(config, spec)
+    assert not [one for one in threading.enumerate() if one.name == "penstock client"]
+
+
+def test_closing_from_a_callback_does_not_wait_for_itself(nodes, config, spec) -> None:
+    client = BlockingClient.connect(config, spec)
+    done = threading.Event()
+    future = client.lookup(TOKENS)
+    future.add_done_callback(lambda _: (client.close(), done.set()))
+    assert done.wait(5)
+    client._thread.join(5)
+    assert not client._thread.is_alive()
+
+
+PROGRAM = """
+import sys
+from penstock.actors.engine.blocking import BlockingClient
+from penstock.actors.engine.client import ClientConfig, Start, new_engine_instance, plain_model
+spec = plain_model(weights="m@" + "0" * 40, model_config_digest=bytes(32), layers=1, kv_heads=1,
+                   head_size=16, dtype="float32", block_tokens=16,
+                   engine_instance=new_engine_instance())
+client = BlockingClient.connect(ClientConfig(address=sys.argv[1], start=Start.DETACHED), spec)
+client.lookup([1, 2, 3]).result()
+print("leaving")
+"""
+
+
+def test_a_process_that_forgets_to_close_ends_all_the_same(node) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, node.address],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "leaving\n"), done.stderr
+    assert "Traceback" not in done.stderr
