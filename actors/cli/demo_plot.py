@@ -44,19 +44,19 @@ def draw(asked: Sequence[Asked], path: Path) -> None:
 
 
 def _draw_parts(axes: Axes, asked: Sequence[Asked]) -> None:
-    """What the mean time to first token consists of where KV is reused."""
+    """What the median time to first token consists of where KV is reused."""
     phases = (Phase.CHECK, Phase.WARM)
-    parts = [_mean_parts_ms(of_phase(asked, phase)) for phase in phases]
+    parts = [_median_parts_ms(of_phase(asked, phase)) for phase in phases]
     start = [0.0] * len(phases)
     for index, name in enumerate(("look up", "load", "compute")):
         widths = [part[index] for part in parts]
         axes.barh([_SHORT_LABELS[phase] for phase in phases], widths, left=start, label=name)
         start = [left + width for left, width in zip(start, widths, strict=True)]
-    axes.set_xlabel("mean time to first token, ms")
+    axes.set_xlabel("median time to first token, ms")
     axes.legend()
 
 
-def _mean_parts_ms(generations: Sequence[Generation]) -> tuple[float, float, float]:
-    lookup = statistics.mean(one.lookup_s for one in generations) * 1e3
-    load = statistics.mean(one.load.seconds for one in generations) * 1e3
-    return lookup, load, statistics.mean(one.ttft_s for one in generations) * 1e3 - lookup - load
+def _median_parts_ms(generations: Sequence[Generation]) -> tuple[float, float, float]:
+    lookup = statistics.median(one.lookup_s for one in generations) * 1e3
+    load = statistics.median(one.load.seconds for one in generations) * 1e3
+    return lookup, load, statistics.median(one.ttft_s for one in generations) * 1e3 - lookup - load
