@@ -374,9 +374,8 @@ class Table:
         """Earliest expiry of a live lease or ticket; inf if there is none."""
 
     def stream_lost(self, session: int) -> int:
-        """Orphan all its leases, as if they had expired. Returns how many it leaves behind, those
-        included that were overdue already: while there are any, its process may touch the arena.
-        Raises SessionUnknown.
+        """Orphan all its leases, as if they had expired. Returns how many it leaves behind that hold
+        memory, those that were overdue before included. Raises SessionUnknown.
         """
 
     def process_gone(self, session: int) -> int:

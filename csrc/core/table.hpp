@@ -137,7 +137,7 @@ class Table {
   };
   Expired expire(double now);
   [[nodiscard]] double next_expiry();
-  // How many leases it leaves behind, overdue ones included.
+  // How many leases it leaves behind that hold memory, those overdue before included.
   std::uint32_t stream_lost(std::uint64_t session);
   // Its process is proven dead, or its living owner touches nothing of it any more: the same to the
   // table.

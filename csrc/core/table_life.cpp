@@ -27,12 +27,13 @@ std::uint32_t Table::stream_lost(std::uint64_t id) {
   begin();
   Session& session = attached(id);
   session.lost = true;
-  std::uint32_t left = 0;
-  for (BookId place = session.first_lease; place != kNoBookId; ++left) {
+  for (BookId place = session.first_lease; place != kNoBookId;) {
     const BookId next = leases_[place].next;
     if (!leases_[place].overdue) make_overdue(place);
     place = next;
   }
+  std::uint32_t left = 0;  // a lease that held no memory is over
+  for (BookId place = session.first_lease; place != kNoBookId; place = leases_[place].next) ++left;
   return left;
 }
 

@@ -83,9 +83,10 @@ std::uint32_t Table::extend(const Id& id, KeyBatch keys, double now) {
   if (end == keys.size()) return end;
   const Geometry& geometry = contents_.geometry(ticket.geometry);
   // Most often what comes next is not there yet, and then nothing beyond it counts.
-  const std::uint64_t next =
-      contents_.groups_in(geometry, contents_.find(keys[end]), Contents::kReadableByLoad);
-  if ((geometry.full_groups() & ~next) != 0) return end;
+  const ChunkId next = contents_.find(keys[end]);
+  require_geometry(std::span(&next, 1), ticket.geometry);
+  const std::uint64_t readable = contents_.groups_in(geometry, next, Contents::kReadableByLoad);
+  if ((geometry.full_groups() & ~readable) != 0) return end;
   const std::size_t more = keys.size() - end;
   if (found_.size() < more) found_.resize(more);
   const std::span<ChunkId> found = std::span(found_).first(more);
