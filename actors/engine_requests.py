@@ -96,7 +96,7 @@ class EngineRequests:
         if len(msg.request_id) > REQUEST_ID_CHARS_MAX:
             raise InvalidField("lookup.request_id", f"at most {REQUEST_ID_CHARS_MAX} characters")
         ticket_s = self._duration("lookup.ticket_ms", msg.ticket_ms)
-        prompt = self._prompts.resolve(msg.prompt)
+        prompt = await self._prompts.resolve(msg.prompt)
         now = _now()
         if msg.request_id and (known := self._holdings.request(msg.request_id, now)) is not None:
             # The same request again: an engine asks until it starts. With other tokens it is another request.
@@ -181,7 +181,7 @@ class EngineRequests:
     ) -> Later | None:
         self._check_moves_bytes()
         lease_s = self._duration("reserve.lease_ms", msg.lease_ms)
-        prompt = self._prompts.resolve(msg.prompt)
+        prompt = await self._prompts.resolve(msg.prompt)
         if msg.parent and not msg.prompt.HasField("keys"):
             raise InvalidField("reserve.parent", "only with packed keys: other forms know it")
         parent = msg.parent or prompt.parent
@@ -254,14 +254,14 @@ class EngineRequests:
     # Hints and numbers.
 
     async def _prefetch(self, msg: engine_pb2.Prefetch, reply: engine_pb2.SessionReply) -> None:
-        prompt = self._prompts.resolve(msg.prompt)
+        prompt = await self._prompts.resolve(msg.prompt)
         hit = await self._to.l1.ask(l1.Promise(prompt.keys, self._attached.geometry))
         reply.prefetched.total_chunks = len(prompt.keys) // KEY_BYTES
         reply.prefetched.hit_chunks = hit.hit_chunks
         reply.prefetched.promised_chunks = hit.promised_chunks
 
     async def _touch(self, msg: engine_pb2.Touch, reply: engine_pb2.SessionReply) -> None:
-        prompt = self._prompts.resolve(msg.prompt)
+        prompt = await self._prompts.resolve(msg.prompt)
         reply.touched.chunks = await self._to.l1.ask(l1.Touch(prompt.keys))
 
     async def _stat(self, msg: engine_pb2.StatRequest, reply: engine_pb2.SessionReply) -> None:

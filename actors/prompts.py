@@ -7,17 +7,24 @@ remembered, oldest forgotten first, so that a growing conversation need not be s
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import Namespace, RootDigests
 from penstock.actors.keys import chunk_keys
 from penstock.protos import engine_pb2
+from penstock.runtime.units import KIB
 
 SALT_BYTES_MAX = 256
 ADAPTER_BYTES_MAX = 64
 EXTRA_BYTES_MAX = 1024
+# Hashed in one step of the loop, about a millisecond's worth; then others have their turn.
+TOKEN_BYTES_A_STEP = 512 * KIB
+CHUNKS_A_STEP = 1024
 TOKEN_BYTES = 4
 ENTRY_BYTES = 256  # what remembering a prompt costs beside its keys, salt and adapter
 
@@ -60,8 +67,11 @@ class Prompts:
             self._kept_bytes -= forgotten.kept_bytes
         return self._made
 
-    def resolve(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
-        """The keys of a prompt. Raises InvalidField, TooLarge, PromptForgotten."""
+    async def resolve(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
+        """The keys of a prompt. Others get their turn while a long one is hashed.
+
+        Raises InvalidField, TooLarge, PromptForgotten.
+        """
         if len(prompt.salt) > SALT_BYTES_MAX:
             raise InvalidField("prompt.salt", f"at most {SALT_BYTES_MAX} bytes")
         if len(prompt.adapter) > ADAPTER_BYTES_MAX:
@@ -73,15 +83,14 @@ class Prompts:
                 return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
             case "tokens":
                 root = self._roots.digest(prompt.adapter, prompt.salt)
-                extras = self._extras(prompt)
-                keys = self._chain("prompt.tokens", root, prompt.tokens, extras, kept_chunks=0)
+                keys = await self._chain("prompt.tokens", root, prompt.tokens, prompt.extras, 0)
                 return ResolvedPrompt(keys, b"", prompt.salt, prompt.adapter)
             case "delta":
-                return self._resolve_delta(prompt)
+                return await self._resolve_delta(prompt)
             case _:
                 raise InvalidField("prompt", "send keys, tokens or a delta")
 
-    def _resolve_delta(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
+    async def _resolve_delta(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
         delta = prompt.delta
         base = self._kept.get(delta.base)
         if base is None:
@@ -105,9 +114,8 @@ class Prompts:
         if delta.WhichOneof("more") == "tokens":
             # The chain goes on from its last key, or from the namespace when the base was too short for a chunk.
             root = kept[-KEY_BYTES:] or self._roots.digest(base.adapter, base.salt)
-            extras = self._extras(prompt)
-            more = self._chain(
-                "prompt.delta.tokens", root, delta.tokens, extras, kept_chunks=kept_chunks
+            more = await self._chain(
+                "prompt.delta.tokens", root, delta.tokens, prompt.extras, kept_chunks
             )
         else:
             _refuse_extras(prompt)
@@ -122,30 +130,60 @@ class Prompts:
         self._check_chunks(field, kept_chunks + len(keys) // KEY_BYTES)
         return keys
 
-    def _chain(
-        self, field: str, root: bytes, tokens: bytes, extras: dict[int, bytes], *, kept_chunks: int
+    async def _chain(
+        self,
+        field: str,
+        root: bytes,
+        tokens: bytes,
+        extras: Sequence[engine_pb2.ChunkExtra],
+        kept_chunks: int,
     ) -> bytes:
         if len(tokens) % TOKEN_BYTES:
             raise InvalidField(field, f"{len(tokens)} bytes are no multiple of {TOKEN_BYTES}")
-        chunks = len(tokens) // TOKEN_BYTES // self._chunk_tokens
+        chunk_bytes = self._chunk_tokens * TOKEN_BYTES
+        chunks = len(tokens) // chunk_bytes
         self._check_chunks(field, kept_chunks + chunks)
-        if any(chunk >= chunks for chunk in extras):
-            raise InvalidField("prompt.extras", f"the prompt has {chunks} whole chunks")
-        return chunk_keys(root, tokens, self._chunk_tokens, extras=extras)
+        by_chunk = await self._by_chunk(extras, chunks)
+        step_chunks = max(1, min(CHUNKS_A_STEP, TOKEN_BYTES_A_STEP // chunk_bytes))
+        if chunks <= step_chunks:
+            return chunk_keys(root, tokens, self._chunk_tokens, extras=by_chunk)
+        keys = []
+        for start in range(0, chunks, step_chunks):
+            end = min(chunks, start + step_chunks)
+            mine = {
+                chunk - start: by_chunk[chunk]
+                for chunk in (range(start, end) if by_chunk else ())
+                if chunk in by_chunk
+            }
+            part = tokens[start * chunk_bytes : end * chunk_bytes]
+            keys.append(chunk_keys(root, part, self._chunk_tokens, extras=mine))
+            root = keys[-1][-KEY_BYTES:]
+            await checkpoint()
+        return b"".join(keys)
 
     def _check_chunks(self, field: str, chunks: int) -> None:
         if chunks > self._chunks_max:
             raise TooLarge(field, f"{chunks} chunks, the bound is {self._chunks_max}")
 
-    def _extras(self, prompt: engine_pb2.Prompt) -> dict[int, bytes]:
-        extras: dict[int, bytes] = {}
-        for one in prompt.extras:
+    async def _by_chunk(
+        self, extras: Sequence[engine_pb2.ChunkExtra], chunks: int
+    ) -> dict[int, bytes]:
+        if len(extras) > chunks:
+            raise InvalidField(
+                "prompt.extras", f"{len(extras)} of them, the prompt has {chunks} whole chunks"
+            )
+        by_chunk: dict[int, bytes] = {}
+        for number, one in enumerate(extras, start=1):
+            if one.chunk >= chunks:
+                raise InvalidField("prompt.extras", f"the prompt has {chunks} whole chunks")
             if len(one.extra) > EXTRA_BYTES_MAX:
                 raise InvalidField("prompt.extras", f"an extra has at most {EXTRA_BYTES_MAX} bytes")
-            if one.chunk in extras:
+            if one.chunk in by_chunk:
                 raise InvalidField("prompt.extras", f"chunk {one.chunk} is there twice")
-            extras[one.chunk] = one.extra
-        return extras
+            by_chunk[one.chunk] = one.extra
+            if number % CHUNKS_A_STEP == 0:
+                await checkpoint()
+        return by_chunk
 
 
 def _refuse_extras(prompt: engine_pb2.Prompt) -> None:
