@@ -29,9 +29,10 @@ def scenarios() -> Iterator[tuple[str, Input]]:
     """Names are file names; they say what happens."""
     for name, steps in {**_ordinary(), **_ends(), **_full(), **_wrong(), **_found()}.items():
         yield name, Input(tuple(steps))
-    for name, request in _long().items():
-        steps = [say(hello()), Step(Kind.GROW, 0, b"\x0e" + request.SerializeToString())]
-        yield f"long_{name}", Input(tuple(steps), profile=Profile.SHIPPED)
+    for name, (doublings, request) in _long().items():
+        grow = Step(Kind.GROW, 0, bytes([doublings]) + request.SerializeToString())
+        first = () if request.HasField("hello") else (say(hello()),)
+        yield f"long_{name}", Input((*first, grow), profile=Profile.SHIPPED)
 
 
 def say(request: Request, stream: int = 0) -> Step:
@@ -263,15 +264,17 @@ def _found() -> dict[str, list[Step]]:
     }
 
 
-def _long() -> dict[str, Request]:
-    """Requests as long as the shipped limits allow, or longer."""
+def _long() -> dict[str, tuple[int, Request]]:
+    """Requests as long as the shipped limits allow, or longer: how often to double, and what."""
     return {
-        "hello": hello(),
-        "lookup": lookup(prompt()),
-        "lookup_tokens": lookup(prompt(chunks=16, tokens=True)),
-        "reserve": reserve(prompt()),
-        "prefetch": prefetch(prompt()),
-        "touch": touch(prompt()),
-        "commit": commit(),
-        "release": release(),
+        "hello": (5, hello()),
+        "hello_beyond_its_bounds": (8, hello()),
+        "lookup": (13, lookup(prompt())),
+        "lookup_beyond_its_bounds": (14, lookup(prompt())),
+        "lookup_tokens": (13, lookup(prompt(chunks=16, tokens=True))),
+        "reserve": (13, reserve(prompt())),
+        "prefetch": (13, prefetch(prompt())),
+        "touch": (13, touch(prompt())),
+        "commit": (14, commit()),
+        "release": (14, release()),
     }

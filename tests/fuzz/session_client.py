@@ -97,6 +97,7 @@ class Context:
     pulse: anyio.Event = field(default_factory=anyio.Event)  # set at every reply, and at the end
     unanswered: list[Sent] = field(default_factory=list)
     welcome: engine_pb2.Welcome | None = None
+    refusal: common_pb2.Error | None = None  # the latest
     has_hung_up: bool = False
     is_over: bool = False  # the node has ended the call
     end_details: str = ""
@@ -173,7 +174,7 @@ class Context:
     def cancel(self) -> None:
         """gRPC cancels the handler's task once, wherever it is; no shield of a scope keeps that out."""
         self.has_hung_up = True
-        if self._task is not None:
+        if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
     def stop_reading(self) -> None:
@@ -215,6 +216,7 @@ class Context:
         self.unanswered.remove(sent)
         if body == "error":
             _check_error(reply.error)
+            self.refusal = reply.error
         if body == "welcome":
             self.welcome = reply.welcome
         self.book.take(self, sent, reply)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from session_client import Context, Sent, Violation
 from session_input import Named
 
-from penstock.protos import common_pb2, engine_pb2
+from penstock.protos import engine_pb2
 
 PAGE_BYTES = 4096
 GRANTED = engine_pb2.ANSWER_GRANTED
@@ -38,7 +38,6 @@ class Ledger:
     held: dict[bytes, Held] = field(default_factory=dict)  # by lease
     replies: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by body
     refusals: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # by error code
-    last_refusal: common_pb2.Error | None = None
     _mail: deque[tuple[Context, bytes]] = field(default_factory=deque)
     _watermarks: dict[bytes, int] = field(default_factory=dict)  # by ticket, as Progress told it
 
@@ -74,7 +73,6 @@ class Ledger:
         match reply.WhichOneof("body"):
             case "error":
                 self.refusals[reply.error.code] += 1
-                self.last_refusal = reply.error
             case "welcome":
                 self._take_welcome(reply.welcome)
             case "lookup":
@@ -98,9 +96,10 @@ class Ledger:
         self.held = {lease: one for lease, one in self.held.items() if one.owner is not context}
 
     def _give_up(self, secret: bytes) -> None:
-        for one in list(self.held.values()):
+        """Somebody resumes this session: refused or not, nothing is said of its leases any more."""
+        for one in self.held.values():
             if one.owner.welcome is not None and one.owner.welcome.session_secret == secret:
-                self.forget(one.owner)
+                one.farewells += 1
 
     # What each reply says.
 

@@ -70,6 +70,8 @@ def play(data: bytes, stopwatch: Stopwatch) -> Played:
         ledger = simulation.run(lambda: _play(given))
     except BaseExceptionGroup as group:
         raise _innermost(group) from None
+    if ledger is None:
+        raise Violation("the node was cancelled by none of its own")
     return Played(stopwatch.take(), dict(ledger.replies), dict(ledger.refusals))
 
 
@@ -87,7 +89,7 @@ def _innermost(bug: BaseException) -> BaseException:
     return bug
 
 
-async def _play(given: Input) -> Ledger:
+async def _play(given: Input) -> Ledger | None:
     async with running(given.profile) as world, create_task_group() as tasks:
         player = Player(world, tasks)
         await player.admit_neighbour()
@@ -257,7 +259,6 @@ class Player:
     async def _check_neighbour(self) -> None:
         # Under a salt of its own, so that its keys are nobody else's.
         ours = session_requests.prompt(chunks=2, salt=b"neighbour", tokens=True)
-        errors_before = self.ledger.replies["error"]
         for request in (
             session_requests.heartbeat(),
             session_requests.stat(),
@@ -266,8 +267,8 @@ class Player:
         ):
             self._neighbour.send(request.SerializeToString())
         await self._settle()
-        if not self._neighbour.is_live or self.ledger.replies["error"] != errors_before:
-            refusal = self.ledger.last_refusal
+        if not self._neighbour.is_live or self._neighbour.refusal is not None:
+            refusal = self._neighbour.refusal
             raise Violation(f"a session that did nothing wrong is not served: {refusal}")
 
     async def _end_all(self) -> None:
