@@ -10,6 +10,7 @@ child it forked holds every one of its sockets open; the end of the connection p
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -19,10 +20,7 @@ from pathlib import Path
 from anyio import (
     BrokenResourceError,
     CancelScope,
-    CapacityLimiter,
     EndOfStream,
-    WouldBlock,
-    create_task_group,
     create_unix_listener,
     fail_after,
     sleep_forever,
@@ -32,6 +30,7 @@ from anyio.abc import SocketAttribute, SocketStream, UNIXSocketStream
 
 from penstock.actors.api import session
 from penstock.actors.api.types import SessionId
+from penstock.runtime.accepting import accept_all
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
@@ -55,7 +54,6 @@ class ArenaDoor:
         self._path = path
         self._arena_fd = arena_fd
         self._limits = limits
-        self._slots = CapacityLimiter(limits.connections_max)
         self._watched: dict[SessionId, CancelScope] = {}  # one per session that entered
         self._log = Log("arena_door")
 
@@ -66,27 +64,28 @@ class ArenaDoor:
 
         async def meet(stream: SocketStream) -> None:
             assert isinstance(stream, UNIXSocketStream)
-            async with stream:
-                await self._meet(stream, sessions)
+            await self._meet(stream, sessions)
 
         try:
-            async with listener, create_task_group() as visitors:
-                await listener.serve(meet, visitors)
+            async with listener:
+                await accept_all(listener, meet, connections_max=self._limits.connections_max)
         finally:
             self._path.unlink(missing_ok=True)
 
     async def _meet(self, stream: UNIXSocketStream, sessions: Ref[session.Sessions]) -> None:
+        """The process is in our hands before it is let in: what entered is watched, whatever happens then."""
         try:
-            self._slots.acquire_on_behalf_of_nowait(stream)
-        except WouldBlock:
-            self._log.warning_once("too_many_connections", bound=self._limits.connections_max)
+            pidfd = peer_pidfd(stream.extra(SocketAttribute.raw_socket))
+        except OSError as unseen:  # gone already, or we are out of descriptors
+            self._log.warning("turned_away", reason=str(unseen))
             return
         try:
             entered = await self._let_in(stream, sessions)
             if entered is not None:
-                await self._watch(stream, entered, sessions)
+                await self._watch(pidfd, entered, sessions)
         finally:
-            self._slots.release_on_behalf_of(stream)
+            if pidfd is not None:
+                os.close(pidfd)
 
     async def _let_in(
         self, stream: UNIXSocketStream, sessions: Ref[session.Sessions]
@@ -94,47 +93,43 @@ class ArenaDoor:
         try:
             with fail_after(self._limits.secret_within_s):
                 secret = await _receive_exactly(stream, SECRET_BYTES)
-                entered = await sessions.ask(session.Enter(secret), within=self._limits.ask_s)
-                if entered.hands_out_arena:
-                    await stream.send_fds(b"\x01", [self._arena_fd])
-                else:
-                    await stream.send(b"\x00")
+            entered = await sessions.ask(session.Enter(secret), within=self._limits.ask_s)
         except (TimeoutError, EndOfStream, BrokenResourceError) as gone:
             self._log.debug("left_at_the_door", reason=type(gone).__name__)
             return None
         except PenstockError as refusal:
             self._log.warning("turned_away", reason=str(refusal))
             return None
+        try:
+            if entered.hands_out_arena:
+                await stream.send_fds(b"\x01", [self._arena_fd])
+            else:
+                await stream.send(b"\x00")
+        except BrokenResourceError:
+            self._log.debug("left_at_the_door", session=entered.session)
         return entered
 
     async def _watch(
-        self, stream: UNIXSocketStream, entered: session.Door, sessions: Ref[session.Sessions]
+        self, pidfd: int | None, entered: session.Door, sessions: Ref[session.Sessions]
     ) -> None:
-        """Report the death of the process behind the connection, unless its session is over before."""
+        """Report the death of the process that entered, unless its session is over before."""
         with CancelScope() as scope:
             self._watched[entered.session] = scope
             try:
-                await self._wait_exit(stream.extra(SocketAttribute.raw_socket))
+                await self._wait_exit(pidfd)
                 await sessions.tell(
                     session.ProcessExited(entered.session), within=self._limits.ask_s
                 )
             finally:
                 del self._watched[entered.session]
 
-    async def _wait_exit(self, connection: socket.socket) -> None:
-        """Until the process that connected is proven gone; for ever if that cannot be seen from here."""
-        try:
-            pidfd = peer_pidfd(connection)
-        except ProcessLookupError:
-            return
+    async def _wait_exit(self, pidfd: int | None) -> None:
+        """Until the process is proven gone; for ever if that cannot be seen from here."""
         if pidfd is None:
             self._log.warning_once("no_pidfd", reason="the peer is in a foreign pid namespace")
             await sleep_forever()
-            return
-        try:
+        else:
             await wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
 
     def dismiss(self, over: SessionId) -> None:
         """The session is over: its process is not watched any more, and its connection closed."""
@@ -146,12 +141,13 @@ def peer_pidfd(connection: socket.socket) -> int | None:
     """A pidfd of the process that made `connection`; None when it cannot be seen from here.
 
     The kernel's own (SO_PEERPIDFD) cannot be confused by a reused pid. Before Linux 6.5 the pid is opened instead.
-    Raises ProcessLookupError when the process is gone already.
+    Raises OSError: the process is gone already, or there is no descriptor left.
     """
     try:
         return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-    except OSError:
-        pass  # an older kernel, or the process is gone already; the way below tells which
+    except OSError as refused:
+        if refused.errno != errno.ENOPROTOOPT:
+            raise
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(packed)
     if pid <= 0:

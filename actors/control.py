@@ -53,8 +53,7 @@ class Control(control.Control):
             case control.GetHealth():
                 return answer(msg, self._health())
             case control.SessionsLeft():
-                self._sessions = msg.count
-                (self._is_empty.clear if msg.count else self._is_empty.set)()
+                self._count(msg.count)
                 return answer(msg, None)
             case control.PurgeL1():
                 return answer(msg, await self._l1.ask(l1.Purge(), within=self._ask_s))
@@ -75,10 +74,15 @@ class Control(control.Control):
             state = HealthState.DEGRADED
         return NodeHealth(state, parts)
 
+    def _count(self, sessions: int) -> None:
+        self._sessions = sessions
+        (self._is_empty.clear if sessions else self._is_empty.set)()
+
     async def _drain(self, within_s: float) -> int:
         self._is_draining = True
         self._log.info("draining", sessions=self._sessions, within_s=within_s)
-        await self._gateway.tell(gateway.StopAdmitting(), within=self._ask_s)
+        # A former life of ours may have heard of sessions that this one has not.
+        self._count(await self._gateway.ask(gateway.StopAdmitting(), within=self._ask_s))
         try:
             async with asyncio.timeout(within_s):
                 await self._is_empty.wait()

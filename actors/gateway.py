@@ -101,7 +101,7 @@ class Gateway(gateway.Gateway):
                 return answer(msg, None)
             case gateway.StopAdmitting():
                 self._streams.is_admitting = False
-                return answer(msg, None)
+                return answer(msg, len(self._streams.attached))
             case _:
                 assert_never(msg)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
 
 from anyio import wait_readable
 
@@ -21,7 +21,7 @@ from penstock.actors.api.types import KEY_BYTES, Extents, GeometryId, HitRule, L
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
 from penstock.actors.l1_metrics import L1Metrics
-from penstock.runtime.errors import MailboxFull, PenstockError, mapped
+from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
@@ -60,11 +60,14 @@ class L1Manager(l1.L1Manager):
         tenants: Tenants,
         telemetry: Telemetry,
         eviction_controller: Ref[eviction.EvictionController],
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
+        """`beside`: what goes on beside its messages, such as telling how far the arena is backed."""
         self._table = table
         self._arena_bytes = arena_bytes
         self._high_water_bytes = high_water_bytes
         self._eviction_controller = eviction_controller
+        self._beside = beside
         self._tenants = tenants
         self._telemetry = telemetry
         self._watches = Watches(watches_max=watches_max)
@@ -78,6 +81,8 @@ class L1Manager(l1.L1Manager):
         self._telemetry.collect_from(L1Metrics(self._measure))
         self.start_soon(self._sweep_expired, name="l1 expiry")
         self.start_soon(self._drain_returned, name="l1 returned handles")
+        if self._beside is not None:
+            self.start_soon(self._beside, name="l1 beside")
 
     def receive(self, msg: l1.Message) -> object:
         with mapped(_REFUSALS):
@@ -300,7 +305,7 @@ class L1Manager(l1.L1Manager):
         if self._arena_bytes - self._table.free_bytes > self._high_water_bytes:
             try:
                 self._eviction_controller.tell_nowait(eviction.Pressure())
-            except MailboxFull:
+            except (MailboxFull, ActorStopped):
                 return
 
     async def _sweep_expired(self) -> None:
@@ -351,6 +356,8 @@ class L1Manager(l1.L1Manager):
             )
         except MailboxFull:
             return
+        except ActorStopped:
+            pass  # the node is stopping from its edge inwards: nobody is left to be told
         watch.hit_chunks, watch.promised_chunks = hit, promised
         if promised == hit:
             self._unwatch(watch.ticket)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Never, assert_never
 
 from anyio import (
     BrokenResourceError,
-    CapacityLimiter,
     DelimiterNotFound,
     EndOfStream,
     IncompleteRead,
-    create_task_group,
     create_tcp_listener,
     fail_after,
 )
-from anyio.abc import SocketStream
+from anyio.abc import Listener, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from penstock.runtime.accepting import accept_all
+from penstock.runtime.actor import Actor
+from penstock.runtime.errors import StartFailed, mapped
 from penstock.runtime.security import TcpAddress
 
 REQUEST_BYTES_MAX = 8192
@@ -24,21 +26,36 @@ CONNECTIONS_MAX = 16
 WITHIN_S = 5.0
 
 
-async def serve_metrics(address: TcpAddress, exposition: Callable[[], bytes]) -> None:
-    """Until cancelled. Raises OSError when the address is taken."""
-    listener = await create_tcp_listener(local_host=address.host, local_port=address.port)
-    slots = CapacityLimiter(CONNECTIONS_MAX)
+class MetricsServer(Actor[Never]):
+    """Takes no messages. Does not start, and says why, when the address is taken."""
 
-    async def meet(stream: SocketStream) -> None:
-        async with stream, slots:
-            try:
-                with fail_after(WITHIN_S):
-                    await stream.send(await _respond(stream, exposition))
-            except (TimeoutError, EndOfStream, IncompleteRead, BrokenResourceError):
-                return
+    def __init__(self, address: TcpAddress, exposition: Callable[[], bytes]) -> None:
+        self._address = address
+        self._exposition = exposition
 
-    async with listener, create_task_group() as visitors:
-        await listener.serve(meet, visitors)
+    async def on_start(self) -> None:
+        host, port = self._address.host, self._address.port
+
+        def cannot_listen(problem: str) -> StartFailed:
+            return StartFailed(f"metrics_address {self._address.target()}: {problem}")
+
+        with mapped({OSError: cannot_listen}):
+            listener = await create_tcp_listener(local_host=host, local_port=port)
+        self.start_soon(self._serve_all, listener, name="metrics server")
+
+    def receive(self, msg: Never) -> object:
+        assert_never(msg)
+
+    async def _serve_all(self, listener: Listener[SocketStream]) -> None:
+        async with listener:
+            await accept_all(listener, self._meet, connections_max=CONNECTIONS_MAX)
+
+    async def _meet(self, stream: SocketStream) -> None:
+        try:
+            with fail_after(WITHIN_S):
+                await stream.send(await _respond(stream, self._exposition))
+        except (TimeoutError, EndOfStream, IncompleteRead, BrokenResourceError):
+            return
 
 
 async def _respond(stream: SocketStream, exposition: Callable[[], bytes]) -> bytes:

@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,11 @@ from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.memory import available_memory, free_huge_page_bytes
-from penstock.actors.metrics_http import serve_metrics
+from penstock.actors.metrics_http import MetricsServer
 from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.runtime.actor_metrics import ActorMetrics
+from penstock.runtime.claim import claimed
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError, StartFailed, mapped
 from penstock.runtime.grpc_transport import ListenSpec, private_directory
@@ -49,6 +51,7 @@ from penstock.runtime.security import (
     TcpAddress,
     TlsFiles,
     UnixAddress,
+    check_exposure,
     parse_address,
 )
 from penstock.runtime.supervisor import ChildSpec, Supervisor, supervise
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 POLICIES = {PolicyName.LRU: _native.Policy.LRU, PolicyName.S3FIFO: _native.Policy.S3FIFO}
 ARENA_SOCKET = "arena.sock"
 ENGINE_SOCKET = "penstock.sock"
+UNARY_MAX = 64  # calls on one connection beside its streams: one stream too many gets a status, and so does Health
 MEMORY_LOOK_S = 0.25  # between two looks at a machine that lacks memory
 
 
@@ -116,27 +120,24 @@ class Node:
         Raises ConfigError, StartFailed (no memory, address taken), and Escalated when an
         actor that may not be restarted died.
         """
-        private_directory(config.state_dir)
-        await _wait_for_memory(config)
-        with mapped({_native.ArenaRefused: lambda problem: ConfigError("l1.bytes", problem)}):
-            arena = _native.Arena(bytes=config.l1.bytes)
-        node = Node(config, Epoch(os.urandom(16)), Telemetry())
-        try:
-            if config.l1.prefault_threads:
-                arena.start_prefault(threads=config.l1.prefault_threads)
-            async with supervise(name="node") as supervisor:
-                await node._start(supervisor, arena)
-                async with anyio.create_task_group() as background:
-                    if config.l1.prefault_threads:
-                        background.start_soon(_tell_prefault, arena)
-                    if config.metrics_address:
-                        background.start_soon(
-                            serve_metrics, _tcp(config.metrics_address), node.telemetry.exposition
-                        )
+        for one in config.gateway.listen:
+            spec = listen_spec(one, config)
+            check_exposure(spec.address, tls=spec.tls, token=spec.token)
+        directory = private_directory(config.state_dir)
+        otherwise = "another node keeps its sockets here; stop it, or choose another state_dir"
+        with claimed(directory / "node.lock", otherwise=otherwise):
+            await _wait_for_memory(config)
+            with mapped({_native.ArenaRefused: lambda problem: ConfigError("l1.bytes", problem)}):
+                arena = _native.Arena(bytes=config.l1.bytes)
+            node = Node(config, Epoch(os.urandom(16)), Telemetry())
+            try:
+                if config.l1.prefault_threads:
+                    arena.start_prefault(threads=config.l1.prefault_threads)
+                async with supervise(name="node") as supervisor:
+                    await node._start(supervisor, arena)
                     yield node
-                    background.cancel_scope.cancel()
-        finally:
-            arena.close()
+            finally:
+                arena.close()
 
     @staticmethod
     @asynccontextmanager
@@ -164,10 +165,11 @@ class Node:
             operator=refs.control,
             epoch=self.epoch,
             chunks_max=limits.chunks_max,
+            message_bytes_max=limits.message_bytes_max,
             ask_s=config.ask_within,
             drain_s=config.drain,
         )
-        await supervisor.start(ChildSpec(refs.l1, self._make_l1, restarts_max=0))
+        await supervisor.start(ChildSpec(refs.l1, lambda: self._make_l1(arena), restarts_max=0))
         await supervisor.start(ChildSpec(refs.eviction, self._make_eviction))
         await supervisor.start(
             ChildSpec(refs.sessions, lambda: self._make_sessions(door), restarts_max=0)
@@ -185,6 +187,11 @@ class Node:
                 ),
             )
         )
+        if config.metrics_address:
+            address = _tcp(config.metrics_address)
+            await supervisor.start(
+                ChildSpec(refs.metrics, lambda: MetricsServer(address, self.telemetry.exposition))
+            )
         self._addresses = streams.addresses
         Log("node").info(
             "ready",
@@ -206,7 +213,7 @@ class Node:
             news=refs.control,
         )
 
-    def _make_l1(self) -> L1Manager:
+    def _make_l1(self, arena: _native.Arena) -> L1Manager:
         config = self.config.l1
         table = _native.Table(
             arena_bytes=config.bytes,
@@ -229,6 +236,7 @@ class Node:
             ),
             telemetry=self.telemetry,
             eviction_controller=self._refs.eviction,
+            beside=partial(_tell_prefault, arena) if config.prefault_threads else None,
         )
 
     def _make_eviction(self) -> EvictionController:
@@ -278,6 +286,7 @@ class _Refs:
         self.sessions = Ref.to(session.Sessions, "sessions", messages_max=messages_max)
         self.control = Ref.to(control.Control, "control", messages_max=messages_max)
         self.gateway = Ref.to(gateway.Gateway, "gateway", messages_max=messages_max)
+        self.metrics = Ref.to(MetricsServer, "metrics", messages_max=1)
 
 
 def address_text(address: Address) -> str:
@@ -296,7 +305,7 @@ def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
         None if listen.token_file is None else _read_token(listen.token_file),
         message_bytes_max=config.gateway.transport_message_max,
         keepalive_s=config.gateway.keepalive,
-        streams_max=config.gateway.streams_max,
+        streams_max=config.gateway.streams_max + UNARY_MAX,
     )
 
 

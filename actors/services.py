@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from penstock.actors.api import control, l1, session
 from penstock.actors.api.control import HealthState
-from penstock.actors.api.errors import InvalidField
+from penstock.actors.api.errors import InvalidField, TooLarge
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import DIGEST_BYTES
 from penstock.actors.keys import chunk_keys
@@ -59,6 +59,7 @@ class NodeServices(grpc.GenericRpcHandler):
         operator: Ref[control.Control],
         epoch: bytes,
         chunks_max: int,
+        message_bytes_max: int,
         ask_s: float,
         drain_s: float,
     ) -> None:
@@ -67,16 +68,29 @@ class NodeServices(grpc.GenericRpcHandler):
         self._control = operator
         self._epoch = epoch
         self._chunks_max = chunks_max
+        self._message_bytes_max = message_bytes_max
         self._ask_s = ask_s
         self._drain_s = drain_s
         self._methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] = {
             "/penstock.v1.Engine/Session": grpc.stream_stream_rpc_method_handler(serve_stream),
-            "/penstock.v1.Engine/Lookup": self._unary(engine_pb2.PeekRequest, self._peek),
-            "/penstock.v1.Engine/Stat": self._unary(engine_pb2.StatRequest, self._stat),
-            "/penstock.v1.Engine/Health": self._unary(engine_pb2.HealthRequest, self._health),
-            "/penstock.v1.Control/Drain": self._unary(control_pb2.DrainRequest, self._drain),
-            "/penstock.v1.Control/Purge": self._unary(control_pb2.PurgeRequest, self._purge),
-            "/penstock.v1.Control/Metrics": self._unary(control_pb2.MetricsRequest, self._metrics),
+            "/penstock.v1.Engine/Lookup": self._unary(
+                engine_pb2.PeekRequest, self._peek, within_s=ask_s
+            ),
+            "/penstock.v1.Engine/Stat": self._unary(
+                engine_pb2.StatRequest, self._stat, within_s=ask_s
+            ),
+            "/penstock.v1.Engine/Health": self._unary(
+                engine_pb2.HealthRequest, self._health, within_s=ask_s
+            ),
+            "/penstock.v1.Control/Drain": self._unary(
+                control_pb2.DrainRequest, self._drain, within_s=None
+            ),
+            "/penstock.v1.Control/Purge": self._unary(
+                control_pb2.PurgeRequest, self._purge, within_s=ask_s
+            ),
+            "/penstock.v1.Control/Metrics": self._unary(
+                control_pb2.MetricsRequest, self._metrics, within_s=ask_s
+            ),
         }
 
     def service(
@@ -85,13 +99,17 @@ class NodeServices(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method)
 
     def _unary(
-        self, kind: type[Request], method: Callable[[Request], Awaitable[Reply]]
+        self,
+        kind: type[Request],
+        method: Callable[[Request], Awaitable[Reply]],
+        *,
+        within_s: float | None,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method under the caller's deadline; its refusals become statuses."""
+        """A method under the caller's deadline and ours (None: the request says it); refusals become statuses."""
 
         async def call(request: Request, context: Context) -> Reply:
             try:
-                with deadline_within(self._ask_s), deadline_within(context.time_remaining()):
+                with deadline_within(within_s), deadline_within(context.time_remaining()):
                     return await method(request)
             except PenstockError as error:
                 status = next((code for kind, code in _STATUS if isinstance(error, kind)), None)
@@ -105,6 +123,8 @@ class NodeServices(grpc.GenericRpcHandler):
         )
 
     async def _peek(self, msg: engine_pb2.PeekRequest) -> engine_pb2.PeekReply:
+        if msg.ByteSize() > self._message_bytes_max:
+            raise TooLarge("prompt", f"a request has at most {self._message_bytes_max} bytes")
         if len(msg.namespace_digest) != DIGEST_BYTES:
             raise InvalidField("namespace_digest", f"a digest has {DIGEST_BYTES} bytes")
         found = await self._sessions.ask(session.FindGeometry(msg.namespace_digest))
@@ -112,6 +132,10 @@ class NodeServices(grpc.GenericRpcHandler):
             case "keys":
                 keys = msg.prompt.keys
             case "tokens":
+                for name in ("salt", "adapter", "extras"):
+                    if getattr(msg.prompt, name):
+                        problem = "this call has no session to hash it with the tokens: send keys"
+                        raise InvalidField(f"prompt.{name}", problem)
                 keys = chunk_keys(msg.namespace_digest, msg.prompt.tokens, found.chunk_tokens)
             case _:
                 raise InvalidField("prompt", "send keys or tokens")
@@ -140,7 +164,7 @@ class NodeServices(grpc.GenericRpcHandler):
 
     async def _drain(self, msg: control_pb2.DrainRequest) -> control_pb2.DrainReply:
         within_s = msg.within_ms / 1000 or self._drain_s
-        left = await self._control.ask(control.Drain(within_s))
+        left = await self._control.ask(control.Drain(within_s), within=within_s + self._ask_s)
         return control_pb2.DrainReply(sessions_left=left)
 
     async def _purge(self, _: control_pb2.PurgeRequest) -> control_pb2.PurgeReply:

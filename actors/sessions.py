@@ -102,10 +102,11 @@ class Sessions(session.Sessions):
         former = self._attachments.resumable(declaration)
         if former is None:
             return 0
+        # The asker may give up while we wait: then the former session is as it was, and can be resumed again.
+        leases = await self._l1.ask(l1.GiveUp(former.session), within=self._limits.ask_s)
         self._end_stream(former, "resumed by a new stream")
         self._attachments.forget(former)
         self._door.dismiss(former.session)
-        leases = await self._l1.ask(l1.GiveUp(former.session), within=self._limits.ask_s)
         self._log.info("resumed", session=former.session, gave_up=leases)
         return leases
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from anyio import CancelScope
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from penstock.runtime.claim import claimed
 from penstock.runtime.errors import ConfigError, StartFailed
 from penstock.runtime.security import (
     Address,
@@ -149,39 +149,32 @@ def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
 
 
-class _claimed:
-    """Holds a lock file beside a Unix socket: gRPC would silently take the path away from a running
-    node.
-    """
-
-    def __init__(self, address: Address) -> None:
-        self._path = (
-            address.path.with_name(address.path.name + ".lock")
-            if isinstance(address, UnixAddress)
-            else None
-        )
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        if self._path is None:
-            return
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as held:
-            os.close(self._fd)
-            raise StartFailed(
-                f"{self._path} is locked: another node listens on this socket; stop it, or choose"
-                " another listen.address"
-            ) from held
-
-    def __exit__(self, *_: object) -> None:
-        if self._path is not None:
-            os.close(self._fd)
+@contextmanager
+def _claimed(address: Address) -> Iterator[None]:
+    """Hold a lock beside a Unix socket: gRPC would silently take the path away from a running node."""
+    if not isinstance(address, UnixAddress):
+        yield
+        return
+    address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    otherwise = "another node listens on this socket; stop it, or choose another listen.address"
+    with claimed(address.path.with_name(address.path.name + ".lock"), otherwise=otherwise):
+        yield
 
 
 def private_directory(path: Path) -> Path:
-    """Make `path` a directory of this user alone (0700), if it is not there."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make `path` a directory of this user alone (0700), if it is not there.
+
+    Raises ConfigError for one that others own or may write: they could put their own sockets there.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as refused:
+        raise ConfigError("state_dir", f"{path}: {refused.strerror}") from refused
+    known = path.stat()
+    if known.st_uid != os.getuid() or known.st_mode & 0o022:
+        raise ConfigError(
+            "state_dir",
+            f"others own {path} or may write there, and could answer in the node's place:"
+            " choose another directory, or chmod it to 0700",
+        )
     return path

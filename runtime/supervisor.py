@@ -29,7 +29,7 @@ from typing import Any, Generic, TypeVar
 from anyio import CancelScope
 
 from penstock.runtime.actor import Actor, Crash, live
-from penstock.runtime.errors import Escalated, StartFailed
+from penstock.runtime.errors import Escalated, PenstockError, StartFailed
 from penstock.runtime.log import Log
 from penstock.runtime.mailbox import MailboxStatistics
 from penstock.runtime.ref import Ref
@@ -152,7 +152,8 @@ class Supervisor:
         """Start one more child and wait until it is ready; it will be stopped before all that are
         running.
 
-        Raises StartFailed if it dies, or is not ready within `ready_within_s`; it is gone then.
+        Raises the PenstockError with which it refused to start; StartFailed if it dies of a bug, or
+        is not ready within `ready_within_s`. It is gone then.
         """
         if spec.ref.name in self._children:
             raise ValueError(f"{self.name} has a child {spec.ref.name!r} already")
@@ -164,6 +165,8 @@ class Supervisor:
             assert child.last_crash is not None
             await self._forget(child)
             bug = child.last_crash.bug
+            if isinstance(bug, PenstockError):
+                raise bug
             raise StartFailed(f"{child.name}: {bug!r}") from bug
 
     async def stop(self, name: str) -> None:
@@ -182,11 +185,13 @@ class Supervisor:
         with child.scope:
             while (crash := await self._one_life(child)) is not None:
                 child.last_crash = crash
-                self._log.crash("actor_died", crash.bug, actor=child.name)
                 if not child.first_ready.done():
+                    if not isinstance(crash.bug, PenstockError):  # a refusal is told by `start`
+                        self._log.crash("actor_died", crash.bug, actor=child.name)
                     child.state = ChildState.FAILED
                     child.first_ready.set_result(None)
                     return
+                self._log.crash("actor_died", crash.bug, actor=child.name)
                 if child.state is ChildState.STOPPING:
                     return
                 if not child.may_restart(asyncio.get_running_loop().time()):

@@ -32,8 +32,8 @@ class EndSession(Msg["Gateway", None]):
 
 
 @dataclass(frozen=True, slots=True)
-class StopAdmitting(Msg["Gateway", None]):
-    """Refuse new sessions from now on; those attached go on."""
+class StopAdmitting(Msg["Gateway", int]):
+    """Refuse new sessions from now on; those attached go on. Answers how many they are."""
 
 
 Message = TicketMoved | EndSession | StopAdmitting

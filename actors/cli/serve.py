@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(
         NodeConfig, args.config, env=os.environ, overrides=dict(map(_override, args.set))
     )
+    _take_descriptors()
     log = Log("loop")
 
     def report(step: SlowStep) -> None:
@@ -51,6 +53,12 @@ def run(args: argparse.Namespace) -> int:
 
     anyio.run(_serve, config, args.ready_fd, Watchdog(clock=time.perf_counter, on_slow=report))
     return 0
+
+
+def _take_descriptors() -> None:
+    """Every engine process costs some: take as many as this process may have."""
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
 
 
 async def _serve(config: NodeConfig, ready_fd: int | None, watchdog: Watchdog) -> None:
