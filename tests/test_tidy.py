@@ -219,7 +219,7 @@ BANS = (
         calls("os.environ", "os.getenv"),
         "a field of the configuration",
         "os.getenv('X')",
-        allowed_in="actors/cli/.*|runtime/config",
+        allowed_in="actors/cli/.*|runtime/config|actors/engine/__init__",
     ),
     Ban(
         calls("logging.getLogger"),

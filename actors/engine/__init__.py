@@ -8,8 +8,8 @@ forks, one child in three died of SIGSEGV (seen with gRPC 1.85). Nothing here us
 import os
 import sys
 
-GRPC_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
-GRPC_FORK_SUPPORT_OFF = "0"
-
 if "grpc" not in sys.modules:  # it reads the variable when it is imported
-    os.environ.setdefault(GRPC_FORK_SUPPORT, GRPC_FORK_SUPPORT_OFF)
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+CHILDREN_SURVIVE_FORK = os.environ.get("GRPC_ENABLE_FORK_SUPPORT") == "0"
+"""Whether gRPC leaves the children that this process forks alone."""

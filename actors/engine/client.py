@@ -30,7 +30,7 @@ from penstock.actors.engine.errors import (
     StaleEpoch,
     StaleGrant,
 )
-from penstock.actors.engine.forks import HomeProcess, warn_if_forks_crash
+from penstock.actors.engine.forks import HomeProcess, tell_if_forks_crash
 from penstock.actors.engine.keyspace import Prompt, pack_keys
 from penstock.actors.engine.link import Link
 from penstock.actors.engine.mover import Mover
@@ -106,7 +106,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         assert self._tasks is None, "a client is entered once"
-        warn_if_forks_crash(self._log)
+        tell_if_forks_crash(self._log)
         self._tasks = create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._link.run, name="penstock link")
@@ -173,7 +173,7 @@ class Client:
                 request_id=request_id,
             )
             found = await self._find(session, prompt, request_id, readers, within)
-            self._memory.remember(request_id, prompt, session, found.prompt_id)
+            self._memory.remember(request_id, prompt, session.secret, found.prompt_id)
             return self._accounts.looked_up(found.ticket)
         missed = Ticket(
             None, b"", chunk_tokens=0, total_chunks=0 if prompt is None else prompt.chunks
@@ -183,7 +183,7 @@ class Client:
     async def _find(
         self, session: Session, prompt: Prompt, request_id: str, readers: int, within: float | None
     ) -> Found:
-        message = self._memory.message(request_id, prompt, session)
+        message = self._memory.message(request_id, prompt, session.secret)
         is_delta = message.HasField("delta")
         try:
             return await session.lookup(

@@ -11,7 +11,7 @@ import os
 import socket
 import weakref
 
-from penstock.actors.engine import GRPC_FORK_SUPPORT, GRPC_FORK_SUPPORT_OFF
+from penstock.actors.engine import CHILDREN_SURVIVE_FORK
 from penstock.actors.engine.errors import ForkedClient
 from penstock.runtime.log import Log
 
@@ -57,11 +57,11 @@ def _close_all_in_child() -> None:
 os.register_at_fork(after_in_child=_close_all_in_child)
 
 
-def warn_if_forks_crash(log: Log) -> None:
-    """Say it when gRPC was set up too early for `penstock.actors.engine` to keep its forked children alive."""
-    if os.environ.get(GRPC_FORK_SUPPORT) != GRPC_FORK_SUPPORT_OFF:
+def tell_if_forks_crash(log: Log) -> None:
+    """Say it when gRPC was imported too early for `penstock.actors.engine` to keep forked children alive."""
+    if not CHILDREN_SURVIVE_FORK:
         log.info_once(
             "forked_children_may_crash",
-            reason=f"gRPC was imported before penstock, or {GRPC_FORK_SUPPORT} is set",
-            remedy=f"set {GRPC_FORK_SUPPORT}={GRPC_FORK_SUPPORT_OFF} in the environment",
+            reason="gRPC was imported before penstock.actors.engine, with its fork support on",
+            remedy="set GRPC_ENABLE_FORK_SUPPORT=0 in the environment of an engine that forks",
         )

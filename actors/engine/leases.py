@@ -18,7 +18,7 @@ from penstock.actors.engine.counting import Loaded, Stored, counting_chunks
 from penstock.actors.engine.errors import ProtocolBroken, StaleEpoch, StaleGrant
 from penstock.protos import engine_pb2
 from penstock.runtime.deadline import time_left
-from penstock.runtime.errors import DeadlineExceeded
+from penstock.runtime.errors import CallerError, DeadlineExceeded
 
 if TYPE_CHECKING:
     from penstock.actors.engine.session import Session
@@ -138,8 +138,10 @@ class ReadLease(_Lease):
     async def release(self, *, skip_tokens: int = 0) -> Loaded:
         """End the lease, naming damaged objects; tells what counts. Nothing does if the lease was over before.
 
-        Raises StaleGrant if it was ended here already, StreamLost, DeadlineExceeded.
+        Raises StaleGrant if it was ended here already, CallerError while a copy runs, StreamLost, DeadlineExceeded.
         """
+        if self._copies:
+            raise CallerError("a copy under this lease is still running: await it, then release")
         if not self._claim_end():
             raise StaleGrant(_ENDED)
         damaged = self.objects.damaged()
@@ -211,7 +213,7 @@ class WriteLease(_Lease):
         if not indices:
             return
         # Everything at once ends the lease at the node too; a part of it leaves the rest to be aborted.
-        is_all = len(indices) == self.answers.count(engine_pb2.ANSWER_GRANTED)
+        is_all = len(indices) == self.answers.count(engine_pb2.ANSWER_GRANTED) and not self._copies
         outcomes = await self._session.commit(
             self.name,
             indices=[] if is_all else indices,

@@ -72,7 +72,7 @@ class Link:
     async def wait_attached(self, *, within: float) -> Session:
         """Wait for a session. Raises NodeAway after `within` seconds, or at once what no retry can cure."""
         with move_on_after(within):
-            while self._session is None:
+            while not self.is_attached:
                 if isinstance(self._failure, CallerError):
                     raise self._failure
                 await self._news.wait()
@@ -96,8 +96,6 @@ class Link:
         self._closing.set()
         if (session := self._session) is not None:
             await session.close(within=self._config.close_within_s)
-            session.lose()
-            await session.arena.wait_unmapped()
 
     async def _attend(self) -> None:
         """One attempt, and the life of the session that comes of it."""
@@ -117,6 +115,7 @@ class Link:
                 return
             self._session, self._channel = session, channel
             self.attachments += 1
+            self._log.info("attached", address=self._config.address, epoch=session.epoch.hex())
             self._tell()
             try:
                 await self._live(stream, session.limits.heartbeat_ms / 1000)
@@ -188,7 +187,8 @@ class Link:
         )
 
     def _fail(self, failure: PenstockError) -> None:
-        if str(failure) != str(self._failure):  # said once, not at every attempt
+        is_news = str(failure) != str(self._failure)  # said once, not at every attempt
+        if is_news and not self._closing.is_set():
             self._log.warning("node_away", address=self._config.address, reason=str(failure))
         self._failure = failure
         self._tell()

@@ -15,7 +15,7 @@ ENTRY_BYTES = 256  # what a remembered prompt takes beside its tokens and keys, 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     prompt: Prompt
-    session: object  # the session that gave prompt_id; ids mean nothing in another one
+    session: bytes  # secret of the session that gave prompt_id; ids mean nothing in another one
     prompt_id: int
 
     @property
@@ -43,7 +43,7 @@ class PromptMemory:
         entry = self._entries.get(request_id) if request_id else None
         return None if entry is None else entry.prompt
 
-    def remember(self, request_id: str, prompt: Prompt, session: object, prompt_id: int) -> None:
+    def remember(self, request_id: str, prompt: Prompt, session: bytes, prompt_id: int) -> None:
         """Keep `prompt`, which `session` knows by `prompt_id` (0: it does not). What is too large is not kept."""
         self.forget(request_id)
         entry = _Entry(prompt, session, prompt_id)
@@ -63,10 +63,10 @@ class PromptMemory:
         self._entries.clear()
         self._bytes = 0
 
-    def message(self, request_id: str, prompt: Prompt, session: object) -> engine_pb2.Prompt:
+    def message(self, request_id: str, prompt: Prompt, session: bytes) -> engine_pb2.Prompt:
         """`prompt` for the wire: a delta to what `session` remembers of this request, or whole."""
         entry = self._entries.get(request_id) if request_id else None
-        if entry is not None and entry.session is session:
+        if entry is not None and entry.session == session:
             shared = _shared_chunks(entry.prompt, prompt)
             if shared:
                 delta = engine_pb2.Delta(

@@ -118,6 +118,8 @@ class Session:
         def accept(reply: SessionReply) -> Found:
             found = _body(reply, "lookup").lookup
             if found.total_chunks != total_chunks:
+                if found.ticket:
+                    self.end_ticket(found.ticket)
                 raise ProtocolBroken(
                     f"the node counts {found.total_chunks} chunks in a prompt of {total_chunks}"
                 )
@@ -153,16 +155,26 @@ class Session:
             ticket=ticket, rank=rank, first_chunk=first_chunk, lease_ms=self.config.lease_ms
         )
 
+        made: list[ReadLease] = []
+
         def accept(reply: SessionReply) -> ReadLease:
             acquired = _body(reply, "acquired").acquired
             known = self._leases.get(acquired.lease)
             if isinstance(known, ReadLease):
                 return known  # the rank's slot was turned into this lease before
-            lease = ReadLease(self, acquired, first_chunk=first_chunk)
-            self._leases[acquired.lease] = lease
-            return lease
+            try:
+                made.append(ReadLease(self, acquired, first_chunk=first_chunk))
+            except ProtocolBroken:
+                self.end_read(acquired.lease, [])
+                raise
+            self._leases[acquired.lease] = made[0]
+            return made[0]
 
-        return await self._ask(SessionRequest(acquire=body), within, accept, ReadLease.drop)
+        def undo(lease: ReadLease) -> None:
+            if made:  # else somebody else holds it
+                lease.drop()
+
+        return await self._ask(SessionRequest(acquire=body), within, accept, undo)
 
     async def release(self, lease: bytes, damaged: list[int]) -> bool:
         """Whether the bytes copied under the lease count."""
@@ -178,7 +190,12 @@ class Session:
         body = engine_pb2.Reserve(prompt=prompt, parent=parent, lease_ms=self.config.lease_ms)
 
         def accept(reply: SessionReply) -> WriteLease:
-            lease = WriteLease(self, _body(reply, "reserved").reserved, chunks=chunks)
+            reserved = _body(reply, "reserved").reserved
+            try:
+                lease = WriteLease(self, reserved, chunks=chunks)
+            except ProtocolBroken:
+                self.end_write(reserved.lease)
+                raise
             if lease.name:
                 self._leases[lease.name] = lease
             return lease
@@ -272,11 +289,13 @@ class Session:
             self._loop.call_soon_threadsafe(end, name)
 
     async def close(self, *, within: float) -> None:
-        """Give up whatever is still held, and leave in order."""
+        """Give up whatever is still held, wait for running copies to end, and leave in order."""
         for ticket in list(self._tickets.values()):
             ticket.cancel_nowait()
         for lease in list(self._leases.values()):
             lease.drop()
+        self.arena.retire()
+        await self.arena.wait_unmapped()
         await self._stream.finish(within=within)
 
     def lose(self) -> None:

@@ -133,10 +133,14 @@ class SessionStream:
             self._give_up(entry)
 
     def _give_up(self, entry: Request) -> None:
-        """Nobody waits for `entry` any more: forget it, or see to it that what it brings is undone."""
+        """Nobody waits for `entry` any more: forget it, or see to it that what it brings is undone.
+
+        A last word is sent all the same: it is what gives something back.
+        """
         reply, entry.reply = entry.reply, None
         if entry.is_queued:
-            entry.payload = None
+            if entry.lane is Lane.ORDINARY:
+                entry.payload = None
         elif reply is not None and _has_result(reply) and entry.undo is not None:
             # The reply came in the very step in which the caller was cancelled.
             entry.undo(reply.result())

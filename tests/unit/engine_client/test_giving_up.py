@@ -11,6 +11,7 @@ import pytest
 
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.copying import Batch
+from penstock.runtime.errors import CallerError
 
 pytestmark = [
     pytest.mark.anyio,
@@ -156,6 +157,75 @@ async def test_a_copy_whose_turn_has_not_come_is_given_up_at_once(
             await node.wait_for("abort")
             assert len(node.leases) == 1
             slow_copy.may_end.set()
+        assert node.leases == {}
+
+
+async def test_a_release_given_up_before_it_was_sent_is_sent_all_the_same(
+    node, client, engine
+) -> None:
+    """Seen to fail when it is treated as any other request that nobody waits for."""
+    await client.store(TOKENS, [engine.layout], [BLOCKS])
+    lease = await (await client.lookup(TOKENS)).acquire()
+    node.hold("lookup")
+    async with anyio.create_task_group() as tasks:
+        for _ in range(node.limits.inflight_max):
+            tasks.start_soon(client.lookup, TOKENS)
+        await node.wait_for("lookup", node.limits.inflight_max)
+        with anyio.move_on_after(0.01) as scope:
+            await lease.release()  # stays in the queue: nothing more may be unanswered
+        assert scope.cancelled_caught
+        assert node.count("release") == 0
+        await node.let_go("lookup")
+    await node.wait_for("release")
+    assert node.leases == {}
+
+
+async def test_giving_up_an_acquire_leaves_the_lease_somebody_else_holds(
+    node, client, engine
+) -> None:
+    """Acquire is idempotent: the second one is answered with the first one's lease."""
+    await client.store(TOKENS, [engine.layout], [BLOCKS])
+    ticket = await client.lookup(TOKENS)
+    first = await ticket.acquire()
+    extents = b"".join(record for records in node.objects.values() for record in records)
+
+    async def again(request, reply) -> None:
+        reply.acquired.lease, reply.acquired.chunks = first.name, 3
+        reply.acquired.extents = extents
+
+    node.overrides["acquire"] = again
+    node.hold("acquire")
+    with anyio.move_on_after(0.01):
+        await ticket.acquire()
+    await node.wait_for("acquire", 2)
+    await node.let_go("acquire")
+    await settled(node, client)
+    assert node.count("release") == 0
+    await first.copy_to([engine.layout], [BLOCKS])
+    assert (await first.release()).tokens == 48
+
+
+async def test_a_lease_is_not_released_under_its_own_copy(node, client, engine, slow_copy) -> None:
+    await stored(client, engine, slow_copy)
+    lease = await (await client.lookup(TOKENS)).acquire()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lease.copy_to, [engine.layout], [BLOCKS])
+        await slow_copy.wait_began()
+        with pytest.raises(CallerError, match="still running"):
+            await lease.release()
+        slow_copy.may_end.set()
+    assert (await lease.release()).tokens == 48
+
+
+async def test_leaving_waits_for_a_copy_and_gives_its_lease_up(
+    node, config, spec, engine, slow_copy
+) -> None:
+    async with node.serving():
+        async with anyio.create_task_group() as tasks, Client.connect(config, spec) as client:
+            tasks.start_soon(client.store, TOKENS, [engine.layout], [BLOCKS])
+            await slow_copy.wait_began()
+            asyncio.get_running_loop().call_later(0.02, slow_copy.may_end.set)
+        assert node.count("abort") == 1
         assert node.leases == {}
 
 

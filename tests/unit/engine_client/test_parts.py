@@ -82,7 +82,7 @@ async def test_a_full_outbox_waits_for_room_and_no_longer_than_told() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 40)), max_size=40))
 def test_prompt_memory_keeps_to_its_bound(steps: list[tuple[str, int]]) -> None:
     bytes_max = 4 * ENTRY_BYTES
-    memory, session = PromptMemory(bytes_max=bytes_max), object()
+    memory, session = PromptMemory(bytes_max=bytes_max), b"one"
     kept: dict[str, int] = {}
     for request_id, chunks in steps:
         memory.remember(request_id, Prompt(bytes(32) * chunks), session, 1)
@@ -97,14 +97,14 @@ def test_prompt_memory_keeps_to_its_bound(steps: list[tuple[str, int]]) -> None:
 
 
 def test_a_delta_is_only_for_the_session_that_knows_its_base() -> None:
-    memory, session = PromptMemory(bytes_max=1 << 20), object()
+    memory, session = PromptMemory(bytes_max=1 << 20), b"one"
     prompt = Prompt(b"a" * 64, salt=b"s")
     memory.remember("r", prompt, session, 7)
     grown = replace(prompt, keys=b"a" * 64 + b"b" * 32)
     delta = memory.message("r", grown, session).delta
     assert (delta.base, delta.base_chunks, delta.keys) == (7, 2, b"b" * 32)
     for message in (
-        memory.message("r", grown, object()),
+        memory.message("r", grown, b"another"),
         memory.message("other", grown, session),
         memory.message("r", replace(grown, salt=b"t"), session),
         memory.message("r", replace(grown, keys=b"x" * 96), session),
