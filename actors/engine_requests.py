@@ -35,6 +35,7 @@ Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
 READERS_MAX = 128
 REQUEST_ID_CHARS_MAX = 256
 NO_TICKET = TicketId(bytes(ID_BYTES))
+_OK = bytes([0])  # the outcome of an object that is resident
 _GRANTED = bytes([engine_pb2.ANSWER_GRANTED])
 
 
@@ -163,7 +164,8 @@ class EngineRequests:
         lease = LeaseId(check_id("release.lease", msg.lease))
         damaged = check_indices("release.damaged", msg.damaged, count_max=self._objects_max)
         is_ok = await self._to.l1.ask(l1.Release(lease, self._attached.session, damaged))
-        self._holdings.drop_lease(lease)
+        if is_ok:  # what is stale counts until it expires: it may be a lease that no release ends
+            self._holdings.drop_lease(lease)
         reply.released.ok = is_ok
 
     async def _cancel(self, msg: engine_pb2.Cancel, reply: engine_pb2.SessionReply) -> None:
@@ -240,16 +242,15 @@ class EngineRequests:
         outcomes = await self._to.l1.ask(
             l1.Commit(lease, self._attached.session, indices, msg.digests, msg.runs)
         )
-        if indices:
-            self._holdings.drop_objects(lease, len(indices))
-        else:
-            self._holdings.drop_lease(lease)
+        self._holdings.drop_objects(lease, outcomes.count(_OK))
         reply.committed.outcomes = outcomes
 
     async def _abort(self, msg: engine_pb2.Abort, reply: engine_pb2.SessionReply) -> None:
         lease = LeaseId(check_id("abort.lease", msg.lease))
-        reply.aborted.ok = await self._to.l1.ask(l1.Abort(lease, self._attached.session))
-        self._holdings.drop_lease(lease)
+        is_ok = await self._to.l1.ask(l1.Abort(lease, self._attached.session))
+        if is_ok:
+            self._holdings.drop_lease(lease)
+        reply.aborted.ok = is_ok
 
     # Hints and numbers.
 

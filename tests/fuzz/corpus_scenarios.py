@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from session_growth import key_chain
-from session_input import Input, Kind, Profile, Step
+from session_input import Input, Kind, Named, Profile, Step, symbol
 from session_requests import (
     Request,
     abort,
@@ -252,7 +252,25 @@ def _wrong() -> dict[str, list[Step]]:
 
 def _found() -> dict[str, list[Step]]:
     """Bugs that fuzzing found, in the form that shows them soonest."""
+    release_of_a_reservation = release()
+    release_of_a_reservation.release.lease = symbol(Named.WRITE_LEASE)
+    abort_of_a_read_lease = abort()
+    abort_of_a_read_lease.abort.lease = symbol(Named.READ_LEASE)
     return {
+        # Leases ended by the wrong word, or committed twice, lived on but did not count against the session's bound.
+        "found_leases_that_do_not_count": [
+            *WRITE,
+            say(lookup(prompt())),
+            say(acquire()),
+            say(abort_of_a_read_lease),
+            say(reserve(prompt(family=1))),
+            say(commit(0, 1)),
+            say(commit(0, 1)),
+            say(commit(0, 1)),
+            say(commit(0, 1)),
+            say(reserve(prompt(family=2))),
+            say(release_of_a_reservation),
+        ],
         # A prompt shorter than a chunk, and a prefetch of which nothing is resident, were refused.
         "found_prompt_of_no_chunk": [
             say(hello()),

@@ -54,6 +54,18 @@ def check_bounds(world: World) -> None:
     require(len(world.manager._tenants._numbers) <= world.config.l1.tenants_max, "too many tenants")
 
 
+def check_counted(world: World) -> None:
+    """While nothing is under way: what the table holds for living sessions is what they are charged with."""
+    numbers = world.table.statistics()
+    holdings = [stream._requests._holdings for stream in world.streams.attached.values()]
+    for name, counted in (
+        ("leases", sum(len(one._leases) for one in holdings)),
+        ("tickets", sum(len(one._tickets) for one in holdings)),
+    ):
+        held = getattr(numbers, name)
+        require(held <= counted, f"{held} {name} live, sessions are charged with {counted}")
+
+
 def check_nothing_held(world: World) -> None:
     """All sessions are over and their processes proven gone."""
     world.table.validate()

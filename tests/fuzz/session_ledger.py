@@ -146,11 +146,17 @@ class Ledger:
     def _take_committed(self, context: Context, commit: engine_pb2.Commit, outcomes: bytes) -> None:
         held = self.held.get(commit.lease)
         if held is None or held.owner is not context or not held.writes:
-            if any(outcome == 0 for outcome in outcomes):
+            if 0 in outcomes:
                 raise Violation("a commit under a lease that is over, or another's, was accepted")
             return
-        if not commit.indices or any(outcomes):
+        if not commit.indices:
             del self.held[commit.lease]  # all of it was committed, or it was over
+            return
+        if len(outcomes) != len(commit.indices):
+            raise Violation(f"{len(outcomes)} outcomes of {len(commit.indices)} indices")
+        stale = {index for index, one in zip(commit.indices, outcomes, strict=True) if one}
+        if stale & set(held.extents):
+            del self.held[commit.lease]  # it was over
             return
         for index in commit.indices:
             held.extents.pop(index, None)

@@ -250,6 +250,7 @@ class Player:
                 stream.send(session_requests.heartbeat(1 << 40).SerializeToString())
         await self._settle()
         await self._check_neighbour()
+        session_checks.check_counted(self._world)
         await self._end_all()
         session_checks.check_nothing_held(self._world)
         await self._world.control.ask(control.PurgeL1(), within=SLACK_S)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import anyio
 from session_input import Profile
@@ -36,6 +37,7 @@ CONFIGS = {
         chunk_tokens=4,
         l1=L1Config(
             bytes=ByteSize(256 * KIB),
+            prefault_threads=0,
             high_water=0.8,
             low_water=0.5,
             evict_batch=ByteSize(16 * KIB),
@@ -60,7 +62,7 @@ CONFIGS = {
         sessions=SessionsConfig(sessions_max=6, namespaces_max=6),
         mailbox_max=64,
     ),
-    Profile.SHIPPED: NodeConfig(l1=L1Config(bytes=ByteSize(64 * MIB))),
+    Profile.SHIPPED: NodeConfig(l1=L1Config(bytes=ByteSize(64 * MIB), prefault_threads=0)),
 }
 
 
@@ -106,12 +108,13 @@ async def running(profile: Profile) -> AsyncIterator[World]:
     config = CONFIGS[profile]
     limits = gateway_limits(config)
     node = Node(config, Epoch(os.urandom(16)), Telemetry())
-    streams = node._streams(_NoArena(config.l1.bytes), limits)  # type: ignore[arg-type]
+    arena = cast(_native.Arena, _NoArena(config.l1.bytes))
+    streams = node._streams(arena, limits)
     door = NoDoor(Path("nowhere"), arena_fd=-1, limits=DoorLimits(1, 1.0, 1.0))
     made: list[L1Manager | Sessions] = []
 
     def make_manager() -> L1Manager:
-        made.append(manager := node._make_l1())
+        made.append(manager := node._make_l1(arena))
         return manager
 
     def make_keeper() -> Sessions:
