@@ -103,6 +103,7 @@ class FakeNode:
             (grpc.method_handlers_generic_handler("penstock.v1.Engine", handlers),)
         )
         server.add_insecure_port(self.address.replace("unix://", "unix:"))
+        self.port = server.add_insecure_port("127.0.0.1:0")
         await anyio.Path(self.arena_path).unlink(missing_ok=True)
         async with (
             await anyio.create_unix_listener(self.arena_path) as door,

@@ -226,6 +226,21 @@ async def test_a_silent_node_is_not_waited_for(node, config, spec) -> None:
         assert client.statistics().attachments == 1
 
 
+async def test_a_half_open_connection_is_given_up(node, spec) -> None:
+    """B10: over TCP the other side may be gone without a word; three missed heartbeats end the stream."""
+    node.limits.heartbeat_ms = 10
+    async with node.serving():
+        config = ClientConfig(address=f"127.0.0.1:{node.port}")
+        async with Client.connect(config, spec) as client:
+            await node.wait_for("heartbeat", 2)
+            node.hold("heartbeat")
+            while client.is_attached:
+                await client._link._news.wait()
+            node.held.clear()
+            await client.wait_attached(within=2.0)
+            assert client.statistics().attachments >= 2
+
+
 async def test_a_busy_stream_needs_no_heartbeat(node, config, spec) -> None:
     node.limits.heartbeat_ms = 50
     async with node.serving(), Client.connect(config, spec) as client:
