@@ -9,6 +9,7 @@ Its crash ends the epoch: a table is never served by a second manager.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never
@@ -73,6 +74,7 @@ class L1Manager(l1.L1Manager):
         self._watches = Watches(watches_max=watches_max)
         self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
         self._wake_sweeper = asyncio.Event()
+        self._sweeps_at = math.inf  # when the sweeper wakes by itself; never later than the next expiry
         self._lookups = 0
         self._lookup_chunks = 0
         self._hit_chunks = 0
@@ -192,7 +194,7 @@ class L1Manager(l1.L1Manager):
         else:
             promised = hit
         if promised:
-            self._wake_sweeper.set()
+            self._will_expire(expires)
         return l1.Hit(ticket if promised else NO_TICKET, hit, promised)
 
     def _look_again(self, msg: l1.LookAgain) -> l1.Hit:
@@ -225,7 +227,7 @@ class L1Manager(l1.L1Manager):
             now=now,
             expires=now + msg.lease_s,
         )
-        self._wake_sweeper.set()
+        self._will_expire(now + msg.lease_s)
         return l1.ReadLease(
             LeaseId(acquired.lease), Extents(acquired.extents), acquired.chunks, msg.lease_s
         )
@@ -267,7 +269,7 @@ class L1Manager(l1.L1Manager):
         )
         granted = _GRANTED in reserved.answers
         if granted:
-            self._wake_sweeper.set()
+            self._will_expire(now + msg.lease_s)
             self._tell_pressure()
         return l1.WriteLease(
             lease if granted else NO_LEASE,
@@ -308,11 +310,17 @@ class L1Manager(l1.L1Manager):
             except (MailboxFull, ActorStopped):
                 return
 
+    def _will_expire(self, at: float) -> None:
+        """A lease or ticket was made. The sweeper is woken only if it would come too late: most last equally long."""
+        if at < self._sweeps_at:
+            self._wake_sweeper.set()
+
     async def _sweep_expired(self) -> None:
-        """Sleep until the next lease or ticket expires; a new one may expire earlier, so it wakes us."""
+        """Sleep until the next lease or ticket expires."""
         while True:
             self._wake_sweeper.clear()
-            wait_s = self._table.next_expiry() - _now()
+            self._sweeps_at = self._table.next_expiry()
+            wait_s = self._sweeps_at - _now()
             if wait_s <= 0:
                 self._table.expire(_now())
                 self._advance_watches()

@@ -16,10 +16,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError
+from penstock.runtime.errors import ActorCrashed, ActorStopped, MailboxFull, PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.message import Envelope
+
+Receive: TypeAlias = Callable[[Any], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Mailbox:
         ] = {}  # insertion order, so that crashes are told in order
         self._line: dict[Envelope, None] = {}  # not empty only while the queue is full
         self._getter: asyncio.Future[None] | None = None
+        self._at_once: Receive | None = None  # set while the actor is idle
         self._is_closed = False
         self._queued_peak = 0
         self._accepted_total = 0
@@ -120,18 +124,40 @@ class Mailbox:
 
     # The receiving side, used by the actor.
 
-    async def wait_message(self) -> bool:
-        """Wait until a message is queued; False when the mailbox is closed and empty."""
+    async def wait_message(self, at_once: Receive | None = None) -> bool:
+        """Wait until a message is queued; False when the mailbox is closed and empty.
+
+        Meanwhile `at_once` serves asks in the asker's own step (see `serve_at_once`); what is no
+        PenstockError there is raised here.
+        """
         while not self.queue:
             if self._is_closed:
                 return False
             assert self._getter is None, f"{self.name}: two readers on one mailbox"
             self._getter = asyncio.get_running_loop().create_future()
+            self._at_once = at_once
             try:
                 await self._getter
             finally:
-                self._getter = None
+                self._getter = self._at_once = None
         return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the actor waits for a message, and could have served it by now."""
+        return self._at_once is not None and not self.queue and not self._is_closed
+
+    def serve_at_once(self, msg: Any) -> Any:
+        """Serve an ask of an idle actor here and now: the same outcome, two turns of the loop earlier.
+
+        Raises what the handler raises of PenstockErrors. Anything else is the actor's death, as ever:
+        it is raised in the actor's task, and the asker hears ActorCrashed.
+        """
+        receive, self._at_once = self._at_once, None  # its handler may not ask itself
+        assert receive is not None, f"{self.name}: not idle"
+        self._accepted_total += 1
+        with _AtOnce(self, receive):
+            return receive(msg)
 
     def take(self) -> Envelope | None:
         """Take the next message that somebody still wants; None if there is none."""
@@ -149,6 +175,17 @@ class Mailbox:
     def done(self, envelope: Envelope) -> None:
         """The handler of `envelope` has finished."""
         del self.serving[envelope]
+
+    def _served_at_once(self, receive: Receive, error: BaseException | None) -> None:
+        """The handler that was called in its asker's step has ended."""
+        assert self._getter is not None, f"{self.name}: nobody waits for messages"
+        if error is None or isinstance(error, PenstockError):
+            self._at_once = receive
+            return
+        if not self._getter.done():
+            self._getter.set_exception(error)
+        if isinstance(error, Exception):
+            raise ActorCrashed(f"{self.name} died of {error!r}") from error
 
     # The life of the actor, used by actor.py and the supervisor.
 
@@ -214,3 +251,21 @@ class Mailbox:
 
     def _stopped(self) -> ActorStopped:
         return ActorStopped(f"{self.name}: stopped, takes no messages")
+
+
+class _AtOnce:
+    """Around a handler that is called in its asker's step: tells the mailbox how it ended."""
+
+    __slots__ = ("_mailbox", "_receive")
+
+    def __init__(self, mailbox: Mailbox, receive: Receive) -> None:
+        self._mailbox = mailbox
+        self._receive = receive
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        self._mailbox._served_at_once(self._receive, error)  # noqa: SLF001 - its other half

@@ -62,6 +62,8 @@ class UnheardError(RuntimeError):
 class SimLoop(asyncio.BaseEventLoop):
     """The loop alone; `Simulation` puts the rest of the simulated world around it."""
 
+    permutes_steps = True  # actors take every hop, so that every order of them can be drawn
+
     # These belong to BaseEventLoop, whose `run_forever` calls `_run_once` until `_stopping`.
     _ready: deque[asyncio.Handle]  # what runs in the next round
     _stopping: bool
