@@ -197,6 +197,8 @@ async def test_the_arena_stays_while_a_copy_runs_and_hello_waits_for_it(
         await node.drop_streams()
         while client.is_attached:
             await client._link._news.wait()
+        with anyio.move_on_after(0.2):  # an attempt would be immediate
+            await node.wait_until(lambda: len(node.hellos) > 1)
         assert arena.is_mapped
         assert len(node.hellos) == 1
         may_end.set()
@@ -315,7 +317,7 @@ async def test_leaving_gives_up_what_is_held(node, config, spec, engine) -> None
 
 
 async def test_a_call_cancelled_from_below_is_a_lost_stream(node, client, engine) -> None:
-    """grpc.aio tells it by the same exception as a cancelled task. Seen to fail when that ended the link."""
+    """grpc.aio tells it by the same exception as a cancelled task. Seen to hang when the session is not lost whatever ended its stream."""
     session = client._link.current()
     session._stream._call.cancel()
     while client._link._session is session:
