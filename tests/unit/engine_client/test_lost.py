@@ -317,7 +317,8 @@ async def test_leaving_gives_up_what_is_held(node, config, spec, engine) -> None
 
 
 async def test_a_call_cancelled_from_below_is_a_lost_stream(node, client, engine) -> None:
-    """grpc.aio tells it by the same exception as a cancelled task. Seen to hang when the session is not lost whatever ended its stream."""
+    """grpc.aio tells it by the same exception as a cancelled task. Seen to hang when a session is only lost where its
+    reader says why."""
     session = client._link.current()
     session._stream._call.cancel()
     while client._link._session is session:
