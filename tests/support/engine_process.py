@@ -48,7 +48,7 @@ async def engine_process(
 ) -> AsyncIterator[EngineProcess]:
     """Start one that has done `acts`. It and its child are gone at the end."""
     command = [sys.executable, __file__, address, instance.hex(), *acts]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     child_pid = 0
     try:
         assert process.stdout is not None

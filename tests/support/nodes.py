@@ -80,11 +80,13 @@ class ServedNode:
 
 
 def serve_command(
-    state_dir: Path, *, ready_fd: int | None = None, **overrides: object
+    state_dir: Path, *, ready_fd: int | None = None, program: str = "", **overrides: object
 ) -> list[str]:
+    """The command line of a node. `program`: a script to run in the installed command's place."""
     given = {**SMALL, **{key.replace("__", "."): value for key, value in overrides.items()}}
     given["state_dir"] = state_dir
-    words = [sys.executable, "-m", "penstock.actors.cli.main", "serve"]
+    command = [program] if program else ["-m", "penstock.actors.cli.main"]
+    words = [sys.executable, *command, "serve"]
     for key, value in given.items():
         words += ["--set", f"{key}={value}"]
     return words if ready_fd is None else [*words, "--ready-fd", str(ready_fd)]
@@ -92,7 +94,7 @@ def serve_command(
 
 @contextmanager
 def served_node(
-    state_dir: Path, *, command_prefix: tuple[str, ...] = (), **overrides: object
+    state_dir: Path, *, command_prefix: tuple[str, ...] = (), program: str = "", **overrides: object
 ) -> Iterator[ServedNode]:
     """A node process while the body runs; it is killed at the end if it still lives.
 
@@ -100,7 +102,10 @@ def served_node(
     """
     read_fd, write_fd = os.pipe()
     log = Path(tempfile.mkstemp(dir=state_dir.parent, prefix="node-", suffix=".log")[1])
-    command = [*command_prefix, *serve_command(state_dir, ready_fd=write_fd, **overrides)]
+    command = [
+        *command_prefix,
+        *serve_command(state_dir, ready_fd=write_fd, program=program, **overrides),
+    ]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, pass_fds=[write_fd], stderr=stream, stdout=stream)
     os.close(write_fd)
