@@ -250,6 +250,8 @@ class Player:
                 stream.send(session_requests.heartbeat(1 << 40).SerializeToString())
         await self._settle()
         await self._check_neighbour()
+        await self._wait_over([one for one in self._opened if not one.is_live])
+        await self._ask_count()
         session_checks.check_counted(self._world)
         await self._end_all()
         session_checks.check_nothing_held(self._world)
@@ -277,12 +279,7 @@ class Player:
         for stream in (self._neighbour, *self._streams):
             if stream is not None and stream.is_live:
                 stream.hang_up()
-        try:
-            with fail_after(self._answer_s):
-                for context in self._opened:
-                    await context.wait_over()
-        except TimeoutError:
-            raise Violation(f"{self._world.streams._open} streams did not end") from None
+        await self._wait_over(self._opened)
         session_checks.require(self._world.streams._open == 0, "an ended stream counts as open")
         self.ledger.deliver()
         for context in self._opened:
@@ -293,6 +290,14 @@ class Player:
             await self._prove_gone(secret)
         if (left := await self._ask_count()) != 0:
             raise Violation(f"{left} sessions count as attached after every stream has ended")
+
+    async def _wait_over(self, ending: list[Context]) -> None:
+        try:
+            with fail_after(self._answer_s):
+                for context in ending:
+                    await context.wait_over()
+        except TimeoutError:
+            raise Violation(f"{self._world.streams._open} streams did not end") from None
 
     async def _ask_count(self) -> int:
         """The sessions attached; all news that the keeper had before are served by then."""
