@@ -23,7 +23,7 @@ from support.table_twin_state import (
     TwinTicket,
 )
 
-from penstock._native import Answer, Outcome
+from penstock._native import Answer, Outcome, Rule
 
 
 class TableTwin(TwinState):
@@ -71,9 +71,16 @@ class TableTwin(TwinState):
             raise Refused("TicketUnknown")
         end = len(ticket.chunks)
         found = ticket.chunks + [self.chunks.get(key) for key in keys[end:]]
-        if any(chunk and chunk.geometry != ticket.geometry for chunk in found):
+        groups = self.geometries[ticket.geometry]
+        strange = [bool(chunk) and chunk.geometry != ticket.geometry for chunk in found]
+        # What lies behind a hole of a full group is not looked at, and so not refused.
+        full = [group for group in groups if group.rule is Rule.FULL]
+        goes_on = self.hit(full, found[end : end + 1], READABLE_BY_LOAD) > 0
+        if not goes_on and not any(strange[: end + 1]):
+            return end
+        if any(strange):
             raise Refused("GeometryUnknown")
-        hit = self.hit(self.geometries[ticket.geometry], found, READABLE_BY_LOAD)
+        hit = self.hit(groups, found, READABLE_BY_LOAD)
         if hit > end:
             self.pin_for(ticket, found[end:hit])
         return max(hit, end)
