@@ -99,6 +99,7 @@ class Context:
     welcome: engine_pb2.Welcome | None = None
     refusal: common_pb2.Error | None = None  # the latest
     has_hung_up: bool = False
+    is_cancelled: bool = False
     is_over: bool = False  # the node has ended the call
     end_details: str = ""
     had_stalled: bool = False  # the client has ever stopped reading
@@ -173,7 +174,7 @@ class Context:
 
     def cancel(self) -> None:
         """gRPC cancels the handler's task once, wherever it is; no shield of a scope keeps that out."""
-        self.has_hung_up = True
+        self.has_hung_up = self.is_cancelled = True
         if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 

@@ -203,7 +203,8 @@ class Player:
         """What gRPC does with a call: run the handler, in a task that the client's cancelling cancels."""
         try:
             with context.cancellable():
-                await self._world.streams.serve(None, context)  # type: ignore[arg-type]
+                if not context.is_cancelled:  # before its handler has begun
+                    await self._world.streams.serve(None, context)  # type: ignore[arg-type]
         except Aborted:
             pass
         context.end()

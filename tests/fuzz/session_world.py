@@ -69,6 +69,9 @@ CONFIGS = {
 class NoDoor(ArenaDoor):
     """Nobody comes; whoever is told to leave does."""
 
+    async def open(self) -> None:
+        """There is nothing to listen on."""
+
     async def serve(self, sessions: Ref[session.Sessions]) -> None:
         await anyio.sleep_forever()
 
