@@ -26,7 +26,7 @@ from anyio import (
     sleep_forever,
     wait_readable,
 )
-from anyio.abc import SocketAttribute, SocketStream, UNIXSocketStream
+from anyio.abc import Listener, SocketAttribute, SocketStream, UNIXSocketStream
 
 from penstock.actors.api import session
 from penstock.actors.api.types import SessionId
@@ -54,20 +54,25 @@ class ArenaDoor:
         self._path = path
         self._arena_fd = arena_fd
         self._limits = limits
+        self._listener: Listener[SocketStream] | None = None  # from open() to the end of serve()
         self._watched: dict[SessionId, CancelScope] = {}  # one per session that entered
         self._log = Log("arena_door")
 
-    async def serve(self, sessions: Ref[session.Sessions]) -> None:
-        """Until cancelled. The socket file is replaced at start and removed at the end."""
+    async def open(self) -> None:
+        """Replace the socket file and listen: from here on processes may knock. `serve` must follow."""
         self._path.unlink(missing_ok=True)
-        listener = await create_unix_listener(self._path, mode=0o600, backlog=64)
+        self._listener = await create_unix_listener(self._path, mode=0o600, backlog=64)
+
+    async def serve(self, sessions: Ref[session.Sessions]) -> None:
+        """Until cancelled. The socket file is removed at the end."""
+        assert self._listener is not None, "open() comes before serve()"
 
         async def meet(stream: SocketStream) -> None:
             assert isinstance(stream, UNIXSocketStream)
             await self._meet(stream, sessions)
 
         try:
-            async with listener:
+            async with self._listener as listener:
                 await accept_all(listener, meet, connections_max=self._limits.connections_max)
         finally:
             self._path.unlink(missing_ok=True)

@@ -312,7 +312,7 @@ def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
 def gateway_limits(config: NodeConfig) -> GatewayLimits:
     given = config.gateway
     return GatewayLimits(
-        message_bytes_max=given.message_max,
+        message_bytes_max=int(given.message_max),
         chunks_max=given.chunks_max,
         objects_max=given.objects_max,
         inflight_max=given.inflight_max,

@@ -48,6 +48,7 @@ class Sessions(session.Sessions):
         self._log = Log("sessions")
 
     async def on_start(self) -> None:
+        await self._door.open()
         self.start_soon(self._door.serve, self._own, name="arena door")
 
     async def receive(self, msg: session.Message) -> object:
