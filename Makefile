@@ -23,7 +23,8 @@ native: $(STAMPS)/venv
 	@flock $(STAMPS)/lock tools/build_native.sh $(BIN)/python $(STAMPS)/native
 
 demo: setup
-	$(BIN)/penstock demo
+	@mkdir -p demo-out
+	@$(BIN)/penstock demo --json demo-out/demo.json --plot demo-out/demo.png
 
 test: setup
 	@cd tests && ../$(BIN)/python -m pytest .
