@@ -39,6 +39,7 @@ class Ledger:
     replies: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by body
     refusals: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # by error code
     _mail: deque[tuple[Context, bytes]] = field(default_factory=deque)
+    _owners: dict[bytes, Context] = field(default_factory=dict)  # by session secret
     _watermarks: dict[bytes, int] = field(default_factory=dict)  # by ticket, as Progress told it
 
     def find(self, named: Named, nth_newest: int) -> bytes | None:
@@ -61,8 +62,8 @@ class Ledger:
             return
         if (lease := _farewell(sent.request)) in self.held:
             self.held[lease].farewells += 1
-        if resumed := sent.request.hello.resume:
-            self._give_up(resumed)
+        if (resumed := self._owners.get(sent.request.hello.resume)) is not None:
+            self.forget(resumed)  # refused or not: nothing is said of its leases any more
 
     def take(self, context: Context, sent: Sent | None, reply: engine_pb2.SessionReply) -> None:
         """Note a reply. Raises Violation when it contradicts what was said before."""
@@ -74,7 +75,7 @@ class Ledger:
             case "error":
                 self.refusals[reply.error.code] += 1
             case "welcome":
-                self._take_welcome(reply.welcome)
+                self._take_welcome(context, reply.welcome)
             case "lookup":
                 self._take_hit(reply.lookup)
             case "progress":
@@ -91,19 +92,14 @@ class Ledger:
                 self._let_go(context, request.abort.lease, writes=True)
 
     def forget(self, context: Context) -> None:
-        """Whoever held by this stream is proven gone, or has given it up."""
+        """Whoever held by this stream is proven gone, or may have given it up."""
         context.is_forgotten = True
         self.held = {lease: one for lease, one in self.held.items() if one.owner is not context}
 
-    def _give_up(self, secret: bytes) -> None:
-        """Somebody resumes this session: refused or not, nothing is said of its leases any more."""
-        for one in self.held.values():
-            if one.owner.welcome is not None and one.owner.welcome.session_secret == secret:
-                one.farewells += 1
-
     # What each reply says.
 
-    def _take_welcome(self, welcome: engine_pb2.Welcome) -> None:
+    def _take_welcome(self, context: Context, welcome: engine_pb2.Welcome) -> None:
+        self._owners[welcome.session_secret] = context
         self.ids[Named.SECRET].append(welcome.session_secret)
         self.ids[Named.EPOCH] = [welcome.epoch]
 
