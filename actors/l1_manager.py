@@ -74,7 +74,9 @@ class L1Manager(l1.L1Manager):
         self._watches = Watches(watches_max=watches_max)
         self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
         self._wake_sweeper = asyncio.Event()
-        self._sweeps_at = math.inf  # when the sweeper wakes by itself; never later than the next expiry
+        self._sweeps_at = (
+            math.inf
+        )  # when the sweeper wakes by itself; never later than the next expiry
         self._lookups = 0
         self._lookup_chunks = 0
         self._hit_chunks = 0
@@ -152,6 +154,7 @@ class L1Manager(l1.L1Manager):
                 return answer(msg, self._after_loss(self._table.give_up(msg.session)))
             case l1.InstanceGone():
                 self._table.instance_gone(msg.instance)
+                self._advance_watches()
                 return answer(msg, None)
             case _:
                 assert_never(msg)
@@ -352,7 +355,11 @@ class L1Manager(l1.L1Manager):
         for watch in self._watches.expired(now):
             self._tell_moved(watch, watch.hit_chunks, watch.hit_chunks)
         for watch in self._watches.living(now):
-            hit = self._table.extend(watch.ticket, watch.keys, now=now)
+            try:
+                hit = self._table.extend(watch.ticket, watch.keys, now=now)
+            except _native.TicketUnknown:  # closed with its instance
+                self._tell_moved(watch, watch.hit_chunks, watch.hit_chunks)
+                continue
             promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
             if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
                 self._tell_moved(watch, hit, promised)

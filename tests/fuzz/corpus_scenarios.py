@@ -271,6 +271,13 @@ def _found() -> dict[str, list[Step]]:
             say(reserve(prompt(family=2))),
             say(release_of_a_reservation),
         ],
+        # A ticket that was closed with its instance was still watched: giving the session up failed half-way.
+        "found_watched_ticket_of_a_session_given_up": [
+            say(hello()),
+            say(reserve(prompt(chunks=3))),
+            say(hello(resume=True), 1),
+            say(lookup(prompt(chunks=3), name="r")),
+        ],
         # A prompt shorter than a chunk, and a prefetch of which nothing is resident, were refused.
         "found_prompt_of_no_chunk": [
             say(hello()),
