@@ -39,18 +39,10 @@ std::vector<std::uint64_t> Copier::copy(const CopyRequest& request) {
   const Stores stores = plan.bytes() >= streaming_bytes_min_ ? Stores::streaming : Stores::cached;
   const SliceKernel kernel =
       select_kernel(*request.layout, request.direction, stores, instructions_);
-  const BlockShape& shape = request.layout->shape();
 
   std::vector<std::uint64_t> slices(plan.slices());
-  pool_.run(slices.size(), plan.bytes() / kThreadBytesMin + 1, [&](std::size_t index) {
-    const CopyPlan::Part part = plan.part(index);
-    std::uint64_t state =
-        digest_in_place(part.skipped, part.skipped_bytes, digest::kAllOnes, instructions_);
-    if (part.moved.slots != 0) {
-      state = kernel(shape, part.moved, state);
-    }
-    slices[index] = ~state;
-  });
+  pool_.run(plan.groups(), plan.bytes() / kThreadBytesMin + 1,
+            [&](std::size_t group) { move_group(plan, group, kernel, slices); });
   if (plan.slices_per_run() == 1) {
     return slices;
   }
@@ -67,6 +59,30 @@ std::vector<std::uint64_t> Copier::copy(const CopyRequest& request) {
     runs[run] = last.join(crc, parts.back());
   }
   return runs;
+}
+
+void Copier::move_group(const CopyPlan& plan, std::uint64_t group, SliceKernel kernel,
+                        std::span<std::uint64_t> digests) const {
+  const std::uint64_t first = group * plan.slices_per_group();
+  const std::uint64_t last = std::min(first + plan.slices_per_group(), plan.slices());
+  std::vector<Slice> moved;
+  moved.reserve(last - first);
+  for (std::uint64_t index = first; index < last; ++index) {
+    CopyPlan::Part part = plan.part(index);
+    part.moved.state =
+        digest_in_place(part.skipped, part.skipped_bytes, digest::kAllOnes, instructions_);
+    digests[index] = ~part.moved.state;
+    if (part.moved.slots != 0) {
+      moved.push_back(part.moved);
+    }
+  }
+  if (moved.empty()) {
+    return;
+  }
+  kernel(plan.shape(), moved);
+  // Only leading blocks are skipped: what was moved are the last slices of the group.
+  const auto tail = digests.subspan(last - moved.size(), moved.size());
+  std::ranges::transform(moved, tail.begin(), [](const Slice& slice) { return ~slice.state; });
 }
 
 void Copier::require_usable() const {

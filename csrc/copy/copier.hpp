@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "copy/plan.hpp"
 #include "copy/pool.hpp"
 #include "copy/request.hpp"
 
@@ -52,6 +53,9 @@ class Copier {
 
  private:
   void require_usable() const;
+  /// Digests, and moves, the slices of a group; one digest for each.
+  void move_group(const CopyPlan& plan, std::uint64_t group, SliceKernel kernel,
+                  std::span<std::uint64_t> digests) const;
 
   Instructions instructions_;
   std::uint64_t streaming_bytes_min_;

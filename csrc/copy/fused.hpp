@@ -1,8 +1,7 @@
 // The fused kernel, written once and compiled for each instruction set.
 //
 // Each vector is loaded once, stored once, and folded into the digest while it is in a register.
-// What limits it is memory, so paged blocks are asked for ahead of time: engines scatter them, and
-// the CPU's own prefetcher starts anew in every block.
+// What limits it is memory, so paged blocks are asked for ahead of time (prefetch.hpp).
 //
 // The including file defines KV_FUSED_TARGET and a struct `Vector` in an unnamed namespace:
 //   kBytes, Register, Lanes (four registers, oldest first), Multiplier;
@@ -11,9 +10,10 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
+#include <type_traits>
 
 #include "copy/cursor.hpp"
+#include "copy/prefetch.hpp"
 #include "core/digest_paths.hpp"
 
 #if !defined(KV_FUSED_TARGET)
@@ -24,8 +24,6 @@ namespace penstock::kernels {
 namespace {
 
 inline constexpr std::uint64_t kLanes = 4;
-inline constexpr std::uint64_t kLineBytes = 64;
-inline constexpr std::uint64_t kPrefetchBytes = 4096;
 
 /// Moves the vector at the same place of both sides, and returns it.
 template <Direction kDirection, Stores kStores>
@@ -41,38 +39,21 @@ KV_FUSED_TARGET inline Vector::Register move_vector(std::byte* paged, std::byte*
   return value;
 }
 
-template <std::uint64_t kPieceBytes>
-KV_FUSED_TARGET inline void prefetch_piece(const std::byte* piece) noexcept {
-  for (std::uint64_t at = 0; at < kPieceBytes; at += kLineBytes) {
-    _mm_prefetch(reinterpret_cast<const char*>(piece + at), _MM_HINT_T0);
-  }
-}
-
 /// `kVectors` of a piece: 1, 2 or 4. A round is one vector for each lane.
-template <Direction kDirection, Stores kStores, std::uint64_t kVectors>
+template <Direction kDirection, Stores kStores, std::uint64_t kVectors, typename PrefetcherT>
 KV_FUSED_TARGET std::uint64_t move_slice(const BlockShape& shape, const Slice& slice,
-                                         std::uint64_t state) {
+                                         PrefetcherT& prefetcher) {
   constexpr std::uint64_t kPieceBytes = kVectors * Vector::kBytes;
   constexpr std::uint64_t kRoundBytes = kLanes * Vector::kBytes;
-  constexpr bool kPrefetch = kDirection == Direction::to_objects;
   const std::uint64_t bytes = slice.slots * shape.slot_bytes();
-  PieceCursor<kPieceBytes> paged(shape, slice);
-  PieceCursor<kPieceBytes> ahead(shape, slice);
+  ObjectWalk<kPieceBytes> paged(shape, slice);
   std::byte* object = slice.object;
 
-  std::uint64_t to_prefetch = kPrefetch ? bytes / kPieceBytes : 0;
-  const std::uint64_t head_start = std::min(to_prefetch, kPrefetchBytes / kPieceBytes);
-  for (std::uint64_t i = 0; i < head_start; ++i, --to_prefetch) {
-    prefetch_piece<kPieceBytes>(ahead.next());
-  }
-  Vector::Lanes lanes = Vector::begin(state);
+  Vector::Lanes lanes = Vector::begin(slice.state);
   const Vector::Register by = Vector::multiplier();
   for (std::uint64_t round = bytes / kRoundBytes; round != 0; --round, object += kRoundBytes) {
     for (std::uint64_t first = 0; first < kLanes; first += kVectors) {
-      if (kPrefetch && to_prefetch != 0) {
-        --to_prefetch;
-        prefetch_piece<kPieceBytes>(ahead.next());
-      }
+      prefetcher.step();
       std::byte* piece = paged.next();
       for (std::uint64_t i = 0; i < kVectors; ++i) {
         const Vector::Register value = move_vector<kDirection, kStores>(
@@ -81,7 +62,7 @@ KV_FUSED_TARGET std::uint64_t move_slice(const BlockShape& shape, const Slice& s
       }
     }
   }
-  state = Vector::finish(lanes);
+  std::uint64_t state = Vector::finish(lanes);
 
   // Less than a round is left, which happens only where a piece is a vector or two.
   for (std::uint64_t left = bytes % kRoundBytes; left != 0; left -= kPieceBytes) {
@@ -98,15 +79,25 @@ KV_FUSED_TARGET std::uint64_t move_slice(const BlockShape& shape, const Slice& s
   return state;
 }
 
+template <Direction kDirection, Stores kStores, std::uint64_t kVectors>
+KV_FUSED_TARGET void move_slices(const BlockShape& shape, std::span<Slice> slices) {
+  constexpr std::uint64_t kPieceBytes = kVectors * Vector::kBytes;
+  std::conditional_t<kDirection == Direction::to_objects, Prefetcher<kPieceBytes>, NoPrefetcher>
+      prefetcher(shape, slices);
+  for (Slice& slice : slices) {
+    slice.state = move_slice<kDirection, kStores, kVectors>(shape, slice, prefetcher);
+  }
+}
+
 template <Direction kDirection, Stores kStores>
 SliceKernel for_run(std::uint64_t run_bytes) {
   if (run_bytes % (4 * Vector::kBytes) == 0) {
-    return move_slice<kDirection, kStores, 4>;
+    return move_slices<kDirection, kStores, 4>;
   }
   if (run_bytes % (2 * Vector::kBytes) == 0) {
-    return move_slice<kDirection, kStores, 2>;
+    return move_slices<kDirection, kStores, 2>;
   }
-  return move_slice<kDirection, kStores, 1>;
+  return move_slices<kDirection, kStores, 1>;
 }
 
 SliceKernel fused(Direction direction, Stores stores, std::uint64_t run_bytes) {

@@ -48,8 +48,8 @@ inline void copy_piece(std::byte* destination, const std::byte* source,
 /// Any head run, on any CPU: tiles are moved first and digested, on the object's side, while they
 /// are in the cache.
 template <Direction kDirection, Update kUpdate>
-std::uint64_t move_slice_portable(const BlockShape& shape, const Slice& slice,
-                                  std::uint64_t state) {
+std::uint64_t move_slice_portable(const BlockShape& shape, const Slice& slice) {
+  std::uint64_t state = slice.state;
   std::byte* object = slice.object;
   std::byte* digested = slice.object;
   const auto digest_so_far = [&](std::uint64_t at_least) {
@@ -79,10 +79,17 @@ std::uint64_t move_slice_portable(const BlockShape& shape, const Slice& slice,
   return state;
 }
 
+template <Direction kDirection, Update kUpdate>
+void move_slices_portable(const BlockShape& shape, std::span<Slice> slices) {
+  for (Slice& slice : slices) {
+    slice.state = move_slice_portable<kDirection, kUpdate>(shape, slice);
+  }
+}
+
 template <Update kUpdate>
 SliceKernel portable_for(Direction direction) {
-  return direction == Direction::to_objects ? move_slice_portable<Direction::to_objects, kUpdate>
-                                            : move_slice_portable<Direction::to_paged, kUpdate>;
+  return direction == Direction::to_objects ? move_slices_portable<Direction::to_objects, kUpdate>
+                                            : move_slices_portable<Direction::to_paged, kUpdate>;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "copy/layout.hpp"
 
@@ -31,11 +32,12 @@ struct Slice {
   std::byte* object;              // where the first slot is in the object
   const std::int64_t* block_ids;  // of the whole run; all within the layout
   std::uint64_t first_slot;       // counted from the start of the run
-  std::uint64_t slots;
+  std::uint64_t slots;            // at least one
+  std::uint64_t state;            // the digest register, which is continued over the slice's bytes
 };
 
-/// Moves a slice and continues the digest register `state` over its bytes, in object order.
-using SliceKernel = std::uint64_t (*)(const BlockShape&, const Slice&, std::uint64_t state);
+/// Moves slices one after the other, each in object order.
+using SliceKernel = void (*)(const BlockShape&, std::span<Slice>);
 
 /// The fastest kernel whose instructions are allowed and whose step divides the head runs.
 /// Streaming is dropped where the destination is not aligned for it. `instructions` must be

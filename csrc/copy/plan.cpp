@@ -6,9 +6,9 @@ namespace penstock {
 namespace {
 
 /// Small enough that threads end together, large enough that joining digests costs nothing.
-constexpr std::uint64_t kSliceBytesMin = std::uint64_t{64} << 10;
-constexpr std::uint64_t kSliceBytesMax = std::uint64_t{1} << 20;
-constexpr std::uint64_t kSlicesPerThread = 8;
+constexpr std::uint64_t kGroupBytesMin = std::uint64_t{64} << 10;
+constexpr std::uint64_t kGroupBytesMax = std::uint64_t{1} << 20;
+constexpr std::uint64_t kGroupsPerThread = 8;
 
 }  // namespace
 
@@ -18,10 +18,15 @@ CopyPlan::CopyPlan(const CopyRequest& request, std::size_t threads)
       run_slots_(request.layout->shape().slots * request.object_blocks()),
       run_bytes_(run_slots_ * slot_bytes_),
       runs_(request.objects.size() * request.runs_per_object()) {
-  const std::uint64_t share = bytes() / (threads * kSlicesPerThread);
-  const std::uint64_t slice_bytes = std::clamp(share, kSliceBytesMin, kSliceBytesMax);
-  slice_slots_ = std::clamp<std::uint64_t>(slice_bytes / slot_bytes_, 1, run_slots_);
+  const std::uint64_t share = bytes() / (threads * kGroupsPerThread);
+  const std::uint64_t group_bytes = std::clamp(share, kGroupBytesMin, kGroupBytesMax);
+  slice_slots_ = std::clamp<std::uint64_t>(group_bytes / slot_bytes_, 1, run_slots_);
+  const std::uint64_t block_slots = request.layout->shape().slots;
+  if (slice_slots_ > block_slots) {
+    slice_slots_ -= slice_slots_ % block_slots;  // whole blocks are read best
+  }
   slices_per_run_ = (run_slots_ + slice_slots_ - 1) / slice_slots_;
+  slices_per_group_ = std::max<std::uint64_t>(group_bytes / this->slice_bytes(), 1);
 }
 
 CopyPlan::Part CopyPlan::part(std::uint64_t index) const {
@@ -50,7 +55,8 @@ CopyPlan::Part CopyPlan::part(std::uint64_t index) const {
               .object = run_start + moved_from * slot_bytes_,
               .block_ids = request_.block_ids.data() + blocks_before,
               .first_slot = moved_from,
-              .slots = last - moved_from}};
+              .slots = last - moved_from,
+              .state = 0}};
 }
 
 }  // namespace penstock

@@ -13,8 +13,13 @@ class CopyPlan {
  public:
   CopyPlan(const CopyRequest& request, std::size_t threads);
 
+  [[nodiscard]] const BlockShape& shape() const noexcept { return request_.layout->shape(); }
   [[nodiscard]] std::uint64_t slices() const noexcept { return runs_ * slices_per_run_; }
   [[nodiscard]] std::uint64_t slices_per_run() const noexcept { return slices_per_run_; }
+  [[nodiscard]] std::uint64_t slices_per_group() const noexcept { return slices_per_group_; }
+  [[nodiscard]] std::uint64_t groups() const noexcept {
+    return (slices() + slices_per_group_ - 1) / slices_per_group_;
+  }
   [[nodiscard]] std::uint64_t runs() const noexcept { return runs_; }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return runs_ * run_bytes_; }
   [[nodiscard]] std::uint64_t slice_bytes() const noexcept { return slice_slots_ * slot_bytes_; }
@@ -38,6 +43,7 @@ class CopyPlan {
   std::uint64_t runs_;
   std::uint64_t slice_slots_;
   std::uint64_t slices_per_run_;
+  std::uint64_t slices_per_group_;
 };
 
 }  // namespace penstock
