@@ -116,5 +116,5 @@ def fake_control() -> Fake:
     return Fake(control.Control, "control", {})
 
 
-async def never() -> None:
+async def never(*_: object) -> None:
     await anyio.sleep_forever()
