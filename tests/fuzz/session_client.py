@@ -96,6 +96,8 @@ class Context:
     _reads: anyio.Event = field(default_factory=anyio.Event)  # set while the client reads
     pulse: anyio.Event = field(default_factory=anyio.Event)  # set at every reply, and at the end
     unanswered: list[Sent] = field(default_factory=list)
+    # Answered with an error while others were under way.
+    _refused: list[tuple[Sent, engine_pb2.SessionReply]] = field(default_factory=list)
     welcome: engine_pb2.Welcome | None = None
     refusal: common_pb2.Error | None = None  # the latest
     has_hung_up: bool = False
@@ -209,18 +211,39 @@ class Context:
         if body == "progress" and reply.correlation_id == 0:
             self.book.take(self, None, reply)
             return
-        sent = next((one for one in self.unanswered if one.accepts(reply)), None)
-        if sent is None:
-            raise Violation(
-                f"{body} with correlation id {reply.correlation_id} answers nothing sent"
-            )
-        self.unanswered.remove(sent)
+        sent = self._answered_by(reply)
         if body == "error":
             _check_error(reply.error)
             self.refusal = reply.error
         if body == "welcome":
             self.welcome = reply.welcome
         self.book.take(self, sent, reply)
+
+    def _answered_by(self, reply: engine_pb2.SessionReply) -> Sent:
+        """The message that `reply` answers.
+
+        Two under way may have one correlation id, which is the client's mistake: then an error may have been put down
+        to the wrong one of them, and is put down to the other.
+        """
+        sent = next((one for one in self.unanswered if one.accepts(reply)), None)
+        if sent is None:
+            for mistaken, error in self._refused:
+                other = next((one for one in self.unanswered if one.accepts(error)), None)
+                if mistaken.accepts(reply) and other is not None:
+                    self._refused.remove((mistaken, error))
+                    self._refused.append((other, error))
+                    self.unanswered.remove(other)
+                    return mistaken
+            what = reply.WhichOneof("body")
+            raise Violation(
+                f"{what} with correlation id {reply.correlation_id} answers nothing sent"
+            )
+        self.unanswered.remove(sent)
+        if not self.unanswered:
+            self._refused.clear()
+        elif reply.HasField("error"):
+            self._refused.append((sent, reply))
+        return sent
 
     def _put(self, message: object) -> None:
         self._inbox.append(message)
