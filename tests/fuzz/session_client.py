@@ -43,6 +43,7 @@ class Aborted(Exception):
     """What `context.abort` raises; the call is over."""
 
 
+IDS_GIVEN_FROM = 1 << 50
 END_OF_STREAM = object()  # as grpc.aio.EOF: anything that is not bytes
 
 
@@ -104,6 +105,7 @@ class Context:
     is_cancelled: bool = False
     is_over: bool = False  # the node has ended the call
     end_details: str = ""
+    _ids_given: int = 0
     had_stalled: bool = False  # the client has ever stopped reading
     is_forgotten: bool = False  # what it held counts for nothing any more
     _task: asyncio.Task[object] | None = None  # the node's handler
@@ -165,7 +167,14 @@ class Context:
         return self._reads.is_set()
 
     def send(self, raw: bytes) -> None:
+        """Of two messages under way with one correlation id, nobody could tell the replies apart: ours gets another."""
         sent = Sent.of(raw, message_bytes_max=self.message_bytes_max)
+        taken = {known for one in self.unanswered for known in one.correlation_ids}
+        if sent.request is not None and sent.request.correlation_id in taken - {0}:
+            self._ids_given += 1
+            other = engine_pb2.SessionRequest(correlation_id=IDS_GIVEN_FROM + self._ids_given)
+            raw += other.SerializeToString()  # of a field that is there twice, the last counts
+            sent = Sent.of(raw, message_bytes_max=self.message_bytes_max)
         self.unanswered.append(sent)
         self.book.note_sent(sent)
         self._put(raw)
@@ -222,8 +231,8 @@ class Context:
     def _answered_by(self, reply: engine_pb2.SessionReply) -> Sent:
         """The message that `reply` answers.
 
-        Two under way may have one correlation id, which is the client's mistake: then an error may have been put down
-        to the wrong one of them, and is put down to the other.
+        Bytes that are no message may have the correlation id of one under way: then their error may have been put
+        down to that one, and is put down to them when it is answered itself.
         """
         sent = next((one for one in self.unanswered if one.accepts(reply)), None)
         if sent is None:

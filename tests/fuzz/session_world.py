@@ -21,10 +21,12 @@ from penstock.actors.api import control, session
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor, DoorLimits
 from penstock.actors.config import GatewayConfig, L1Config, NodeConfig, SessionsConfig
+from penstock.actors.core.watches import Watches
 from penstock.actors.gateway import Gateway, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.l1_manager import L1Manager
-from penstock.actors.node import Node, gateway_limits
+from penstock.actors.node import Node
+from penstock.actors.node_settings import gateway_limits
 from penstock.actors.sessions import Sessions
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import SimLoop
@@ -44,7 +46,7 @@ CONFIGS = {
             quarantine_max=0.5,
             leases_max=24,
             tickets_max=24,
-            watches_max=4,
+            watches=Watches(watches_max=4, chunks_max=64),
             tenants_max=4,
             tenant_bytes_max=ByteSize(128 * KIB),
         ),
