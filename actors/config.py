@@ -64,6 +64,7 @@ class L1Config(Config, frozen=True):
     watches_max: Annotated[int, msgspec.Meta(ge=0)] = (
         64  # tickets followed while what they miss is being written
     )
+    watched_chunks_max: Count = 8192  # of all their prompts: each commit looks at every one of them
     tenants_max: Count = 65536
     tenant_bytes_max: ByteSize = ByteSize(0)  # quota of a tenant not named in quotas; 0: none
     quotas: tuple[TenantQuota, ...] = ()

@@ -17,11 +17,12 @@ from typing import Any, assert_never
 from anyio import wait_readable
 
 from penstock import _native
-from penstock.actors.api import errors, eviction, gateway, l1
+from penstock.actors.api import errors, eviction, l1
 from penstock.actors.api.types import KEY_BYTES, Extents, GeometryId, HitRule, LeaseId, TicketId
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
 from penstock.actors.l1_metrics import L1Metrics
+from penstock.actors.l1_watching import Watching
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
@@ -57,7 +58,7 @@ class L1Manager(l1.L1Manager):
         *,
         arena_bytes: int,
         high_water_bytes: int,
-        watches_max: int,
+        watches: Watches,
         tenants: Tenants,
         telemetry: Telemetry,
         eviction_controller: Ref[eviction.EvictionController],
@@ -71,12 +72,9 @@ class L1Manager(l1.L1Manager):
         self._beside = beside
         self._tenants = tenants
         self._telemetry = telemetry
-        self._watches = Watches(watches_max=watches_max)
-        self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
+        self._watching = Watching(table, watches)
         self._wake_sweeper = asyncio.Event()
-        self._sweeps_at = (
-            math.inf
-        )  # when the sweeper wakes by itself; never later than the next expiry
+        self._sweeps_at = math.inf  # when the sweeper wakes by itself; <= the next expiry
         self._lookups = 0
         self._lookup_chunks = 0
         self._hit_chunks = 0
@@ -154,7 +152,7 @@ class L1Manager(l1.L1Manager):
                 return answer(msg, self._after_loss(self._table.give_up(msg.session)))
             case l1.InstanceGone():
                 self._table.instance_gone(msg.instance)
-                self._advance_watches()
+                self._watching.advance(_now())
                 return answer(msg, None)
             case _:
                 assert_never(msg)
@@ -180,7 +178,7 @@ class L1Manager(l1.L1Manager):
         self._lookups += 1
         self._lookup_chunks += len(msg.keys) // KEY_BYTES
         self._hit_chunks += hit
-        if promised > hit and msg.watcher is not None and self._watches.has_room:
+        if promised > hit and msg.watcher is not None and self._watching.has_room(msg.keys):
             if hit == 0:
                 self._table.open_ticket(
                     ticket,
@@ -190,10 +188,8 @@ class L1Manager(l1.L1Manager):
                     now=now,
                     expires=expires,
                 )
-            self._watches.add(
-                Watch(ticket, msg.session, msg.keys, msg.geometry, hit, promised, expires)
-            )
-            self._watchers[ticket] = msg.watcher
+            watch = Watch(ticket, msg.session, msg.keys, msg.geometry, hit, promised, expires)
+            self._watching.begin(watch, msg.watcher)
         else:
             promised = hit
         if promised:
@@ -203,7 +199,7 @@ class L1Manager(l1.L1Manager):
     def _look_again(self, msg: l1.LookAgain) -> l1.Hit:
         hit = self._table.extend(msg.ticket, msg.keys, now=_now())
         promised = max(hit, self._table.promised(msg.keys, geometry=msg.geometry))
-        return l1.Hit(msg.ticket, hit, promised if self._watches.has(msg.ticket) else hit)
+        return l1.Hit(msg.ticket, hit, promised if self._watching.has(msg.ticket) else hit)
 
     def _promise(self, msg: l1.Promise) -> l1.Hit:
         if not msg.keys:
@@ -244,7 +240,7 @@ class L1Manager(l1.L1Manager):
     def _close_tickets(self, msg: l1.CloseTickets) -> int:
         closed = 0
         for ticket in msg.tickets:
-            self._unwatch(ticket)
+            self._watching.end(ticket)
             outcome = self._table.close_ticket(ticket, instance=msg.instance)
             closed += outcome == _native.Outcome.OK
         return closed
@@ -291,12 +287,12 @@ class L1Manager(l1.L1Manager):
             runs=msg.runs,
             now=_now(),
         )
-        self._advance_watches()
+        self._watching.advance(_now())
         return outcomes
 
     def _abort(self, msg: l1.Abort) -> bool:
         outcome = self._table.abort(msg.lease, session=msg.session)
-        self._advance_watches()
+        self._watching.advance(_now())
         return outcome == _native.Outcome.OK
 
     # Room and time.
@@ -326,7 +322,7 @@ class L1Manager(l1.L1Manager):
             wait_s = self._sweeps_at - _now()
             if wait_s <= 0:
                 self._table.expire(_now())
-                self._advance_watches()
+                self._watching.advance(_now())
                 continue
             try:
                 async with asyncio.timeout(None if wait_s == float("inf") else wait_s):
@@ -340,46 +336,9 @@ class L1Manager(l1.L1Manager):
             await wait_readable(self._table.return_fd)
             self._table.drain()
 
-    # Tickets that can still grow.
-
     def _after_loss(self, leases: int) -> int:
-        self._advance_watches()
+        self._watching.advance(_now())
         return leases
-
-    def _advance_watches(self) -> None:
-        """Something was committed, given up or expired: move the watermarks that can move, and say so.
-
-        A watcher whose mailbox is full hears at the next such event: the watch is only moved when it was told.
-        """
-        now = _now()
-        for watch in self._watches.expired(now):
-            self._tell_moved(watch, watch.hit_chunks, watch.hit_chunks)
-        for watch in self._watches.living(now):
-            try:
-                hit = self._table.extend(watch.ticket, watch.keys, now=now)
-            except _native.TicketUnknown:  # closed with its instance
-                self._tell_moved(watch, watch.hit_chunks, watch.hit_chunks)
-                continue
-            promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
-            if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
-                self._tell_moved(watch, hit, promised)
-
-    def _tell_moved(self, watch: Watch, hit: int, promised: int) -> None:
-        try:
-            self._watchers[watch.ticket].tell_nowait(
-                gateway.TicketMoved(watch.session, watch.ticket, hit, promised)
-            )
-        except MailboxFull:
-            return
-        except ActorStopped:
-            pass  # the node is stopping from its edge inwards: nobody is left to be told
-        watch.hit_chunks, watch.promised_chunks = hit, promised
-        if promised == hit:
-            self._unwatch(watch.ticket)
-
-    def _unwatch(self, ticket: TicketId) -> None:
-        if self._watchers.pop(ticket, None) is not None:
-            self._watches.remove(ticket)
 
     # Numbers.
 

@@ -16,43 +16,43 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import anyio
 
 from penstock import _native
 from penstock.actors.api import control, eviction, gateway, l1, session
 from penstock.actors.api.types import Epoch
-from penstock.actors.arena_door import ArenaDoor, DoorLimits
-from penstock.actors.config import ListenConfig, NodeConfig, PolicyName
+from penstock.actors.arena_door import ArenaDoor
+from penstock.actors.config import NodeConfig, PolicyName
 from penstock.actors.control import Control
 from penstock.actors.core.quota import Tenants
+from penstock.actors.core.watches import Watches
 from penstock.actors.engine_requests import Neighbours
 from penstock.actors.eviction_controller import EvictionController, Watermarks
 from penstock.actors.gateway import Gateway, NodeFacts, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
 from penstock.actors.l1_manager import L1Manager
-from penstock.actors.memory import available_memory, free_huge_page_bytes
 from penstock.actors.metrics_http import MetricsServer
+from penstock.actors.node_memory import tell_prefault, wait_for_memory
+from penstock.actors.node_settings import (
+    address_text,
+    door_limits,
+    gateway_limits,
+    listen_spec,
+    metrics_endpoint,
+)
 from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.runtime.actor_metrics import ActorMetrics
 from penstock.runtime.claim import claimed
 from penstock.runtime.config import load_config
-from penstock.runtime.errors import ConfigError, StartFailed, mapped
-from penstock.runtime.grpc_transport import ListenSpec, private_directory
+from penstock.runtime.errors import ConfigError, mapped
+from penstock.runtime.grpc_transport import private_directory
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 from penstock.runtime.security import (
     Address,
-    Secret,
-    TcpAddress,
-    TlsFiles,
-    UnixAddress,
     check_exposure,
-    parse_address,
 )
 from penstock.runtime.supervisor import ChildSpec, Supervisor, supervise
 from penstock.runtime.telemetry import Telemetry
@@ -65,9 +65,6 @@ if TYPE_CHECKING:
 
 POLICIES = {PolicyName.LRU: _native.Policy.LRU, PolicyName.S3FIFO: _native.Policy.S3FIFO}
 ARENA_SOCKET = "arena.sock"
-ENGINE_SOCKET = "penstock.sock"
-UNARY_MAX = 64  # calls on one connection beside its streams: one stream too many gets a status, and so does Health
-MEMORY_LOOK_S = 0.25  # between two looks at a machine that lacks memory
 
 
 class Node:
@@ -126,7 +123,7 @@ class Node:
         directory = private_directory(config.state_dir)
         otherwise = "another node keeps its sockets here; stop it, or choose another state_dir"
         with claimed(directory / "node.lock", otherwise=otherwise):
-            await _wait_for_memory(config)
+            await wait_for_memory(config)
             with mapped({_native.ArenaRefused: lambda problem: ConfigError("l1.bytes", problem)}):
                 arena = _native.Arena(bytes=config.l1.bytes)
             node = Node(config, Epoch(os.urandom(16)), Telemetry())
@@ -154,7 +151,7 @@ class Node:
         config, refs = self.config, self._refs
         self.telemetry.collect_from(ActorMetrics(supervisor))
         door = ArenaDoor(
-            config.state_dir / ARENA_SOCKET, arena_fd=arena.fd, limits=_door_limits(config)
+            config.state_dir / ARENA_SOCKET, arena_fd=arena.fd, limits=door_limits(config)
         )
         limits = gateway_limits(config)
         streams = self._streams(arena, limits)
@@ -188,7 +185,7 @@ class Node:
             )
         )
         if config.metrics_address:
-            address = _tcp(config.metrics_address)
+            address = metrics_endpoint(config.metrics_address)
             await supervisor.start(
                 ChildSpec(refs.metrics, lambda: MetricsServer(address, self.telemetry.exposition))
             )
@@ -228,7 +225,7 @@ class Node:
             table,
             arena_bytes=config.bytes,
             high_water_bytes=int(config.bytes * config.high_water),
-            watches_max=config.watches_max,
+            watches=Watches(watches_max=config.watches_max, chunks_max=config.watched_chunks_max),
             tenants=Tenants(
                 tenants_max=config.tenants_max,
                 default_bytes_max=config.tenant_bytes_max,
@@ -236,7 +233,7 @@ class Node:
             ),
             telemetry=self.telemetry,
             eviction_controller=self._refs.eviction,
-            beside=partial(_tell_prefault, arena) if config.prefault_threads else None,
+            beside=partial(tell_prefault, arena) if config.prefault_threads else None,
         )
 
     def _make_eviction(self) -> EvictionController:
@@ -287,117 +284,3 @@ class _Refs:
         self.control = Ref.to(control.Control, "control", messages_max=messages_max)
         self.gateway = Ref.to(gateway.Gateway, "gateway", messages_max=messages_max)
         self.metrics = Ref.to(MetricsServer, "metrics", messages_max=1)
-
-
-def address_text(address: Address) -> str:
-    return f"unix://{address.path}" if isinstance(address, UnixAddress) else address.target()
-
-
-def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
-    """Raises ConfigError for a token file that cannot be read or is empty."""
-    address = parse_address(listen.address or f"unix://{config.state_dir / ENGINE_SOCKET}")
-    tls = None
-    if listen.tls_certificate is not None and listen.tls_key is not None:
-        tls = TlsFiles(listen.tls_certificate, listen.tls_key, listen.tls_ca)
-    return ListenSpec(
-        address,
-        tls,
-        None if listen.token_file is None else _read_token(listen.token_file),
-        message_bytes_max=config.gateway.transport_message_max,
-        keepalive_s=config.gateway.keepalive,
-        streams_max=config.gateway.streams_max + UNARY_MAX,
-    )
-
-
-def gateway_limits(config: NodeConfig) -> GatewayLimits:
-    given = config.gateway
-    return GatewayLimits(
-        message_bytes_max=int(given.message_max),
-        chunks_max=given.chunks_max,
-        objects_max=given.objects_max,
-        inflight_max=given.inflight_max,
-        leases_max=given.leases_max,
-        tickets_max=given.tickets_max,
-        lease_ms_default=int(given.lease * 1000),
-        lease_ms_max=int(given.lease_max * 1000),
-        heartbeat_ms=int(given.heartbeat * 1000),
-        deadline_ms_default=int(given.deadline * 1000),
-        deadline_ms_max=int(given.deadline_max * 1000),
-        outgoing_max=given.outgoing_max,
-        stall_s=given.stall,
-        hello_within_s=given.hello_within,
-        streams_max=given.streams_max,
-        kept_prompt_bytes_max=given.kept_prompts,
-    )
-
-
-def _door_limits(config: NodeConfig) -> DoorLimits:
-    return DoorLimits(
-        connections_max=config.sessions.sessions_max,
-        secret_within_s=config.sessions.secret_within,
-        ask_s=config.ask_within,
-    )
-
-
-def _read_token(path: Path) -> Secret:
-    try:
-        token = path.read_text().partition("\n")[0].strip()
-    except OSError as unreadable:
-        raise ConfigError("gateway.listen.token_file", f"{path}: {unreadable.strerror}") from None
-    if not token:
-        raise ConfigError("gateway.listen.token_file", f"{path}: the first line is empty")
-    return Secret(token)
-
-
-def _tcp(text: str) -> TcpAddress:
-    address = parse_address(text)
-    if not isinstance(address, TcpAddress):
-        raise ConfigError("metrics_address", f"{text!r} is not host:port")
-    return address
-
-
-async def _wait_for_memory(config: NodeConfig) -> None:
-    """A node that was killed may still be mapped by its engines: wait until they have let go.
-
-    Raises StartFailed when the memory does not come in time; nothing was taken by then.
-    """
-    needed = config.l1.bytes + config.l1.memory_reserve
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > machine:
-        raise ConfigError(
-            "l1.bytes",
-            f"{config.l1.bytes} and l1.memory_reserve need {needed} bytes, the machine has {machine}",
-        )
-    if free_huge_page_bytes() >= config.l1.bytes:
-        return
-    log = Log("node")
-    with anyio.move_on_after(config.l1.memory_within):
-        while (available := available_memory()).bytes < needed:
-            log.warning_once(
-                "waiting_for_memory",
-                needed_bytes=needed,
-                available_bytes=available.bytes,
-                source=available.source,
-                within_s=float(config.l1.memory_within),
-            )
-            await anyio.sleep(MEMORY_LOOK_S)
-        return
-    raise StartFailed(
-        f"l1.bytes = {config.l1.bytes} and l1.memory_reserve need {needed} bytes, but"
-        f" {available.source} leaves {available.bytes}: lower l1.bytes, or end what holds the memory"
-    )
-
-
-async def _tell_prefault(arena: _native.Arena) -> None:
-    """Log how far the arena has been backed, whenever another quarter is, until all of it is."""
-    log = Log("node")
-    quarters = 0
-    while quarters < 4:
-        await anyio.sleep(MEMORY_LOOK_S)  # the native threads tell by a number, not by an event
-        if arena.prefault_error:
-            log.warning("prefault_ended", bytes=arena.prefaulted_bytes, reason=arena.prefault_error)
-            return
-        reached = arena.prefaulted_bytes * 4 // arena.bytes
-        if reached > quarters:
-            quarters = reached
-            log.info("prefaulted", bytes=arena.prefaulted_bytes, of_bytes=arena.bytes)

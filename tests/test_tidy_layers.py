@@ -22,15 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime/(__init__|errors|message|deadline|log|units|transcript|hazard)",),
     ("runtime/(mailbox|ref|service|actor|supervisor|telemetry|actor_metrics|config|watchdog)",),
-    ("runtime/(security|membership|transport)",),
+    ("runtime/(security|claim|accepting|membership|transport)",),
     ("runtime/(grpc_transport|native_channel|sim_loop|sim_net|sim_sources|sim_disk)",),
     ("actors/__init__", "actors/api/.*"),
     ("actors/core/.*",),
-    ("actors/stores/.*", "actors/engine/.*", "actors/(?!node)[a-z0-9_]+"),
+    ("actors/stores/.*", "actors/engine/.*", "actors/(?!node$)[a-z0-9_]+"),
     ("actors/node",),
     ("actors/cli/.*", "penstock/.*"),
 )
-NATIVE = r"actors/stores/.*|actors/l1_manager|actors/engine/.*|runtime/native_channel|actors/cli/simulate"
+NATIVE = r"actors/stores/.*|actors/l1_(manager|watching)|actors/engine/.*|runtime/native_channel|actors/cli/simulate"
 NATIVE += r"|actors/node"  # the composition root makes the arena and the table
 ENGINE_MAY = (
     r"runtime/.*|actors/(api|core|engine)/.*|actors/(keys|weights|__init__)|penstock/__init__"

@@ -10,7 +10,7 @@ from typing import TypeVar
 import grpc
 
 from penstock.actors.config import NodeConfig
-from penstock.actors.node import ENGINE_SOCKET
+from penstock.actors.node_settings import ENGINE_SOCKET
 from penstock.runtime.errors import UnavailableError, mapped
 from penstock.runtime.security import UnixAddress, parse_address
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from penstock.actors.api.types import GeometryId, SessionId, TicketId
+from penstock.actors.api.types import KEY_BYTES, GeometryId, SessionId, TicketId
 
 
 @dataclass(slots=True)
@@ -25,27 +25,32 @@ class Watch:
 class Watches:
     """At most `watches_max` at once; a lookup beyond that is final at once, which is only less helpful."""
 
-    def __init__(self, *, watches_max: int) -> None:
+    def __init__(self, *, watches_max: int, chunks_max: int) -> None:
         self._watches_max = watches_max
+        self._chunks_max = chunks_max
+        self._chunks = 0  # of all prompts in _watches, <= chunks_max
         self._watches: dict[TicketId, Watch] = {}
 
     def __len__(self) -> int:
         return len(self._watches)
 
-    @property
-    def has_room(self) -> bool:
-        return len(self._watches) < self._watches_max
+    def has_room(self, keys: bytes) -> bool:
+        """Whether a ticket for these packed keys may be watched, too."""
+        chunks = self._chunks + len(keys) // KEY_BYTES
+        return len(self._watches) < self._watches_max and chunks <= self._chunks_max
 
     def has(self, ticket: TicketId) -> bool:
         return ticket in self._watches
 
     def add(self, watch: Watch) -> None:
-        assert self.has_room
+        assert self.has_room(watch.keys)
         assert watch.ticket not in self._watches
         self._watches[watch.ticket] = watch
+        self._chunks += len(watch.keys) // KEY_BYTES
 
     def remove(self, ticket: TicketId) -> None:
-        self._watches.pop(ticket, None)
+        if (watch := self._watches.pop(ticket, None)) is not None:
+            self._chunks -= len(watch.keys) // KEY_BYTES
 
     def living(self, now: float) -> Iterator[Watch]:
         """Those whose ticket is not over, oldest first. The caller may remove while iterating."""
@@ -57,5 +62,7 @@ class Watches:
     def validate(self) -> None:
         """For tests: raise AssertionError when an invariant does not hold."""
         assert len(self._watches) <= self._watches_max
+        chunks = [len(watch.keys) // KEY_BYTES for watch in self._watches.values()]
+        assert self._chunks == sum(chunks) <= self._chunks_max
         for watch in self._watches.values():
-            assert 0 <= watch.hit_chunks < watch.promised_chunks <= len(watch.keys) // 32, watch
+            assert 0 <= watch.hit_chunks < watch.promised_chunks <= len(watch.keys) // KEY_BYTES, watch

@@ -20,6 +20,7 @@ from penstock.actors.api import eviction, gateway, l1
 from penstock.actors.api.errors import TicketOver
 from penstock.actors.api.types import GeometryId, InstanceId, SessionId, TicketId
 from penstock.actors.core.quota import Tenants
+from penstock.actors.core.watches import Watches
 from penstock.actors.l1_manager import L1Manager
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import simulate
@@ -45,7 +46,7 @@ class Manager:
             self.table,
             arena_bytes=arena_bytes,
             high_water_bytes=int(arena_bytes * high_water),
-            watches_max=2,
+            watches=Watches(watches_max=2, chunks_max=64),
             tenants=Tenants(tenants_max=4, default_bytes_max=0, bytes_max={}),
             telemetry=self.telemetry,
             eviction_controller=self.eviction.ref,

@@ -52,7 +52,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.got: list[SessionReply] = []
-        self._sent: asyncio.Queue[object] = asyncio.Queue()
+        self._sent: asyncio.Queue[object] = asyncio.Queue(maxsize=4096)
         self._is_reading = asyncio.Event()
         self._is_reading.set()
         self._changed = asyncio.Condition()

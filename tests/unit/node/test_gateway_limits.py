@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.actors.config import GatewayConfig, NodeConfig
-from penstock.actors.node import gateway_limits
+from penstock.actors.node_settings import gateway_limits
 
 
 @pytest.mark.parametrize(("groups", "chunks"), [(1, 800), (2, 500), (3, 333), (64, 15), (2000, 1)])

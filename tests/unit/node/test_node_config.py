@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock.actors.config import NodeConfig, PolicyName
-from penstock.actors.node import gateway_limits
+from penstock.actors.node_settings import gateway_limits
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.units import GIB, MIB

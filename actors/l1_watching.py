@@ -1,0 +1,65 @@
+"""Tickets that can still grow, followed in the table: who is told when a watermark moves.
+
+Every commit, loss and expiry looks at all of them, which is why their number and their chunks are bounded.
+"""
+
+from __future__ import annotations
+
+from penstock import _native
+from penstock.actors.api import gateway
+from penstock.actors.api.types import TicketId
+from penstock.actors.core.watches import Watch, Watches
+from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.ref import Ref
+
+
+class Watching:
+    """The watches of one table. Belongs to the L1 manager."""
+
+    def __init__(self, table: _native.Table, watches: Watches) -> None:
+        self._table = table
+        self._watches = watches
+        self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
+
+    def has_room(self, keys: bytes) -> bool:
+        return self._watches.has_room(keys)
+
+    def has(self, ticket: TicketId) -> bool:
+        return self._watches.has(ticket)
+
+    def begin(self, watch: Watch, watcher: Ref[gateway.Gateway]) -> None:
+        self._watches.add(watch)
+        self._watchers[watch.ticket] = watcher
+
+    def end(self, ticket: TicketId) -> None:
+        if self._watchers.pop(ticket, None) is not None:
+            self._watches.remove(ticket)
+
+    def advance(self, now: float) -> None:
+        """Something was committed, given up or expired: move the watermarks that can move, and say so.
+
+        A watcher whose mailbox is full hears at the next such event: the watch is only moved when it was told.
+        """
+        for watch in self._watches.expired(now):
+            self._tell(watch, watch.hit_chunks, watch.hit_chunks)
+        for watch in self._watches.living(now):
+            try:
+                hit = self._table.extend(watch.ticket, watch.keys, now=now)
+            except _native.TicketUnknown:  # closed with its instance
+                self._tell(watch, watch.hit_chunks, watch.hit_chunks)
+                continue
+            promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
+            if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
+                self._tell(watch, hit, promised)
+
+    def _tell(self, watch: Watch, hit: int, promised: int) -> None:
+        news = gateway.TicketMoved(watch.session, watch.ticket, hit, promised)
+        try:
+            self._watchers[watch.ticket].tell_nowait(news)
+        except MailboxFull:
+            return
+        except ActorStopped:
+            pass  # the node is stopping from its edge inwards: nobody is left to be told
+        watch.hit_chunks, watch.promised_chunks = hit, promised
+        if promised == hit:
+            self.end(watch.ticket)

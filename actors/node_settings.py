@@ -1,0 +1,90 @@
+"""From a node's configuration to what its parts are made of: addresses, credentials, limits, watermarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.actors.arena_door import DoorLimits
+from penstock.actors.config import ListenConfig, NodeConfig
+from penstock.actors.gateway_limits import GatewayLimits
+from penstock.runtime.errors import ConfigError
+from penstock.runtime.grpc_transport import ListenSpec
+from penstock.runtime.security import (
+    Address,
+    Secret,
+    TcpAddress,
+    TlsFiles,
+    UnixAddress,
+    parse_address,
+)
+
+ENGINE_SOCKET = "penstock.sock"
+UNARY_MAX = 64  # calls on one connection beside its streams: one stream too many gets a status, and so does Health
+
+
+def address_text(address: Address) -> str:
+    return f"unix://{address.path}" if isinstance(address, UnixAddress) else address.target()
+
+
+def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
+    """Raises ConfigError for a token file that cannot be read or is empty."""
+    address = parse_address(listen.address or f"unix://{config.state_dir / ENGINE_SOCKET}")
+    tls = None
+    if listen.tls_certificate is not None and listen.tls_key is not None:
+        tls = TlsFiles(listen.tls_certificate, listen.tls_key, listen.tls_ca)
+    return ListenSpec(
+        address,
+        tls,
+        None if listen.token_file is None else _read_token(listen.token_file),
+        message_bytes_max=config.gateway.transport_message_max,
+        keepalive_s=config.gateway.keepalive,
+        streams_max=config.gateway.streams_max + UNARY_MAX,
+    )
+
+
+def gateway_limits(config: NodeConfig) -> GatewayLimits:
+    given = config.gateway
+    return GatewayLimits(
+        message_bytes_max=int(given.message_max),
+        chunks_max=given.chunks_max,
+        objects_max=given.objects_max,
+        inflight_max=given.inflight_max,
+        leases_max=given.leases_max,
+        tickets_max=given.tickets_max,
+        lease_ms_default=int(given.lease * 1000),
+        lease_ms_max=int(given.lease_max * 1000),
+        heartbeat_ms=int(given.heartbeat * 1000),
+        deadline_ms_default=int(given.deadline * 1000),
+        deadline_ms_max=int(given.deadline_max * 1000),
+        outgoing_max=given.outgoing_max,
+        stall_s=given.stall,
+        hello_within_s=given.hello_within,
+        streams_max=given.streams_max,
+        kept_prompt_bytes_max=given.kept_prompts,
+    )
+
+
+def door_limits(config: NodeConfig) -> DoorLimits:
+    return DoorLimits(
+        connections_max=config.sessions.sessions_max,
+        secret_within_s=config.sessions.secret_within,
+        ask_s=config.ask_within,
+    )
+
+
+def _read_token(path: Path) -> Secret:
+    try:
+        token = path.read_text().partition("\n")[0].strip()
+    except OSError as unreadable:
+        raise ConfigError("gateway.listen.token_file", f"{path}: {unreadable.strerror}") from None
+    if not token:
+        raise ConfigError("gateway.listen.token_file", f"{path}: the first line is empty")
+    return Secret(token)
+
+
+def metrics_endpoint(text: str) -> TcpAddress:
+    """Raises ConfigError."""
+    address = parse_address(text)
+    if not isinstance(address, TcpAddress):
+        raise ConfigError("metrics_address", f"{text!r} is not host:port")
+    return address
