@@ -50,7 +50,7 @@ def check_bounds(world: World) -> None:
         require(kept == prompts._kept_bytes, "remembered prompts are counted wrongly")
         require(kept <= limits.kept_prompt_bytes_max, "more is remembered of prompts than may be")
     world.keeper._attachments.validate()
-    world.manager._watches.validate()
+    world.manager._watching._watches.validate()
     require(len(world.manager._tenants._numbers) <= world.config.l1.tenants_max, "too many tenants")
 
 
@@ -81,8 +81,8 @@ def check_nothing_held(world: World) -> None:
     require(not attachments._sessions, f"sessions are left: {attachments._sessions}")
     require(not attachments._by_secret, "secrets are left")
     require(not attachments._instances, "instances are left")
-    require(not len(world.manager._watches), "tickets are still watched")
-    require(not world.manager._watchers, "somebody still watches tickets")
+    require(not len(world.manager._watching._watches), "tickets are still watched")
+    require(not world.manager._watching._watchers, "somebody still watches tickets")
 
 
 def check_empty(world: World) -> None:

@@ -21,7 +21,6 @@ from penstock.actors.api import control, session
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor, DoorLimits
 from penstock.actors.config import GatewayConfig, L1Config, NodeConfig, SessionsConfig
-from penstock.actors.core.watches import Watches
 from penstock.actors.gateway import Gateway, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.l1_manager import L1Manager
@@ -46,7 +45,8 @@ CONFIGS = {
             quarantine_max=0.5,
             leases_max=24,
             tickets_max=24,
-            watches=Watches(watches_max=4, chunks_max=64),
+            watches_max=4,
+            watched_chunks_max=12,
             tenants_max=4,
             tenant_bytes_max=ByteSize(128 * KIB),
         ),
