@@ -1,6 +1,7 @@
 #include "copy/copier.hpp"
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "copy/cache_size.hpp"
@@ -22,6 +23,35 @@ CopierOptions checked(const CopierOptions& options) {
     throw CopyRefused("this CPU lacks the instructions asked for");
   }
   return options;
+}
+
+/// Which of a group's slices ends what a digest is of.
+struct Ending {
+  std::size_t slice;
+  std::uint64_t digest;
+};
+
+/// Appends slices of the same slots. One goes whole; of two, a block of each in turn.
+void append(std::vector<Slice>& moved, std::span<const Slice> side_by_side,
+            const BlockShape& shape) {
+  const std::uint64_t count = side_by_side.size();
+  if (count == 1) {
+    moved.push_back(side_by_side.front());
+    return;
+  }
+  const std::uint64_t slots = side_by_side.front().slots;
+  for (std::uint64_t done = 0; done < slots;) {
+    const std::uint64_t at = side_by_side.front().first_slot + done;
+    const std::uint64_t strip = std::min(shape.slots - at % shape.slots, slots - done);
+    for (Slice slice : side_by_side) {
+      slice.object += done * shape.slot_bytes();
+      slice.first_slot += done;
+      slice.slots = strip;
+      slice.continues = done != 0 ? count : 0;
+      moved.push_back(slice);
+    }
+    done += strip;
+  }
 }
 
 }  // namespace
@@ -66,23 +96,32 @@ void Copier::move_group(const CopyPlan& plan, std::uint64_t group, SliceKernel k
   const std::uint64_t first = group * plan.slices_per_group();
   const std::uint64_t last = std::min(first + plan.slices_per_group(), plan.slices());
   std::vector<Slice> moved;
-  moved.reserve(last - first);
-  for (std::uint64_t index = first; index < last; ++index) {
-    CopyPlan::Part part = plan.part(index);
-    part.moved.state =
-        digest_in_place(part.skipped, part.skipped_bytes, digest::kAllOnes, instructions_);
-    digests[index] = ~part.moved.state;
-    if (part.moved.slots != 0) {
-      moved.push_back(part.moved);
+  std::vector<Ending> endings;
+  for (std::uint64_t place = first; place < last; place += plan.woven()) {
+    std::array<Slice, 2> side_by_side{};
+    for (std::uint64_t kv = 0; kv < plan.woven(); ++kv) {
+      const std::uint64_t index = plan.digest_index(place + kv);
+      const CopyPlan::Part part = plan.part(index);
+      side_by_side.at(kv) = part.moved;
+      side_by_side.at(kv).state =
+          digest_in_place(part.skipped, part.skipped_bytes, digest::kAllOnes, instructions_);
+      digests[index] = ~side_by_side.at(kv).state;
+    }
+    if (side_by_side.front().slots == 0) {
+      continue;  // skipped, the one as well as the other
+    }
+    append(moved, std::span(side_by_side).first(plan.woven()), plan.shape());
+    for (std::uint64_t kv = 0; kv < plan.woven(); ++kv) {
+      endings.push_back(
+          {.slice = moved.size() - plan.woven() + kv, .digest = plan.digest_index(place + kv)});
     }
   }
-  if (moved.empty()) {
-    return;
+  if (!moved.empty()) {
+    kernel(plan.shape(), moved);
   }
-  kernel(plan.shape(), moved);
-  // Only leading blocks are skipped: what was moved are the last slices of the group.
-  const auto tail = digests.subspan(last - moved.size(), moved.size());
-  std::ranges::transform(moved, tail.begin(), [](const Slice& slice) { return ~slice.state; });
+  for (const Ending& ending : endings) {
+    digests[ending.digest] = ~moved[ending.slice].state;
+  }
 }
 
 void Copier::require_usable() const {

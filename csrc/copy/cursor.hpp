@@ -13,9 +13,9 @@
 
 namespace penstock {
 
-/// Whether the order of memory is far from the object's: heads outermost, slots side by side.
+/// Whether the order of memory is far from the object's: heads outermost.
 [[nodiscard]] inline bool lies_by_heads(const BlockShape& shape) noexcept {
-  return shape.heads > 1 && shape.s_slot == shape.run_bytes;
+  return shape.heads > 1 && shape.s_slot < shape.s_head;
 }
 
 /// What is visited head by head: the whole block if half of a second cache holds it, else a part.
@@ -111,6 +111,7 @@ class TileWalk {
   TileWalk(const BlockShape& shape, const Slice& slice) noexcept
       : shape_(&shape),
         blocks_(shape, slice),
+        slots_touch_(shape.s_slot == shape.run_bytes),
         slot_(slice.first_slot % shape.slots),
         slots_left_(slice.slots) {
     enter_tile();
@@ -119,14 +120,18 @@ class TileWalk {
   [[nodiscard]] std::byte* next() noexcept {
     std::byte* piece = at_;
     at_ += kPieceBytes;
-    if (at_ == part_end_) {
-      next_part();
+    if (at_ == run_end_) {
+      next_run();
     }
     return piece;
   }
 
  private:
-  void next_part() noexcept {
+  void next_run() noexcept {
+    if (!slots_touch_ && ++slot_in_part_ != slots_here_) {
+      enter_run(run_ + shape_->s_slot);
+      return;
+    }
     if (++head_ != shape_->heads) {
       enter_part(part_ + shape_->s_head);
       return;
@@ -147,19 +152,28 @@ class TileWalk {
   }
 
   void enter_part(std::byte* part) noexcept {
-    at_ = part_ = part;
-    part_end_ = part + slots_here_ * shape_->run_bytes;
+    part_ = part;
+    slot_in_part_ = 0;
+    enter_run(part);
+  }
+
+  void enter_run(std::byte* run) noexcept {
+    at_ = run_ = run;
+    run_end_ = run + (slots_touch_ ? slots_here_ * shape_->run_bytes : shape_->run_bytes);
   }
 
   const BlockShape* shape_;
   BlockCursor blocks_;
+  bool slots_touch_;          // a head's part of a tile is then one long run
   std::uint64_t slot_;        // the first of this tile
   std::uint64_t slots_left_;  // of the slice, from there on
   std::uint64_t slots_here_ = 0;
+  std::uint64_t slot_in_part_ = 0;
   std::uint64_t head_ = 0;
   std::byte* at_ = nullptr;
+  std::byte* run_ = nullptr;
+  std::byte* run_end_ = nullptr;
   std::byte* part_ = nullptr;
-  std::byte* part_end_ = nullptr;
 };
 
 /// A walk over slices that follow each other.

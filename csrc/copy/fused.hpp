@@ -49,7 +49,7 @@ KV_FUSED_TARGET std::uint64_t move_slice(const BlockShape& shape, const Slice& s
   ObjectWalk<kPieceBytes> paged(shape, slice);
   std::byte* object = slice.object;
 
-  Vector::Lanes lanes = Vector::begin(slice.state);
+  Vector::Lanes lanes = Vector::begin(state_before(slice));
   const Vector::Register by = Vector::multiplier();
   for (std::uint64_t round = bytes / kRoundBytes; round != 0; --round, object += kRoundBytes) {
     for (std::uint64_t first = 0; first < kLanes; first += kVectors) {

@@ -49,7 +49,7 @@ inline void copy_piece(std::byte* destination, const std::byte* source,
 /// are in the cache.
 template <Direction kDirection, Update kUpdate>
 std::uint64_t move_slice_portable(const BlockShape& shape, const Slice& slice) {
-  std::uint64_t state = slice.state;
+  std::uint64_t state = state_before(slice);
   std::byte* object = slice.object;
   std::byte* digested = slice.object;
   const auto digest_so_far = [&](std::uint64_t at_least) {

@@ -34,7 +34,14 @@ struct Slice {
   std::uint64_t first_slot;       // counted from the start of the run
   std::uint64_t slots;            // at least one
   std::uint64_t state;            // the digest register, which is continued over the slice's bytes
+  std::uint64_t continues =
+      0;  // how many slices back the register comes from instead; 0: it does not
 };
+
+/// The register that a slice of a group continues.
+[[nodiscard]] inline std::uint64_t state_before(const Slice& slice) noexcept {
+  return slice.continues == 0 ? slice.state : (&slice - slice.continues)->state;
+}
 
 /// Moves slices one after the other, each in object order.
 using SliceKernel = void (*)(const BlockShape&, std::span<Slice>);

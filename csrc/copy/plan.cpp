@@ -10,6 +10,25 @@ constexpr std::uint64_t kGroupBytesMin = std::uint64_t{64} << 10;
 constexpr std::uint64_t kGroupBytesMax = std::uint64_t{1} << 20;
 constexpr std::uint64_t kGroupsPerThread = 8;
 
+/// Below this, changing between K and V costs more than it gains.
+constexpr std::uint64_t kWovenBlockBytesMin = std::uint64_t{8} << 10;
+
+/// Whether K and V of a block lie within one block of memory, and are read.
+bool weaves(const CopyRequest& request) {
+  const PagedLayout& layout = *request.layout;
+  if (request.direction == Direction::to_paged || layout.record().components != 2 ||
+      layout.shape().block_bytes() < kWovenBlockBytesMin) {
+    return false;
+  }
+  for (std::uint64_t layer = request.layers.first; layer < request.layers.last; ++layer) {
+    const std::ptrdiff_t apart = layout.base(layer, 1) - layout.base(layer, 0);
+    if (apart < 0 || static_cast<std::uint64_t>(apart) >= layout.shape().s_block) {
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 CopyPlan::CopyPlan(const CopyRequest& request, std::size_t threads)
@@ -17,7 +36,8 @@ CopyPlan::CopyPlan(const CopyRequest& request, std::size_t threads)
       slot_bytes_(request.layout->shape().slot_bytes()),
       run_slots_(request.layout->shape().slots * request.object_blocks()),
       run_bytes_(run_slots_ * slot_bytes_),
-      runs_(request.objects.size() * request.runs_per_object()) {
+      runs_(request.objects.size() * request.runs_per_object()),
+      woven_(weaves(request) ? 2 : 1) {
   const std::uint64_t share = bytes() / (threads * kGroupsPerThread);
   const std::uint64_t group_bytes = std::clamp(share, kGroupBytesMin, kGroupBytesMax);
   slice_slots_ = std::clamp<std::uint64_t>(group_bytes / slot_bytes_, 1, run_slots_);
@@ -26,17 +46,24 @@ CopyPlan::CopyPlan(const CopyRequest& request, std::size_t threads)
     slice_slots_ -= slice_slots_ % block_slots;  // whole blocks are read best
   }
   slices_per_run_ = (run_slots_ + slice_slots_ - 1) / slice_slots_;
-  slices_per_group_ = std::max<std::uint64_t>(group_bytes / this->slice_bytes(), 1);
+  slices_per_group_ = std::max(group_bytes / this->slice_bytes() / woven_ * woven_, woven_);
 }
 
-CopyPlan::Part CopyPlan::part(std::uint64_t index) const {
-  const std::uint64_t run = index / slices_per_run_;
+std::uint64_t CopyPlan::digest_index(std::uint64_t place) const noexcept {
+  // K and V of one layer are neighbouring runs: [pair][slice][kv] becomes [pair][kv][slice].
+  const std::uint64_t pair = place / (woven_ * slices_per_run_);
+  const std::uint64_t in_pair = place % (woven_ * slices_per_run_);
+  return (pair * woven_ + in_pair % woven_) * slices_per_run_ + in_pair / woven_;
+}
+
+CopyPlan::Part CopyPlan::part(std::uint64_t digest_index) const {
+  const std::uint64_t run = digest_index / slices_per_run_;
   const std::uint64_t object = run / request_.runs_per_object();
   const std::uint64_t run_in_object = run % request_.runs_per_object() +
                                       request_.layers.first * request_.layout->record().components;
   const std::uint64_t components = request_.layout->record().components;
   const std::uint64_t blocks = request_.object_blocks();
-  const std::uint64_t first = index % slices_per_run_ * slice_slots_;
+  const std::uint64_t first = digest_index % slices_per_run_ * slice_slots_;
   const std::uint64_t last = std::min(first + slice_slots_, run_slots_);
 
   const std::uint64_t blocks_before = object * blocks;

@@ -7,8 +7,10 @@
 
 namespace penstock {
 
-/// Runs are cut by slots, all runs of a call alike. Slice indices count slices of a run, then runs
-/// of an object, then objects.
+/// Runs are cut by slots, all runs of a call alike, and every slice has a digest: [run][slice]. A
+/// thread takes a group of slices at a time, so that many small ones are moved at the speed of few
+/// large ones. Where K and V of a block are neighbours in memory, a group takes both in turn, block
+/// by block.
 class CopyPlan {
  public:
   CopyPlan(const CopyRequest& request, std::size_t threads);
@@ -27,13 +29,18 @@ class CopyPlan {
     return run_bytes_ - (slices_per_run_ - 1) * slice_bytes();
   }
 
+  /// What a group's place in order means as a place among the digests.
+  [[nodiscard]] std::uint64_t digest_index(std::uint64_t place) const noexcept;
+  /// How many places in a row, 1 or 2, are moved in turn.
+  [[nodiscard]] std::uint64_t woven() const noexcept { return woven_; }
+
   /// One slice: what stays where it is and is only digested, then what is moved.
   struct Part {
     const std::byte* skipped;
     std::uint64_t skipped_bytes;
     Slice moved;
   };
-  [[nodiscard]] Part part(std::uint64_t index) const;
+  [[nodiscard]] Part part(std::uint64_t digest_index) const;
 
  private:
   const CopyRequest& request_;
@@ -44,6 +51,7 @@ class CopyPlan {
   std::uint64_t slice_slots_;
   std::uint64_t slices_per_run_;
   std::uint64_t slices_per_group_;
+  std::uint64_t woven_;
 };
 
 }  // namespace penstock

@@ -82,6 +82,31 @@ def test_copy_equals_the_reference(preset: str, dtype: torch.dtype, direction: D
     check()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("preset", ENGINES)
+def test_large_blocks_are_moved_alike(preset: str, direction: Direction, threads: int) -> None:
+    """Goal: what is done for speed only with large blocks (K and V in turn, tiles of heads, slices of
+    runs) moves the same bytes. Method: as above, with blocks of 8 KiB and more, some of them skipped."""
+    heads = 4 if ENGINES[preset].components == 2 else 1
+    size = Size(2, 7, 16, heads, 128 if heads > 1 else 512)
+    copier = Copier(threads=threads, streaming_bytes_min=1)
+    ours, theirs = (Cache(preset, size, torch.bfloat16, seed=1) for _ in "ab")
+    objects, expected = (Objects(ours.layout, count=2, object_blocks=3, seed=2) for _ in "ab")
+    ids = [6, 0, 3, 5, 1, 2]
+    digests = copier.copy(
+        direction=direction,
+        layout=ours.layout,
+        arena=objects.arena,
+        extents=objects.extents,
+        block_ids=array("q", ids),
+        skip_blocks=1,
+    )
+    assert digests == copy(theirs, expected, direction, ids, skip_blocks=1, layers=range(2))
+    assert objects.contents() == expected.contents()
+    assert ours.bytes() == theirs.bytes()
+
+
 @pytest.mark.parametrize("reader", [name for name in ENGINES if ENGINES[name].components == 2])
 @pytest.mark.parametrize("writer", [name for name in ENGINES if ENGINES[name].components == 2])
 def test_objects_of_one_layout_are_read_by_another(writer: str, reader: str) -> None:
