@@ -4,8 +4,8 @@
     python tests/fuzz/fuzz_session.py --replay FILE...
 
 Starts from the committed corpus; what covers more is kept in DIR. Exits 0 with a summary. When an input breaks a
-promise it exits 1, with the input in a file and as hex: `--replay` plays that file again, alone and uninstrumented, and
-`make_corpus.py --add NAME FILE` makes it a regression test. Needs the extra `fuzz` (atheris); `--replay` does not.
+promise it exits 1, with the input in a file and as hex: `--replay` plays that file again, alone and uninstrumented;
+`minimise.py` makes it small. Needs the extra `fuzz` (atheris); `--replay` does not.
 """
 
 from __future__ import annotations
@@ -119,9 +119,10 @@ def _print_summary(run: Run, *, seconds: int, seed: int) -> None:
     print(f"new in corpus   {run.corpus_new}")
     print(f"slowest step    {told.get('slowest_ms', 0.0)} ms: {told.get('slowest_name') or 'none'}")
     print(f"replies         {_counts(told.get('replies', {}))}")
+    refused = told.get("refusals", {})
     names = {
-        common_pb2.ErrorCode.Name(int(code)).removeprefix("ERROR_CODE_").lower(): count
-        for code, count in told.get("refusals", {}).items()
+        name.removeprefix("ERROR_CODE_").lower(): refused.get(str(code), 0)
+        for name, code in common_pb2.ErrorCode.items()
     }
     print(f"refusals        {_counts(names)}")
     print(f"outcome         {'clean' if run.returncode == 0 else f'BROKEN, exit {run.returncode}'}")

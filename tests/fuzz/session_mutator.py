@@ -194,7 +194,7 @@ class Mutator:
             else:
                 self._mutate_message(getattr(message, field.name))
         elif fields:
-            self._mutate_field(message, self._draw.choice(fields))
+            self._mutate_field(message, self._draw.choice(list(fields)))
 
     def _mutate_field(self, message: Any, field: FieldDescriptor) -> None:
         if self._draw.random() < 0.1:

@@ -70,8 +70,6 @@ def play(data: bytes, stopwatch: Stopwatch) -> Played:
         ledger = simulation.run(lambda: _play(given))
     except BaseExceptionGroup as group:
         raise _innermost(group) from None
-    if ledger is None:
-        raise Violation("the node was cancelled by none of its own")
     return Played(stopwatch.take(), dict(ledger.replies), dict(ledger.refusals))
 
 
@@ -89,7 +87,7 @@ def _innermost(bug: BaseException) -> BaseException:
     return bug
 
 
-async def _play(given: Input) -> Ledger | None:
+async def _play(given: Input) -> Ledger:
     async with running(given.profile) as world, create_task_group() as tasks:
         player = Player(world, tasks)
         await player.admit_neighbour()
@@ -98,6 +96,7 @@ async def _play(given: Input) -> Ledger | None:
             session_checks.check_bounds(world)
         await player.finish()
         return player.ledger
+    raise Violation("the node was cancelled by none of its own")
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,4 +149,4 @@ def deafen(loop: SimLoop) -> None:
     The only one is the return queue's, for handles that die on other threads, and there are no other threads.
     """
     loop.add_reader = lambda *_: None  # type: ignore[method-assign]
-    loop.remove_reader = lambda _: True  # type: ignore[method-assign]
+    loop.remove_reader = lambda fd: True  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from make_corpus import CORPUS, FOUND, write_scenarios
+from minimise import minimised
 from session_input import Input, Kind, Named, Profile, Step, resolve_symbols, symbol
 from session_play import Played, Stopwatch, play
 
@@ -66,6 +67,14 @@ def test_an_input_survives_its_encoding() -> None:
     given = Input(steps, order=7, profile=Profile.SHIPPED)
     assert Input.decode(given.encode()) == given
     assert steps[1].wait_s == 2.58
+
+
+def test_a_reproducer_is_reduced_to_the_steps_that_matter() -> None:
+    """Method: two of many steps are what "breaks"; exactly they are left, in their order."""
+    steps = tuple(Step(Kind.WAIT, 0, bytes([number, 0])) for number in range(13))
+    needed = {steps[2], steps[11]}
+    small = minimised(Input(steps, order=3), lambda given: needed <= set(given.steps))
+    assert small == Input((steps[2], steps[11]), order=3)
 
 
 def test_symbols_become_ids_of_the_same_length() -> None:
