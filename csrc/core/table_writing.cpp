@@ -10,6 +10,11 @@ namespace {
 
 constexpr std::size_t kAhead = 8;  // objects whose records are brought on their way
 
+// Outcomes of a request without a living lease. What all of it is, only its digests tell.
+std::size_t outcomes_of(const Table::CommitRequest& request) {
+  return request.all ? request.digests.size() : request.indices.size();
+}
+
 }  // namespace
 
 Table::Reserved Table::reserve(KeyBatch keys, const ReserveRequest& request) {
@@ -92,8 +97,7 @@ std::vector<Outcome> Table::settle_writes(const Id& id, const CommitRequest& req
   const BookId place = lease_of(id, request.session, Lease::Kind::write);
   if (place == kNoBookId) {
     static_cast<void>(stale());
-    return std::vector<Outcome>(std::max(request.indices.size(), request.digests.size()),
-                                Outcome::stale);
+    return std::vector<Outcome>(outcomes_of(request), Outcome::stale);
   }
   Lease& lease = leases_[place];
   for (const std::uint32_t index : request.indices) {
@@ -152,7 +156,7 @@ Outcome Table::settle_write(Lease& lease, const Write& write, Goal goal) {
 // Too late to be of use; but what its owner has finished writing is proven to be written no more.
 std::vector<Outcome> Table::settle_overdue_writes(BookId place, const CommitRequest& request) {
   Lease& lease = leases_[place];
-  const std::size_t count = std::max(request.indices.size(), request.digests.size());
+  const std::size_t count = outcomes_of(request);
   static_cast<void>(stale());
   if (request.all) {
     end_lease(place);

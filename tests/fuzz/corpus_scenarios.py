@@ -252,6 +252,8 @@ def _wrong() -> dict[str, list[Step]]:
 
 def _found() -> dict[str, list[Step]]:
     """Bugs that fuzzing found, in the form that shows them soonest."""
+    one_index_six_digests = commit(5)
+    one_index_six_digests.commit.digests = bytes(48)
     release_of_a_reservation = release()
     release_of_a_reservation.release.lease = symbol(Named.WRITE_LEASE)
     abort_of_a_read_lease = abort()
@@ -270,6 +272,13 @@ def _found() -> dict[str, list[Step]]:
             say(commit(0, 1)),
             say(reserve(prompt(family=2))),
             say(release_of_a_reservation),
+        ],
+        # A stale commit was answered with as many outcomes as it had digests.
+        "found_outcomes_of_a_stale_commit": [
+            say(hello()),
+            say(reserve(prompt(chunks=3), lease_ms=50)),
+            wait(1),
+            say(one_index_six_digests),
         ],
         # A ticket that was closed with its instance was still watched: giving the session up failed half-way.
         "found_watched_ticket_of_a_session_given_up": [
