@@ -81,7 +81,7 @@ async def test_a_child_that_outlives_its_parent_does_not_keep_the_session() -> N
 async def test_a_dead_reader_does_not_pin_a_hot_key() -> None:
     """B6: expiry is per lease: a reader that stands still loses its own, while others come and go on the same key.
 
-    Seen to fail with one expiry for all readers of a ticket, renewed by each.
+    Seen to fail with leases that outlive what they were asked for: the key stayed pinned.
     """
     async with local_node(gateway__lease="200ms") as node:
         async with attached(node.address, hello()) as idle, attached(node.address, hello()) as busy:

@@ -20,7 +20,7 @@ async def test_nobody_ends_what_another_session_holds() -> None:
     """D3: leases and tickets of others cannot be used, released, committed, aborted or cancelled, even by who knows
     their ids; their owner does not notice.
 
-    Seen to fail with `session=` of Release taken from the lease instead of from the asker.
+    Seen to fail with Release made in the name of the lease's owner, whoever asks.
     """
     async with (
         local_node() as node,
@@ -151,7 +151,7 @@ async def _play(engine: RawEngine) -> tuple[int, int, int]:
 async def test_metrics_agree_with_what_was_answered() -> None:
     """E3: one denominator: hit chunks over chunks asked for, both counted at the lookup; bytes by state sum up.
 
-    Seen to fail with hits counted at Acquire: the rate was that of what was read, 1 whenever anything was.
+    Seen to fail with every chunk asked for counted as hit: a rate of 1, as the field knows it.
     """
     async with local_node() as node, attached(node.address, hello()) as engine:
         lookups, chunks, hits = await _play(engine)

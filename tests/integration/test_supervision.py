@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
+import anyio
 import grpc
 import pytest
 from support.declarations import OBJECT_BYTES, hello, keys
@@ -106,7 +107,8 @@ async def test_the_keepers_of_the_epoch_end_the_node(kind: type, method: str) ->
                 with buggy(kind, method):
                     await engine.begin(stat=pb.StatRequest())
                     await engine.call.done_writing()
-                    await node.wait_stopping()
+                    with anyio.fail_after(5):
+                        await node.wait_stopping()
 
 
 def test_the_crash_of_the_l1_manager_is_a_failure_of_the_process(tmp_path: Path) -> None:

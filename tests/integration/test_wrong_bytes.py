@@ -189,7 +189,7 @@ async def test_the_same_request_id_with_other_tokens_is_another_prompt() -> None
 async def test_kv_of_another_model_is_never_hit(change: str) -> None:
     """A12, A21: dtype, geometry, stage, weights, generation: another namespace, so other keys for equal tokens.
 
-    Seen to fail with `Namespace.encode` leaving out each of them in turn (tests/unit/keys has each alone).
+    Seen to fail with one digest for every namespace (tests/unit/keys shows each part of it alone).
     """
     given = hello()
     match change:
@@ -229,7 +229,7 @@ async def test_kv_of_another_model_is_never_hit(change: str) -> None:
 async def test_tenants_and_adapters_do_not_meet(isolated_by: str) -> None:
     """A13: what A wrote is a miss for B, for the node's own peek too, and costs B the same.
 
-    Seen to fail with the salt left out of `Prompts._root`.
+    Seen to fail with salt and adapter left out of the digest that begins the chain.
     """
     async with local_node() as node, attached(node.address, hello()) as engine:
 

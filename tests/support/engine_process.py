@@ -1,8 +1,9 @@
 """An engine in a process of its own, to be killed: `python engine_process.py ADDRESS INSTANCE_HEX ACT...`.
 
 Acts, in order: `put` stores prompt "put", `pin` looks it up, `read` acquires it too, `reserve` leaves a reservation
-of prompt "new", `short` makes the leases after it last 50 ms, `fork` forks a child that keeps every socket open. Then
-the process says its pids as JSON, one line, and stays.
+of prompt "new", `short` makes the leases after it last 50 ms, `fork` forks a child that keeps every socket open,
+`slip` shows the secret at the arena's door and hangs up before the answer. Then the process says its pids as JSON, one
+line, and stays.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -68,6 +70,14 @@ async def engine_process(
             process.stdout.close()
 
 
+def keep_sockets_open() -> None:
+    """Duplicate every socket: gRPC closes its own in a forked child, other libraries do not."""
+    for descriptor in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):  # the one that listed the others is closed
+            if str(descriptor.readlink()).startswith("socket:"):
+                os.dup(int(descriptor.name))
+
+
 async def _act(engine: RawEngine, acts: list[str]) -> int:
     child_pid, lease_ms, ticket = 0, 0, b""
     for act in acts:
@@ -85,7 +95,12 @@ async def _act(engine: RawEngine, acts: list[str]) -> int:
                 assert reserved.reserved.lease, reserved
             case "short":
                 lease_ms = 50
+            case "slip":
+                with socket.socket(socket.AF_UNIX) as door:
+                    door.connect(engine.welcome.arena_socket)
+                    door.sendall(engine.welcome.session_secret)
             case "fork":
+                keep_sockets_open()
                 child_pid = os.fork()
                 if child_pid == 0:
                     signal.pause()
@@ -96,7 +111,8 @@ async def _act(engine: RawEngine, acts: list[str]) -> int:
 
 
 async def main(address: str, instance: bytes, acts: list[str]) -> None:
-    async with attached(address, hello(instance=instance)) as engine:
+    is_welcome = "slip" not in acts
+    async with attached(address, hello(instance=instance), enter=is_welcome) as engine:
         child_pid = await _act(engine, acts)
         print(json.dumps({"pid": os.getpid(), "child_pid": child_pid}), flush=True)
         await anyio.sleep_forever()

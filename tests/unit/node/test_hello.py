@@ -66,7 +66,7 @@ def test_who_declares_no_shard_moves_no_bytes() -> None:
 def test_what_is_not_the_models_does_not_change_its_namespace() -> None:
     """E1: two processes of one model have one namespace, whatever else tells them apart.
 
-    Seen to fail with block_tokens as a part of the namespace's groups.
+    Seen to fail with block_tokens among what a group is told by.
     """
     paged = hello(groups=[group(block_tokens=8)])
     assert read(paged).namespace == read(hello(own_shards=[])).namespace

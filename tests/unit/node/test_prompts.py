@@ -67,7 +67,7 @@ def test_keys_pass_as_they_are() -> None:
 def test_salt_adapter_and_extras_each_lead_to_other_keys() -> None:
     """A12, A13: no prompt of another adapter, tenant or image can hit.
 
-    Seen to fail with `_root` returning the namespace's own digest: salt and adapter had no effect.
+    Seen to fail with salt and adapter left out of the digest that begins the chain.
     """
     prompts, body = made(), tokens(2 * CHUNK_TOKENS)
     variants = [
