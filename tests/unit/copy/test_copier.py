@@ -268,6 +268,7 @@ def test_damage_shows_in_the_digest_of_a_get(good: dict[str, Any], arena: mmap.m
     written = copier.copy(**good)
     reading = good | {"direction": Direction.TO_PAGED}
     assert copier.copy(**reading) == written
+    assert copier.copy(**reading, skip_blocks=1) == written
     arena[4096 + 3] ^= 0x40
     assert copier.copy(**reading) != written
     assert copier.copy(**reading, skip_blocks=1) != written
