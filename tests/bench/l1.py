@@ -15,11 +15,14 @@ from array import array
 
 from harness import Options, Report, Sample, interleaved, parse_options, quiet
 from l1_allocator import allocator_program, run_allocator
+from l1_table import FullTable
 
 from penstock.actors.keys import chunk_keys
 
 HASHED_TOKENS = 128 * 1024
 CHUNK_TOKENS = 256
+KEYS = 10_000_000
+KEYS_FEW = 10_000
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     report = Report("l1")
     add_allocator_rows(report, options)
     add_hash_rows(report, options)
+    add_table_rows(report, options)
     report.finish(options)
 
 
@@ -52,6 +56,21 @@ def add_hash_rows(report: Report, options: Options) -> None:
     )
     for key, sample in samples.items():
         report.add(key, sample, unit="ms")
+
+
+def add_table_rows(report: Report, options: Options) -> None:
+    """Without a suffix: 10 million keys resident. `_10k`: ten thousand."""
+    many, few = FullTable.of(KEYS), FullTable.of(KEYS_FEW)
+    cases = {
+        "lookup_release_us_per_key": many.reading_us_per_key,
+        "lookup_release_prompt_us_per_key": many.prompt_reading_us_per_key,
+        "reserve_commit_us_per_key": many.writing_us_per_key,
+        "lookup_release_us_per_key_10k": few.reading_us_per_key,
+        "reserve_commit_us_per_key_10k": few.writing_us_per_key,
+    }
+    for key, sample in interleaved(cases, rounds=options.rounds).items():
+        report.add(key, sample, unit="us")
+    report.add("bytes_per_object", many.bytes_per_object(), unit="bytes")
 
 
 def _hash_ms(tokens: bytes | list[int]) -> float:

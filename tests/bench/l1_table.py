@@ -1,0 +1,136 @@
+"""The table's part of the l1 benchmark: batches of 256 keys, called from Python as the node does.
+
+A reading is lookup, acquire, release and close of the ticket; its 256 keys are drawn anew from all
+that are resident, so that no two lie near each other in memory (`*_prompt_*`: whole prompts, as they
+were written). A writing is reserve and commit of a prompt of 256 new keys. Times are per key and
+include the calls and whatever Python does around them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from dataclasses import dataclass
+
+from penstock._native import Group, Policy, Rule, Table
+
+BATCH_KEYS = 256
+BATCHES = 200  # of one measurement
+OBJECT_BYTES = 4096
+KEY_BYTES = 32
+SESSION = 1
+INSTANCE = 1
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class FullTable:
+    """A table with that many keys resident, in prompts of 256, and room for one measurement."""
+
+    table: Table
+    geometry: int
+    prompts: list[bytes]  # packed keys
+
+    @staticmethod
+    def of(keys: int, policy: Policy = Policy.LRU) -> FullTable:
+        objects_max = keys + BATCHES * BATCH_KEYS
+        table = Table(
+            arena_bytes=objects_max * OBJECT_BYTES,
+            objects_max=objects_max,
+            policy=policy,
+            quarantine_bytes_max=OBJECT_BYTES,
+        )
+        geometry = table.add_geometry([Group(rule=Rule.FULL, shard_bytes=[OBJECT_BYTES])])
+        table.attach(SESSION, instance=INSTANCE)
+        full = FullTable(table, geometry, _new_prompts(keys // BATCH_KEYS))
+        for prompt in full.prompts:
+            full.write(prompt)
+        full.writing_us_per_key()  # the first touch of every record is the kernel's time, not ours
+        return full
+
+    def read(self, keys: bytes) -> None:
+        ticket, lease = os.urandom(16), os.urandom(16)
+        self.table.lookup(
+            keys,
+            geometry=self.geometry,
+            ticket=ticket,
+            instance=INSTANCE,
+            readers=1,
+            now=0.0,
+            expires=NEVER,
+        )
+        acquired = self.table.acquire(
+            ticket,
+            rank=0,
+            slots=(0,),
+            first_chunk=0,
+            lease=lease,
+            session=SESSION,
+            now=0.0,
+            expires=60.0,
+        )
+        assert acquired.chunks == BATCH_KEYS
+        self.table.release(lease, session=SESSION, now=0.0)
+        self.table.close_ticket(ticket, instance=INSTANCE)
+
+    def write(self, keys: bytes) -> None:
+        lease = os.urandom(16)
+        reserved = self.table.reserve(
+            keys,
+            parent=b"",
+            geometry=self.geometry,
+            slots=(0,),
+            tenant=0,
+            lease=lease,
+            session=SESSION,
+            now=0.0,
+            expires=60.0,
+        )
+        assert not any(reserved.answers)  # all GRANTED
+        self.table.commit(lease, session=SESSION, digests=_DIGESTS, now=0.0)
+
+    def reading_us_per_key(self) -> float:
+        return self._timed_readings([self._scattered_keys() for _ in range(BATCHES)])
+
+    def prompt_reading_us_per_key(self) -> float:
+        return self._timed_readings(random.choices(self.prompts, k=BATCHES))
+
+    def _timed_readings(self, batches: list[bytes]) -> float:
+        started = time.perf_counter()
+        for keys in batches:
+            self.read(keys)
+        return _us_per_key(time.perf_counter() - started)
+
+    def writing_us_per_key(self) -> float:
+        prompts = _new_prompts(BATCHES)
+        started = time.perf_counter()
+        for keys in prompts:
+            self.write(keys)
+        took_s = time.perf_counter() - started
+        for keys in prompts:
+            assert self.table.drop(keys) == BATCH_KEYS
+        return _us_per_key(took_s)
+
+    def bytes_per_object(self) -> float:
+        """All the table's own records and its index; the allocator's 12 bytes a page come on top."""
+        numbers = self.table.statistics()
+        return numbers.metadata_bytes / numbers.objects
+
+    def _scattered_keys(self) -> bytes:
+        picked = []
+        for _ in range(BATCH_KEYS):
+            start = KEY_BYTES * random.randrange(BATCH_KEYS)
+            picked.append(random.choice(self.prompts)[start : start + KEY_BYTES])
+        return b"".join(picked)
+
+
+def _new_prompts(count: int) -> list[bytes]:
+    return [os.urandom(BATCH_KEYS * KEY_BYTES) for _ in range(count)]
+
+
+def _us_per_key(took_s: float) -> float:
+    return took_s * 1e6 / (BATCHES * BATCH_KEYS)
+
+
+_DIGESTS = bytes(8 * BATCH_KEYS)
