@@ -26,7 +26,7 @@ from anyio import (
     sleep_forever,
     wait_readable,
 )
-from anyio.abc import Listener, SocketAttribute, SocketStream, UNIXSocketStream
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, UNIXSocketStream
 
 from penstock.actors.api import session
 from penstock.actors.api.types import SessionId
@@ -54,7 +54,7 @@ class ArenaDoor:
         self._path = path
         self._arena_fd = arena_fd
         self._limits = limits
-        self._listener: Listener[SocketStream] | None = None  # from open() to the end of serve()
+        self._listener: SocketListener | None = None  # from open() to the end of serve()
         self._watched: dict[SessionId, CancelScope] = {}  # one per session that entered
         self._log = Log("arena_door")
 

@@ -13,7 +13,7 @@ from anyio import (
     create_tcp_listener,
     fail_after,
 )
-from anyio.abc import Listener, SocketStream
+from anyio.abc import SocketListener, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from penstock.runtime.accepting import accept_all
@@ -40,13 +40,15 @@ class MetricsServer(Actor[Never]):
             return StartFailed(f"metrics_address {self._address.target()}: {problem}")
 
         with mapped({OSError: cannot_listen}):
-            listener = await create_tcp_listener(local_host=host, local_port=port)
-        self.start_soon(self._serve_all, listener, name="metrics server")
+            bound = await create_tcp_listener(local_host=host, local_port=port)
+        for listener in bound.listeners:  # one for each address the name stands for
+            assert isinstance(listener, SocketListener)
+            self.start_soon(self._accept, listener, name="metrics server")
 
     def receive(self, msg: Never) -> object:
         assert_never(msg)
 
-    async def _serve_all(self, listener: Listener[SocketStream]) -> None:
+    async def _accept(self, listener: SocketListener) -> None:
         async with listener:
             await accept_all(listener, self._meet, connections_max=CONNECTIONS_MAX)
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 from anyio import BrokenResourceError, Semaphore, create_task_group, sleep
-from anyio.abc import Listener, SocketStream
+from anyio.abc import SocketListener, SocketStream
 
 from penstock.runtime.log import Log
-
-S = TypeVar("S", bound=SocketStream)
 
 RETRY_S = 0.05  # the kernel tells of nobody when a descriptor is free again
 _PASSING = frozenset(
@@ -20,7 +17,7 @@ _PASSING = frozenset(
 
 
 async def accept_all(
-    listener: Listener[SocketStream],
+    listener: SocketListener,
     meet: Callable[[SocketStream], Awaitable[None]],
     *,
     connections_max: int,
@@ -44,7 +41,7 @@ async def accept_all(
         while True:
             await slots.acquire()
             try:
-                stream = await listener.accept()  # type: ignore[attr-defined]
+                stream = await listener.accept()
             except BrokenResourceError as broken:
                 slots.release()
                 if not _is_passing(broken.__cause__):

@@ -65,4 +65,6 @@ class Watches:
         chunks = [len(watch.keys) // KEY_BYTES for watch in self._watches.values()]
         assert self._chunks == sum(chunks) <= self._chunks_max
         for watch in self._watches.values():
-            assert 0 <= watch.hit_chunks < watch.promised_chunks <= len(watch.keys) // KEY_BYTES, watch
+            assert 0 <= watch.hit_chunks < watch.promised_chunks <= len(watch.keys) // KEY_BYTES, (
+                watch
+            )

@@ -439,8 +439,6 @@ class LeaseHandle:
     def forget(self) -> None:
         """The lease was ended otherwise; do nothing."""
 
-import enum
-
 # --- arena ---------------------------------------------------------------------------------------
 
 class ArenaRefused(ValueError):

@@ -86,5 +86,6 @@ void bind_arena(py::module_& m) {
            "Enter it into the page table in the background. 1 to 64 threads, once.")
       .def("view", &view<ArenaMapping>, "offset"_a, "bytes"_a,
            "A writable view of a range; keeps it mapped.")
-      .def("close", &ArenaMapping::close, release_gil(), "Stop prefaulting, unmap once no view is left. Idempotent.");
+      .def("close", &ArenaMapping::close, release_gil(),
+           "Stop prefaulting, unmap once no view is left. Idempotent.");
 }

@@ -1,4 +1,5 @@
-// The native module: one line per subject. Tables only; the logic lives in csrc/core, csrc/copy and csrc/io.
+// The native module: one line per subject. Tables only; the logic lives in csrc/core, csrc/copy and
+// csrc/io.
 #include <pybind11/pybind11.h>
 
 namespace py = pybind11;

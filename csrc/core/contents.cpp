@@ -193,7 +193,8 @@ void Contents::unqueue(ChunkId id) {
   policy_->leave(id);
 }
 
-// Whether the chunk is a candidate has perhaps changed; if so, because `child` has left, unless that is kNoChunk.
+// Whether the chunk is a candidate has perhaps changed; if so, because `child` has left, unless
+// that is kNoChunk.
 void Contents::requeue(ChunkId id, ChunkId child) {
   Chunk& chunk = store_.chunk(id);
   const bool candidate = chunk.indexed && !chunk.base && chunk.pins == 0 && chunk.resident > 0;

@@ -23,7 +23,8 @@ namespace penstock {
 // with children, or held by somebody, is no candidate:
 //  - it belongs to its queue, with its pages, from the start, and takes its place there, that of
 //    its entry into the queue, whenever it is a candidate;
-//  - with children it cannot wait for its turn: it moves from SMALL to MAIN at the second touch, and
+//  - with children it cannot wait for its turn: it moves from SMALL to MAIN at the second touch,
+//  and
 //    its place is that of its last touch;
 //  - when its last child goes, and it was not touched since that one's turn, its touches have aged
 //    as the child's have: it goes next. (A line of chunks would take a turn for each otherwise.)

@@ -80,7 +80,9 @@ def lookup_message(prompt: engine_pb2.Prompt) -> bytes:
     return engine_pb2.SessionRequest(correlation_id=7, lookup=lookup).SerializeToString()
 
 
-async def ping(stream: Stream, message: bytes, after: Callable[[bytes], Awaitable[None]]) -> list[float]:
+async def ping(
+    stream: Stream, message: bytes, after: Callable[[bytes], Awaitable[None]]
+) -> list[float]:
     """Round trips in microseconds; `after` cleans up between them and is not timed."""
     seen = []
     for _ in range(PINGS):

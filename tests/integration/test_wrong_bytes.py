@@ -206,9 +206,7 @@ async def test_kv_of_another_model_is_never_hit(change: str) -> None:
         case "config":
             given.namespace.model_config_digest = b"d" * 32
         case "window":
-            given = hello(
-                groups=[group(attention=pb.ATTENTION_KIND_WINDOW, window_tokens=1 << 20)]
-            )
+            given = hello(groups=[group(attention=pb.ATTENTION_KIND_WINDOW, window_tokens=1 << 20)])
         case "shards":
             given.shard.tp_size = 2
     async with (
