@@ -46,8 +46,9 @@ std::uint64_t Contents::groups_by_object(const Geometry& own, ChunkId id,
 
 void Contents::pin(ChunkId id) {
   Chunk& chunk = store_.chunk(id);
-  assert(chunk.pins < kPinsMax);
-  if (chunk.pins++ > 0) return;
+  assert(chunk.pins != kPinsMax);
+  ++chunk.pins;
+  if (chunk.pins != 1) return;
   pages_pinned_ += resident_pages(id);
   unqueue(id);
   story_.tell(chunk.key, Event::pinned);
@@ -55,8 +56,9 @@ void Contents::pin(ChunkId id) {
 
 void Contents::unpin(ChunkId id) {
   Chunk& chunk = store_.chunk(id);
-  assert(chunk.pins > 0);
-  if (--chunk.pins > 0) return;
+  assert(chunk.pins != 0);
+  --chunk.pins;
+  if (chunk.pins != 0) return;
   pages_pinned_ -= resident_pages(id);
   story_.tell(chunk.key, Event::unpinned);
   if (chunk.indexed) {

@@ -26,7 +26,7 @@ class MappedArray {
     data_ = static_cast<T*>(memory);
   }
   ~MappedArray() {
-    if (data_ != nullptr) munmap(data_, size_ * sizeof(T));
+    if (data_ != nullptr) munmap(static_cast<void*>(data_), size_ * sizeof(T));
   }
   MappedArray(const MappedArray&) = delete;
   MappedArray& operator=(const MappedArray&) = delete;

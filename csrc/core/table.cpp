@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kKeysMax = std::size_t{1} << 20U;  // in one call
 
-const TableConfig& checked(const TableConfig& config) {
+TableConfig checked(const TableConfig& config) {
   const std::uint64_t pages = config.arena_bytes / kPageBytes;
   if (pages == 0 || config.arena_bytes % kPageBytes != 0 || pages >= (1ULL << 31U)) {
     throw BadArgument("arena_bytes is " + std::to_string(config.arena_bytes) +

@@ -140,7 +140,7 @@ Outcome Table::settle_write(Lease& lease, const Write& write, Goal goal) {
   // One run is the object itself.
   const auto runs = write.runs.size() > 1 ? write.runs : std::span<const std::uint64_t>();
   if (goal == Goal::loaded) {
-    if (contents_.object(ref).state == ObjectState::loaded) return stale();
+    if (!write.digest || contents_.object(ref).state == ObjectState::loaded) return stale();
     contents_.load(ref, *write.digest, runs);
     return Outcome::ok;
   }
