@@ -204,8 +204,14 @@ class Streams:
                 attached = await self._to.sessions.ask(session.Attach(declaration, secret))
         finally:
             if attached is None:
-                self._to.sessions.tell_nowait(session.Abandoned(secret))
+                self._abandon(secret)
         return Attachment(attached, secret)
+
+    def _abandon(self, secret: bytes) -> None:
+        try:
+            self._to.sessions.tell_nowait(session.Abandoned(secret))
+        except PenstockError as error:  # a flood, or the node is going down
+            self._log.warning("abandoned_not_told", error=str(error))
 
     def _requests(
         self,

@@ -12,7 +12,13 @@ import pytest
 
 from penstock.runtime.actor import Actor
 from penstock.runtime.actor_metrics import ActorMetrics
-from penstock.runtime.errors import ActorCrashed, ActorStopped, Escalated, StartFailed
+from penstock.runtime.errors import (
+    ActorCrashed,
+    ActorStopped,
+    ConfigError,
+    Escalated,
+    StartFailed,
+)
 from penstock.runtime.message import Msg, answer
 from penstock.runtime.ref import Ref, gather_asks
 from penstock.runtime.sim_loop import simulate
@@ -286,6 +292,23 @@ def test_a_child_that_becomes_ready_while_it_stops_is_still_stopping(seed: int) 
 
     simulate(seed, main)
     assert log == ["a up", "a up", "a down"]
+
+
+@SEEDS
+def test_a_child_that_refuses_to_start_is_heard_in_its_own_words(seed: int) -> None:
+    """An operating error is no crash: the address is taken, say. It is not wrapped, and not logged as a bug."""
+    house = House()
+
+    def refuse() -> Part:
+        raise ConfigError("listen.address", "is taken")
+
+    async def main() -> None:
+        async with supervise(house.spec("a"), ChildSpec(Ref.to(Part, "b", messages_max=1), refuse)):
+            house.log.append("never")
+
+    with pytest.raises(ConfigError, match=r"^listen\.address: is taken$"):
+        simulate(seed, main)
+    assert house.log == ["a up", "a down"]
 
 
 @SEEDS
