@@ -306,7 +306,7 @@ def test_a_child_that_refuses_to_start_is_heard_in_its_own_words(seed: int) -> N
         async with supervise(house.spec("a"), ChildSpec(Ref.to(Part, "b", messages_max=1), refuse)):
             house.log.append("never")
 
-    with pytest.raises(ConfigError, match=r"^listen\.address: is taken$"):
+    with pytest.raises(ConfigError, match=r"^listen\.address: is taken"):
         simulate(seed, main)
     assert house.log == ["a up", "a down"]
 
