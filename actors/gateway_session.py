@@ -181,8 +181,9 @@ class EngineSession:
                 await self._write(self._outgoing.popleft())
                 self._room.set()
             for ticket in [one for one in self._moved if self._requests.owns(one)]:
-                progress = self._moved.pop(ticket)
-                await self._write(Reply(progress=progress).SerializeToString())
+                # A write waits for the client; meanwhile a ticket may be over, and its news gone.
+                if (progress := self._moved.pop(ticket, None)) is not None:
+                    await self._write(Reply(progress=progress).SerializeToString())
 
     async def _write(self, message: bytes) -> None:
         """Wait while the client does not read: under a bare timer, since a cancel scope costs as much as a lookup."""

@@ -273,6 +273,23 @@ def _found() -> dict[str, list[Step]]:
             say(reserve(prompt(family=2))),
             say(release_of_a_reservation),
         ],
+        # The writer of a stream died of a ticket that was cancelled while its client did not read.
+        "found_ticket_over_while_its_news_wait": [
+            say(hello()),
+            say(reserve(prompt())),
+            say(hello(instance=1), 1),
+            say(lookup(prompt()), 1),
+            say(lookup(prompt()), 1),
+            wait(0.1),
+            Step(Kind.STOP_READING, 1),
+            say(commit(count=8)),
+            wait(0.1),
+            say(cancel(), 1),
+            say(cancel(nth=1), 1),
+            say(stat(), 1),
+            wait(0.1),
+            Step(Kind.READ_ON, 1),
+        ],
         # A stale commit was answered with as many outcomes as it had digests.
         "found_outcomes_of_a_stale_commit": [
             say(hello()),

@@ -40,11 +40,11 @@ def minimised(given: Input, breaks: Callable[[Input], bool]) -> Input:
 
 
 def violation(given: Input) -> str:
-    """The first words of what it breaks; empty when it breaks nothing. What is no Violation is raised."""
+    """The first words of what it breaks; empty when it breaks nothing."""
     try:
         play(given.encode(), Stopwatch(time.perf_counter))
     except Violation as broken:
-        return str(broken)[:40]
+        return str(broken)[:20]
     return ""
 
 

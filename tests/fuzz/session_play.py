@@ -18,6 +18,7 @@ from session_ledger import Ledger
 from session_world import World, deafen, running
 
 from penstock.actors.api import control, session
+from penstock.runtime.errors import PenstockError
 from penstock.runtime.sim_loop import Simulation
 from penstock.runtime.watchdog import SlowStep, Watchdog
 
@@ -61,15 +62,18 @@ class Stopwatch:
 
 
 def play(data: bytes, stopwatch: Stopwatch) -> Played:
-    """Raises Violation, or whatever a bug raises; the same bytes do the same again."""
+    """Raises Violation, also for a bug that came out of the node; the same bytes do the same again."""
     given = _grown(Input.decode(data))
     simulation = Simulation(given.order)
     deafen(simulation.loop)
     stopwatch.take()
     try:
         ledger = simulation.run(lambda: _play(given))
-    except BaseExceptionGroup as group:
-        raise _innermost(group) from None
+    except (BaseExceptionGroup, PenstockError, RuntimeError) as raised:
+        bug = _innermost(raised)
+        if isinstance(bug, Violation | KeyboardInterrupt):
+            raise bug from None
+        raise Violation(f"{type(bug).__name__}: {bug}") from bug
     return Played(stopwatch.take(), dict(ledger.replies), dict(ledger.refusals))
 
 
