@@ -23,7 +23,9 @@ class WrongThread(TableError):
     """A table belongs to the thread of its first call, and another one called."""
 
 class GeometryUnknown(TableError):
-    """No such geometry, or a chunk of these keys was written under another one."""
+    """No such geometry; or, to a writer, a chunk of these keys was written under another one. To
+    readers such a chunk is absent.
+    """
 
 class SessionUnknown(TableError):
     """The session or instance is not attached (any more), or the session is attached already."""
@@ -113,8 +115,8 @@ class Acquired:
 
 class Reserved:
     """`answers`: one byte of Answer per (chunk, slot), chunk-major. `extents`: as in Acquired, one
-    per answer, digest 0, bytes == 0 unless GRANTED. `bytes_missing`: arena bytes of all that was
-    answered NO_ROOM.
+    per answer, digest 0, bytes == 0 unless GRANTED. `bytes_missing`: arena bytes of what was
+    answered NO_ROOM and for which evicting could make room; 0 if it would help nothing.
     """
 
     @property
@@ -389,9 +391,9 @@ class Table:
     def instance_gone(self, instance: int) -> int:
         """Close the instance's tickets; returns how many. Its sessions stay until each is gone."""
 
-    def evict(self, bytes_wanted: int, *, now: float) -> Evicted:
+    def evict(self, bytes_wanted: int, *, chunks_max: int = ..., now: float) -> Evicted:
         """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted`
-        arena bytes were freed or nothing is left.
+        arena bytes were freed, `chunks_max` chunks have gone (default: no bound) or nothing is left.
         """
 
     def drop(self, keys: bytes) -> int:

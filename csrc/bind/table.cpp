@@ -200,8 +200,8 @@ py::object expire(Table& table, double now) {
   return named_tuple(expired_type(), {expired.read_leases, expired.write_leases, expired.tickets});
 }
 
-Evicted evict(Table& table, std::uint64_t bytes_wanted, double now) {
-  const Table::Evicted evicted = table.evict(bytes_wanted, now);
+Evicted evict(Table& table, std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now) {
+  const Table::Evicted evicted = table.evict(bytes_wanted, chunks_max, now);
   return {evicted.bytes, evicted.quarantined_bytes, evicted.keys.size(), evicted.objects,
           packed(evicted.keys)};
 }
@@ -312,7 +312,8 @@ void bind_life(py::class_<Table>& table) {
       .def("process_gone", &Table::session_over, "session"_a, "Proven dead: all of it is free.")
       .def("give_up", &Table::session_over, "session"_a, "Its living owner touches it no more.")
       .def("instance_gone", &Table::instance_gone, "instance"_a, "Close its tickets.")
-      .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "now"_a, "Free leaves by policy.")
+      .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "chunks_max"_a = UINT32_MAX, "now"_a,
+           "Free leaves by policy.")
       .def(
           "drop", [](Table& self, const py::bytes& keys) { return self.drop(keys_of(keys)); },
           "keys"_a, "Invalidate chunks. How many were resident.")

@@ -143,7 +143,8 @@ class Table {
   // table.
   std::uint32_t session_over(std::uint64_t session);
   std::uint32_t instance_gone(std::uint64_t instance);
-  Evicted evict(std::uint64_t bytes_wanted, double now);
+  // At most `chunks_max` chunks, however little they free.
+  Evicted evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now);
   std::uint32_t drop(KeyBatch keys);
   std::uint32_t drain();
 
@@ -196,6 +197,7 @@ class Table {
   void require_pins(std::span<const ChunkId> chunks) const;
   void require_prompt_of(const Ticket& ticket, KeyBatch keys) const;
   Hit scan(KeyBatch keys, std::uint32_t geometry);
+  void hide_foreign(std::span<ChunkId> found, std::uint32_t geometry) const;
   BookId make_ticket(const TicketRequest& request);
   void pin_for(Ticket& ticket, std::span<const ChunkId> chunks);
   void end_ticket(BookId place);
@@ -222,6 +224,7 @@ class Table {
     std::vector<ObjectRef> objects{};
     std::uint32_t granted = 0;
     std::optional<Answer> refusal{};  // the first NO_ROOM or QUOTA; all that follows gets the same
+    bool beyond_help = false;         // what is missing up to here is more than eviction can make
   };
   struct Write {  // one object of a commit
     std::uint32_t index;
@@ -229,6 +232,7 @@ class Table {
     std::optional<std::uint64_t> digest;
     std::span<const std::uint64_t> runs;
   };
+  void count_missing(std::uint64_t pages, Reservation& work);
   void reserve_chunk(const Key& key, ChunkId& id, Reservation& work);
   std::vector<Outcome> settle_writes(const Id& lease, const CommitRequest& request, Goal goal);
   std::vector<Outcome> settle_overdue_writes(BookId place, const CommitRequest& request);

@@ -68,11 +68,11 @@ std::uint32_t Table::close_tickets(std::uint64_t instance) {
   return closed;
 }
 
-Table::Evicted Table::evict(std::uint64_t bytes_wanted, double now) {
+Table::Evicted Table::evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now) {
   begin(now);
   Evicted evicted;
   static_cast<void>(contents_.next_stamp());
-  while (evicted.bytes < bytes_wanted) {
+  while (evicted.bytes < bytes_wanted && evicted.keys.size() < chunks_max) {
     const ChunkId victim = contents_.victim();
     if (victim == kNoChunk) break;
     evicted.keys.push_back(contents_.chunk(victim).key);

@@ -25,6 +25,14 @@ std::uint32_t Table::promised(KeyBatch keys, std::uint32_t geometry) {
   return scan(keys, geometry).promised;
 }
 
+// To a reader a chunk of another geometry is as good as absent: nothing of it can be read, and who
+// wrote it is no fault of the reader's.
+void Table::hide_foreign(std::span<ChunkId> found, std::uint32_t geometry) const {
+  for (ChunkId& id : found) {
+    if (id != kNoChunk && contents_.chunk(id).geometry != geometry) id = kNoChunk;
+  }
+}
+
 // Leaves the chunks it looked at in found_; these are all up to the promised ones.
 Table::Hit Table::scan(KeyBatch keys, std::uint32_t number) {
   const Geometry& geometry = contents_.geometry(number);
@@ -36,7 +44,7 @@ Table::Hit Table::scan(KeyBatch keys, std::uint32_t number) {
     const std::size_t count = std::min(ChunkStore::kWindow, keys.size() - base);
     const std::span<ChunkId> found = std::span(found_).subspan(base, count);
     contents_.find(keys.range(base, count), found);
-    require_geometry(found, number);
+    hide_foreign(found, number);
     for (const ChunkId id : found) {
       if (id != kNoChunk) contents_.prefetch_policy(id);
     }
@@ -83,15 +91,15 @@ std::uint32_t Table::extend(const Id& id, KeyBatch keys, double now) {
   if (end == keys.size()) return end;
   const Geometry& geometry = contents_.geometry(ticket.geometry);
   // Most often what comes next is not there yet, and then nothing beyond it counts.
-  const ChunkId next = contents_.find(keys[end]);
-  require_geometry(std::span(&next, 1), ticket.geometry);
+  ChunkId next = contents_.find(keys[end]);
+  hide_foreign(std::span(&next, 1), ticket.geometry);
   const std::uint64_t readable = contents_.groups_in(geometry, next, Contents::kReadableByLoad);
   if ((geometry.full_groups() & ~readable) != 0) return end;
   const std::size_t more = keys.size() - end;
   if (found_.size() < more) found_.resize(more);
   const std::span<ChunkId> found = std::span(found_).first(more);
   contents_.find(keys.range(end, more), found);
-  require_geometry(found, ticket.geometry);
+  hide_foreign(found, ticket.geometry);
   HitScan scan(geometry);
   for (const ChunkId chunk : ticket.chunks) {
     scan.feed(contents_.groups_in(geometry, chunk, Contents::kReadableByLoad));

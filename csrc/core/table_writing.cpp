@@ -78,9 +78,21 @@ void Table::reserve_chunk(const Key& key, ChunkId& id, Reservation& work) {
     }
     if (work.reserved.answers.back() != Answer::no_room) continue;
     if (id == kNoChunk || contents_.store().find_object(id, slot).none()) {
-      work.reserved.bytes_missing += shape.pages * kPageBytes;
+      count_missing(shape.pages, work);
     }
   }
+}
+
+// Counted is only what evicting could make room for: from the first object on that would not fit
+// even if nobody else's were kept, more room helps nothing of this prompt.
+void Table::count_missing(std::uint64_t pages, Reservation& work) {
+  const std::uint64_t evictable =
+      contents_.ledger().pages(ObjectState::resident) - contents_.pages_pinned();
+  const std::uint64_t missing = work.reserved.bytes_missing + pages * kPageBytes;
+  if (missing > (contents_.allocator().pages_free() + evictable) * kPageBytes) {
+    work.beyond_help = true;
+  }
+  if (!work.beyond_help) work.reserved.bytes_missing = missing;
 }
 
 std::vector<Outcome> Table::commit(const Id& lease, const CommitRequest& request) {

@@ -49,7 +49,7 @@ class Driver {
     const Table::Statistics held = table_.statistics();
     CHECK_EQ(held.leases + held.overdue_leases + held.tickets, 0U);
     CHECK_EQ(held.bytes_quarantined + held.bytes_reserved + held.bytes_pinned, 0U);
-    static_cast<void>(table_.evict(UINT64_MAX, now_));
+    static_cast<void>(table_.evict(UINT64_MAX, UINT32_MAX, now_));
     table_.validate();
     const Table::Statistics empty = table_.statistics();
     CHECK_EQ(empty.bytes_free, kPages * kPageBytes);
@@ -184,7 +184,7 @@ class Driver {
   }
 
   void make_room() {
-    static_cast<void>(table_.evict(draw(40) * kPageBytes, now_));
+    static_cast<void>(table_.evict(draw(40) * kPageBytes, UINT32_MAX, now_));
     if (draw(8) == 0) table_.drop(batch(prompt()));
     table_.set_quota(1, draw(100) * kPageBytes);
     table_.touch(batch(prompt()), now_);

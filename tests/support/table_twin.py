@@ -43,12 +43,11 @@ class TableTwin(TwinState):
     ) -> tuple[int, int]:
         if instance not in self.sessions.values():
             raise Refused("SessionUnknown")
-        # What the hit does not need is not looked at, and so not refused.
         hit, promised = (self.scan(keys, geometry, states) for states in (READABLE, PROMISED))
         if hit:
             made = TwinTicket(instance, geometry, readers, expires, looked_up=hit)
             self.tickets[ticket] = made
-            self.pin_for(made, [self.chunks.get(key) for key in keys[:hit]])
+            self.pin_for(made, self.readable(keys[:hit], geometry))
         return hit, promised
 
     def open_ticket(
@@ -70,16 +69,8 @@ class TableTwin(TwinState):
         if ticket is None:
             raise Refused("TicketUnknown")
         end = len(ticket.chunks)
-        found = ticket.chunks + [self.chunks.get(key) for key in keys[end:]]
+        found = ticket.chunks + self.readable(keys[end:], ticket.geometry)
         groups = self.geometries[ticket.geometry]
-        strange = [bool(chunk) and chunk.geometry != ticket.geometry for chunk in found]
-        # What lies behind a hole of a full group is not looked at, and so not refused.
-        full = [group for group in groups if group.rule is Rule.FULL]
-        goes_on = self.hit(full, found[end : end + 1], READABLE_BY_LOAD) > 0
-        if not goes_on and not any(strange[: end + 1]):
-            return end
-        if any(strange):
-            raise Refused("GeometryUnknown")
         hit = self.hit(groups, found, READABLE_BY_LOAD)
         if hit > end:
             self.pin_for(ticket, found[end:hit])

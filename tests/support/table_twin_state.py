@@ -147,10 +147,12 @@ class TwinState:
     def scan(self, keys: Sequence[bytes], geometry: int, states: frozenset[str]) -> int:
         """The largest n at which every group's rule holds, by trying them all."""
         groups = self.geometries[geometry]
+        return self.hit(groups, self.readable(keys, geometry), states)
+
+    def readable(self, keys: Sequence[bytes], geometry: int) -> list[TwinChunk | None]:
+        """What readers of this geometry see: chunks of another one are absent to them."""
         found = [self.chunks.get(key) for key in keys]
-        if any(chunk and chunk.geometry != geometry for chunk in found):
-            raise Refused("GeometryUnknown")
-        return self.hit(groups, found, states)
+        return [chunk if chunk and chunk.geometry == geometry else None for chunk in found]
 
     def hit(
         self,

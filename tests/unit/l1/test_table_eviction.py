@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.table_rig import TableRig, prompt
+from support.table_rig import PAGE_BYTES, TableRig, prompt
 
-from penstock._native import Policy
+from penstock._native import Group, Policy, Rule
 
 POLICIES = [Policy.LRU, Policy.S3FIFO]
 
@@ -115,3 +115,29 @@ def test_s3fifo_takes_back_into_main_what_it_let_go_too_early() -> None:
         rig.table.evict(1, now=0)
         rig.put(prompt(f"more {i}", 1))
     assert rig.hit(victim) == 1
+
+
+def test_an_object_that_can_never_fit_asks_for_no_eviction() -> None:
+    """B17: room is missing only where evicting could make it; a prompt is worth what its prefix needs."""
+    rig = TableRig(pages=8)
+    rig.put(prompt("old", 8))
+    small = rig.geometry
+    rig.geometry = rig.table.add_geometry([Group(rule=Rule.FULL, shard_bytes=[9 * PAGE_BYTES])])
+    assert rig.reserve(prompt("huge", 2))[1].bytes_missing == 0
+    rig.geometry = rig.table.add_geometry([Group(rule=Rule.FULL, shard_bytes=[3 * PAGE_BYTES])])
+    assert rig.reserve(prompt("big", 4))[1].bytes_missing == 6 * PAGE_BYTES
+    rig.geometry = small
+    ticket, _ = rig.lookup(prompt("old", 6))
+    assert rig.reserve(prompt("new", 4))[1].bytes_missing == 2 * PAGE_BYTES
+    rig.table.close_ticket(ticket, instance=1)
+    assert rig.reserve(prompt("new", 4))[1].bytes_missing == 4 * PAGE_BYTES
+
+
+def test_an_eviction_stops_at_its_number_of_chunks() -> None:
+    """DESIGN 9: a step of the loop is bounded by chunks too, not only by bytes."""
+    rig = TableRig(pages=8)
+    rig.put(prompt("old", 8))
+    evicted = rig.table.evict(1 << 40, chunks_max=3, now=0)
+    assert (evicted.chunks, evicted.bytes) == (3, 3 * PAGE_BYTES)
+    assert rig.hit(prompt("old", 8)) == 5
+    assert rig.table.evict(1 << 40, chunks_max=0, now=0).chunks == 0
