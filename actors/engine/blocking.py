@@ -5,8 +5,8 @@
         loaded = client.load(ticket, [layout], [block_ids]).result()
 
 The asynchronous client runs on a thread of its own. Every future is settled, whatever becomes of that thread: with
-ClientClosed when the client is closed first, with ClientCrashed when a bug ends the thread. Cancelling a future gives
-the request up, and leaks nothing.
+ClientClosed when the client is closed first, with ClientCrashed when a bug ends the thread. An error of one request,
+one that nobody foresaw too, is that request's alone. Cancelling a future gives the request up, and leaks nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from penstock.actors.engine.ticket import Ticket, TicketHandle
 from penstock.actors.keys import Tokens
 from penstock.protos import engine_pb2
 from penstock.runtime.errors import PenstockError
+from penstock.runtime.log import Log
 
 T = TypeVar("T")
 Request = Callable[[], Coroutine[Any, Any, T]]
@@ -56,6 +57,7 @@ class BlockingClient:
     def __init__(self, config: ClientConfig, spec: EngineSpec) -> None:
         self._client = Client.connect(config, spec)
         self._home = HomeProcess()
+        self._log = Log("engine")
         self._lock = threading.Lock()
         self._waiting: set[Future[Any]] = set()
         self._ended: PenstockError | None = None  # why nothing can be asked any more
@@ -274,14 +276,15 @@ class BlockingClient:
     async def _serve(self, request: Request[T], future: Future[T]) -> None:
         with CancelScope() as scope:
             future.add_done_callback(partial(self._hear_cancelled, scope))
-            try:
-                result = await request()
-            except PenstockError as error:
-                self._settle(future, error=error)
-            else:
-                self._settle(future, result=result)
+            with _Failing(partial(self._fail, future)):
+                self._settle(future, result=await request())
         if future.cancelled():
             self._settle(future)
+
+    def _fail(self, future: Future[Any], error: Exception) -> None:
+        if not isinstance(error, PenstockError):
+            self._log.crash("bug_in_request", error)
+        self._settle(future, error=error)
 
     def _hear_cancelled(self, scope: CancelScope, future: Future[Any]) -> None:
         """On the thread that cancelled the future, or settled it."""
@@ -291,7 +294,7 @@ class BlockingClient:
                 self._loop.call_soon_threadsafe(scope.cancel)
 
     def _settle(
-        self, future: Future[Any], *, result: object = None, error: PenstockError | None = None
+        self, future: Future[Any], *, result: object = None, error: Exception | None = None
     ) -> None:
         with self._lock:
             if future not in self._waiting:
@@ -341,3 +344,30 @@ class BlockingClient:
             self._settle(future, error=type(reason)(str(reason)))
         if not self._started.done():
             self._started.set_exception(reason)
+
+
+class _Failing:
+    """A block of which an error goes to `settle` and no further; a cancellation passes through.
+
+    This is where a request ends, so also a bug in one (a TypeError, say) must not reach the task group: that would
+    end the thread, and with it every request of the engine.
+    """
+
+    __slots__ = ("_settle",)
+
+    def __init__(self, settle: Callable[[Exception], None]) -> None:
+        self._settle = settle
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._settle(error)
+        return True

@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup
 
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import Accounts, ClientStatistics
+from penstock.actors.engine.arguments import read_count, read_within
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
@@ -31,10 +32,11 @@ from penstock.actors.engine.errors import (
     StaleGrant,
 )
 from penstock.actors.engine.forks import HomeProcess, tell_if_forks_crash
-from penstock.actors.engine.keyspace import Prompt, pack_keys
+from penstock.actors.engine.keyspace import Prompt
 from penstock.actors.engine.link import Link
 from penstock.actors.engine.mover import Mover
-from penstock.actors.engine.prompt_memory import PromptMemory, whole
+from penstock.actors.engine.prompt_memory import whole
+from penstock.actors.engine.prompt_naming import PromptNames
 from penstock.actors.engine.session import Found, Session
 from penstock.actors.engine.spec import (
     EngineSpec,
@@ -48,7 +50,7 @@ from penstock.actors.engine.transfers import load_hit, store_prompt
 from penstock.actors.keys import Tokens
 from penstock.protos import engine_pb2
 from penstock.runtime.deadline import deadline_within, time_left
-from penstock.runtime.errors import CallerError, PenstockError
+from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
 
 __all__ = [
@@ -90,8 +92,7 @@ class Client:
         self._log = Log("engine")
         self._mover = Mover(copies_max=config.copies_max, copy_threads=config.copy_threads)
         self._link = Link(config, spec, self._mover, self._log)
-        self._memory = PromptMemory(bytes_max=config.prompt_memory_bytes_max)
-        self._memory_digest = b""  # of the namespace whose keys _memory holds
+        self._prompts = PromptNames(memory_bytes_max=config.prompt_memory_bytes_max, log=self._log)
         self._tasks: TaskGroup | None = None  # while entered
         self._accounts = Accounts(self._log)
 
@@ -160,10 +161,11 @@ class Client:
         Raises CallerError for a request that can never succeed.
         """
         self._check()
+        within = read_within(within)
         prompt: Prompt | None = None
         with self._accounts.excusing("lookup"):
             session = self._link.current()
-            prompt = self._prompt(
+            prompt = self._prompts.name(
                 session,
                 tokens,
                 keys,
@@ -172,8 +174,10 @@ class Client:
                 extras=extras,
                 request_id=request_id,
             )
-            found = await self._find(session, prompt, request_id, readers, within)
-            self._memory.remember(request_id, prompt, session.secret, found.prompt_id)
+            found = await self._find(
+                session, prompt, request_id, read_count("readers", readers), within
+            )
+            self._prompts.remember(request_id, prompt, session, found.prompt_id)
             return self._accounts.looked_up(found.ticket)
         missed = Ticket(
             None, b"", chunk_tokens=0, total_chunks=0 if prompt is None else prompt.chunks
@@ -183,7 +187,7 @@ class Client:
     async def _find(
         self, session: Session, prompt: Prompt, request_id: str, readers: int, within: float | None
     ) -> Found:
-        message = self._memory.message(request_id, prompt, session.secret)
+        message = self._prompts.message(request_id, prompt, session)
         is_delta = message.HasField("delta")
         try:
             return await session.lookup(
@@ -197,7 +201,7 @@ class Client:
             if not is_delta:
                 raise
         # The node does not remember the prompt the delta builds on.
-        self._memory.forget(request_id)
+        self._prompts.forget(request_id)
         return await session.lookup(
             whole(prompt),
             total_chunks=prompt.chunks,
@@ -240,6 +244,7 @@ class Client:
         Raises BadBlocks, RankTaken, MovesNoBytes, and CallerError for whatever else can never succeed.
         """
         self._check()
+        within = read_within(within)
         with self._accounts.excusing("load"), deadline_within(within):
             return self._accounts.loaded(
                 await load_hit(ticket, layouts, block_ids, skip_tokens=skip_tokens, rank=rank)
@@ -271,9 +276,10 @@ class Client:
         Raises BadBlocks, MovesNoBytes, and CallerError for whatever else can never succeed.
         """
         self._check()
+        within = read_within(within)
         with self._accounts.excusing("store"), deadline_within(within):
             session = self._link.current()
-            prompt = self._prompt(
+            prompt = self._prompts.name(
                 session,
                 tokens,
                 keys,
@@ -300,9 +306,10 @@ class Client:
     ) -> Prefetched:
         """Bring a prompt into the node's memory for later. Pins nothing."""
         self._check()
+        within = read_within(within)
         with self._accounts.excusing("prefetch"):
             session = self._link.current()
-            prompt = self._prompt(session, tokens, keys, salt=salt, adapter=adapter)
+            prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
             reply = await session.prefetch(whole(prompt), within=within)
             return Prefetched(reply.total_chunks, reply.hit_chunks, reply.promised_chunks)
         return Prefetched()
@@ -318,21 +325,23 @@ class Client:
     ) -> int:
         """Tell that a prompt was used, so that it is kept longer. Gives the chunks that are there."""
         self._check()
+        within = read_within(within)
         with self._accounts.excusing("touch"):
             session = self._link.current()
-            prompt = self._prompt(session, tokens, keys, salt=salt, adapter=adapter)
+            prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
             return await session.touch(whole(prompt), within=within)
         return 0
 
     async def stat(self, *, within: float | None = None) -> engine_pb2.StatReply:
         """The node's gauges. Raises NodeAway and the like: it is not excused."""
         self._check()
-        return await self._link.current().stat(within=within)
+        return await self._link.current().stat(within=read_within(within))
 
     async def health(self, *, within: float | None = None) -> engine_pb2.HealthReply:
         """Whether each part of the node does its work. Raises NodeAway and the like."""
         self._check()
-        at_most = self.config.request_within_s if within is None else within
+        given = read_within(within)
+        at_most = self.config.request_within_s if given is None else given
         return await self._link.health(within=time_left(at_most=at_most))
 
     async def wait_attached(self, *, within: float) -> None:
@@ -358,34 +367,3 @@ class Client:
         self._home.check()
         if self._tasks is None:
             raise ClientClosed("the client is used outside its `async with`")
-
-    def _prompt(
-        self,
-        session: Session,
-        tokens: Tokens | None,
-        keys: bytes | Sequence[bytes] | None,
-        *,
-        salt: bytes,
-        adapter: bytes,
-        extras: Mapping[int, bytes] | None = None,
-        request_id: str = "",
-    ) -> Prompt:
-        """The prompt by its keys, cut to what the node takes."""
-        if (tokens is None) == (keys is None):
-            raise CallerError("name the prompt by tokens or by keys: one of them, and not both")
-        if keys is not None:
-            prompt = Prompt(pack_keys(keys), b"", salt, adapter)
-        else:
-            assert tokens is not None
-            if self._memory_digest != session.keyspace.digest:
-                self._memory.forget_all()  # another namespace: a node with another chunk size, say
-                self._memory_digest = session.keyspace.digest
-            known = self._memory.recall(request_id)
-            prompt = session.keyspace.prompt(
-                tokens, salt=salt, adapter=adapter, extras=extras, known=known
-            )
-        if prompt.chunks > session.chunks_max:
-            self._log.warning_once(
-                "prompt_cut", chunks=prompt.chunks, chunks_max=session.chunks_max
-            )
-        return prompt.cut(session.chunks_max)

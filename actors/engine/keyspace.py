@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from penstock.actors.api.errors import InvalidField
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import Namespace
 from penstock.actors.keys import TOKEN_BYTES, Tokens, chunk_keys, pack_tokens
-from penstock.runtime.errors import CallerError
 
 ROOTS_MAX = 256  # (adapter, salt) pairs whose root is remembered
 
@@ -134,8 +134,21 @@ def shared_units(ours: bytes, theirs: bytes, *, unit_bytes: int, units_max: int)
 
 
 def pack_keys(keys: bytes | Sequence[bytes]) -> bytes:
-    """Packed keys from packed keys or a sequence of keys. Raises CallerError for a broken length."""
-    packed = keys if isinstance(keys, bytes) else b"".join(keys)
+    """Packed keys from packed keys or a sequence of keys. Raises InvalidField for what is neither."""
+    if isinstance(keys, bytes | bytearray | memoryview):
+        packed = bytes(keys)
+    elif isinstance(keys, Sequence) and not isinstance(keys, str):
+        packed = b"".join(_one_key(index, key) for index, key in enumerate(keys))
+    else:
+        raise InvalidField("keys", f"{type(keys).__name__} is neither bytes nor a sequence of keys")
     if len(packed) % KEY_BYTES:
-        raise CallerError(f"{len(packed)} bytes of packed keys are no multiple of {KEY_BYTES}")
+        raise InvalidField(
+            "keys", f"{len(packed)} bytes of packed keys are no multiple of {KEY_BYTES}"
+        )
     return packed
+
+
+def _one_key(index: int, key: object) -> bytes:
+    if not isinstance(key, bytes | bytearray | memoryview) or len(bytes(key)) != KEY_BYTES:
+        raise InvalidField(f"keys[{index}]", f"a key is {KEY_BYTES} bytes, not {key!r:.80}")
+    return bytes(key)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.engine.arena import ArenaLink
+from penstock.actors.engine.arguments import read_count, read_within
 from penstock.actors.engine.config import ClientConfig
 from penstock.actors.engine.errors import ProtocolBroken
 from penstock.actors.engine.forks import HomeProcess
@@ -152,7 +153,10 @@ class Session:
     ) -> ReadLease:
         self.arena.require()
         body = engine_pb2.Acquire(
-            ticket=ticket, rank=rank, first_chunk=first_chunk, lease_ms=self.config.lease_ms
+            ticket=ticket,
+            rank=read_count("rank", rank),
+            first_chunk=read_count("first_chunk", first_chunk),
+            lease_ms=self.config.lease_ms,
         )
 
         made: list[ReadLease] = []
@@ -248,7 +252,8 @@ class Session:
         accept: Callable[[SessionReply], T],
         undo: Callable[[T], None] | None = None,
     ) -> T:
-        at_most = self.config.request_within_s if within is None else within
+        given = read_within(within)
+        at_most = self.config.request_within_s if given is None else given
         return await self._stream.ask(
             request, within=time_left(at_most=at_most), accept=accept, undo=undo
         )

@@ -20,6 +20,7 @@ from anyio import Event, create_task_group, move_on_after, sleep
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from penstock.actors.engine.arguments import UINT32_MAX
 from penstock.actors.engine.errors import (
     AccessDenied,
     NodeAway,
@@ -84,12 +85,12 @@ class SessionStream:
         if lane is Lane.ORDINARY:
             self._check_open()
             await self._outbox.wait_room(within=within)
+        entry: Request | None = None
         try:
             entry = self._enter(request, lane, ends - loop.time())
-        except PenstockError:
-            if lane is Lane.ORDINARY:
+        finally:
+            if entry is None and lane is Lane.ORDINARY:
                 self._outbox.leave_room()
-            raise
         reply: asyncio.Future[T] = loop.create_future()
         entry.accept, entry.undo, entry.reply = accept, undo, reply
         self._outbox.put(entry)
@@ -105,7 +106,7 @@ class SessionStream:
     def tell_last_word(self, request: engine_pb2.SessionRequest) -> None:
         """End a ticket or lease. Never waits, never fails; after the stream's end there is nothing to say."""
         if self._loss is None:
-            self._outbox.put(self._enter(request, Lane.LAST_WORD, 0.0))
+            self._outbox.put(self._enter(request, Lane.LAST_WORD, None))
 
     def _check_open(self) -> None:
         if self._loss is not None:
@@ -113,12 +114,13 @@ class SessionStream:
         if self._is_silent:
             raise NodeSilent("the node has missed its heartbeats: it is stopped or overloaded")
 
-    def _enter(self, request: engine_pb2.SessionRequest, lane: Lane, within: float) -> Request:
+    def _enter(
+        self, request: engine_pb2.SessionRequest, lane: Lane, within: float | None
+    ) -> Request:
         if self._loss is not None:  # it may have ended while the caller waited for room
             raise StreamLost(str(self._loss))
         request.correlation_id = next(self._correlation_ids)
-        deadline_ms = math.ceil(within * 1000) if within > 0 else 0
-        request.deadline_ms = min(deadline_ms, self.deadline_ms_max or deadline_ms)
+        request.deadline_ms = 0 if within is None else self._deadline_ms(within)
         payload = request.SerializeToString()
         if len(payload) > self.message_bytes_max:
             raise RequestTooLarge(
@@ -126,6 +128,11 @@ class SessionStream:
                 " cut the prompt, or raise the node's limit"
             )
         return Request(request.correlation_id, payload, lane)
+
+    def _deadline_ms(self, within: float) -> int:
+        """`within` for the wire. At least 1: there, 0 is the node's default, and not a time that has passed."""
+        at_most = self.deadline_ms_max or UINT32_MAX
+        return max(1, math.ceil(min(within * 1000, at_most)))
 
     def _expire(self, entry: Request, within: float) -> None:
         if entry.reply is not None and not entry.reply.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock._native import PagedLayout
+from penstock.actors.engine.arguments import read_count
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
 from penstock.actors.engine.errors import StaleEpoch
@@ -12,7 +13,6 @@ from penstock.actors.engine.keyspace import Prompt
 from penstock.actors.engine.prompt_memory import whole
 from penstock.actors.engine.session import Session
 from penstock.actors.engine.ticket import Ticket
-from penstock.runtime.errors import CallerError
 
 
 async def load_hit(
@@ -25,10 +25,9 @@ async def load_hit(
 ) -> Loaded:
     """What `ticket` has hit beyond `skip_tokens`, into the engine's blocks. Given up at any line, it leaks nothing.
 
-    Raises as `Ticket.acquire`, `ReadLease.copy_to` and `ReadLease.release`; CallerError for negative `skip_tokens`.
+    Raises as `Ticket.acquire`, `ReadLease.copy_to` and `ReadLease.release`; InvalidField for a bad `skip_tokens`.
     """
-    if skip_tokens < 0:
-        raise CallerError(f"skip_tokens must not be negative, not {skip_tokens}")
+    skip_tokens = read_count("skip_tokens", skip_tokens)
     if ticket.is_lost:
         raise StaleEpoch("the session of this ticket has ended: look the prompt up again")
     if ticket.hit_tokens <= skip_tokens:
@@ -49,11 +48,10 @@ async def store_prompt(
 ) -> Stored:
     """The chunks of `prompt` from `first_chunk` on, out of the engine's blocks. Given up at any line, it leaks nothing.
 
-    Raises as `Session.reserve`, `WriteLease.copy_from` and `WriteLease.commit`; CallerError for a negative
+    Raises as `Session.reserve`, `WriteLease.copy_from` and `WriteLease.commit`; InvalidField for a bad
     `first_chunk`.
     """
-    if first_chunk < 0:
-        raise CallerError(f"first_chunk must not be negative, not {first_chunk}")
+    first_chunk = read_count("first_chunk", first_chunk)
     chunks = prompt.chunks - first_chunk
     if chunks <= 0:
         return Stored()

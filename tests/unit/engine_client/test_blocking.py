@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from penstock.actors.engine.blocking import BlockingClient
-from penstock.actors.engine.client import Client, ClientConfig, Loaded
+from penstock.actors.engine.client import ClientConfig, Loaded
 from penstock.actors.engine.errors import ClientClosed, ClientCrashed, NodeAway, RequestRefused
 from penstock.protos import common_pb2
 
@@ -72,13 +72,13 @@ def blocking(nodes, config, spec) -> Iterator[BlockingClient]:
 
 @contextmanager
 def crashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A bug in `touch`, and no noise of the thread that dies of it."""
+    """A bug outside of the requests themselves, and no noise of the thread that dies of it."""
 
-    async def bug(*_: object, **__: object) -> int:
+    async def bug(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "touch", bug)
+        patch.setattr(BlockingClient, "_serve", bug)
         patch.setattr(threading, "excepthook", lambda _: None)
         yield
 

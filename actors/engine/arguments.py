@@ -1,0 +1,77 @@
+"""Arguments of an engine's requests, as it gave them, turned into what the contract carries.
+
+An engine is written against this client by hand, so a mistake must come back as a CallerError that names the argument,
+and never as whatever the serialiser says of it (scenario B2). Bounds that the node knows are the node's to check.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from numbers import Real
+
+from penstock.actors.api.errors import InvalidField
+from penstock.actors.keys import NO_EXTRAS
+
+UINT32_MAX = 2**32 - 1
+
+
+def read_count(name: str, value: object) -> int:
+    """A number from 0 to 2**32 - 1; integers of NumPy too. Raises InvalidField."""
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidField(name, f"must be an integer, not {_kind(value)}") from None
+    if not 0 <= count <= UINT32_MAX:
+        raise InvalidField(name, f"must not be negative nor over {UINT32_MAX}, not {count}")
+    return count
+
+
+def read_bytes(name: str, value: object) -> bytes:
+    """Bytes, or a buffer that says it holds them. Raises InvalidField."""
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidField(name, f"must be bytes, not {_kind(value)}")
+    return bytes(value)
+
+
+def read_text(name: str, value: object) -> str:
+    """Text that has an encoding: no half of a surrogate pair. Raises InvalidField."""
+    if not isinstance(value, str):
+        raise InvalidField(name, f"must be a string, not {_kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidField(name, "cannot be encoded as UTF-8") from None
+    return value
+
+
+def read_extras(value: Mapping[int, bytes] | None) -> Mapping[int, bytes]:
+    """What else enters the key of some chunks. Raises InvalidField."""
+    if value is None:
+        return NO_EXTRAS
+    if not isinstance(value, Mapping):
+        raise InvalidField("extras", f"must be a mapping, not {_kind(value)}")
+    return {
+        read_count("extras", chunk): read_bytes(f"extras[{chunk!r}]", extra)
+        for chunk, extra in value.items()
+    }
+
+
+def read_within(value: float | None) -> float | None:
+    """Seconds to wait; what is below 0 has passed already, and is a miss. Raises InvalidField."""
+    if value is None:
+        return None
+    if not isinstance(value, Real):
+        raise InvalidField("within", f"must be seconds, not {_kind(value)}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise InvalidField("within", f"must be finite, not {seconds}: every wait has an end")
+    return max(0.0, seconds)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
