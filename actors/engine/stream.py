@@ -46,7 +46,7 @@ class SessionStream:
     """A stream that is up until it has `ended`; after that every request raises StreamLost, at once."""
 
     def __init__(self, call: Call, *, outgoing_max: int, log: Log) -> None:
-        self._call = call
+        self._open_call: Call | None = call  # None: the two tasks have ended
         self._log = log
         self._outbox = Outbox(outgoing_max=outgoing_max)
         self._unanswered: dict[int, Request] = {}  # sent, not answered; len <= inflight_max
@@ -59,7 +59,7 @@ class SessionStream:
         self.inflight_max = 1  # Hello; then what Welcome and the configuration allow
         self.deadline_ms_max = 0  # 0: not yet told
         self.message_bytes_max = HELLO_BYTES_MAX
-        self.on_progress: Callable[[engine_pb2.Progress], None] = lambda progress: None
+        self.on_progress: Callable[[engine_pb2.Progress], None] = _ignore
 
     # Asking.
 
@@ -167,8 +167,8 @@ class SessionStream:
             self._end(
                 ProtocolBroken(f"a reply of the node is not a message of this contract: {error}")
             )
-        except asyncio.CancelledError:
-            _reraise_if_ours()
+        except asyncio.CancelledError as cancelled:
+            _reraise_if_ours(cancelled)
             self._end(NodeAway("the call was cancelled below us"))
         finally:
             self._end(NodeAway("the client closed the session"))
@@ -190,8 +190,8 @@ class SessionStream:
             await self._call.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream is over, and the reader is told why
-        except asyncio.CancelledError:
-            _reraise_if_ours()
+        except asyncio.CancelledError as cancelled:
+            _reraise_if_ours(cancelled)
 
     def _next(self) -> Request | None:
         return self._outbox.take() if len(self._unanswered) < self.inflight_max else None
@@ -271,6 +271,23 @@ class SessionStream:
         """Why it ended."""
         return self._loss or NodeAway("the session has not ended")
 
+    @property
+    def _call(self) -> Call:
+        assert self._open_call is not None, "only the two tasks speak to gRPC"
+        return self._open_call
+
+    def disconnect(self) -> None:
+        """End the RPC, after the two tasks, and forget it.
+
+        gRPC keeps its connection until the last reference to the call goes. The errors of cancelled tasks are kept in
+        cycles, with all frames of their tracebacks: what those refer to goes when the garbage collector finds it, and
+        in an engine that has it off or frozen, never. So no such frame may hold the call.
+        """
+        call, self._open_call = self._open_call, None
+        if call is not None:
+            call.cancel()
+        self.on_progress = _ignore
+
     def end(self, reason: PenstockError) -> None:
         """End the stream from this side, at once. All who wait are told."""
         self._end(reason)
@@ -287,14 +304,18 @@ class SessionStream:
         self._unanswered.clear()
 
 
-def _reraise_if_ours() -> None:
-    """In an `except CancelledError`: raise it again when it was this task that was cancelled.
+def _ignore(_: engine_pb2.Progress) -> None:
+    """News that nobody is there for (yet, or any more)."""
+
+
+def _reraise_if_ours(cancelled: asyncio.CancelledError) -> None:
+    """Raise it again when it was this task that was cancelled, without gRPC's frames: see `disconnect`.
 
     grpc.aio raises the same error into a read or write of a call that was cancelled by anybody else.
     """
     task = asyncio.current_task()
     if task is None or task.cancelling():
-        raise  # noqa: PLE0704 - called while the error is handled
+        raise cancelled.with_traceback(None)
 
 
 def _has_result(reply: asyncio.Future[Any]) -> bool:
@@ -331,14 +352,17 @@ async def opened(
     log: Log,
 ) -> AsyncIterator[SessionStream]:
     """A stream on `channel`, with its two tasks. Whatever happens inside, the RPC is over afterwards."""
-    call: Any = channel.stream_stream(METHOD)(metadata=metadata)
-    stream = SessionStream(call, outgoing_max=outgoing_max, log=log)
-    async with create_task_group() as tasks:
-        tasks.start_soon(stream.read)
-        tasks.start_soon(stream.write)
-        try:
-            yield stream
-        finally:
-            stream.end(NodeAway("the client closed the session"))
-            tasks.cancel_scope.cancel()
-            call.cancel()
+    stream = SessionStream(
+        channel.stream_stream(METHOD)(metadata=metadata), outgoing_max=outgoing_max, log=log
+    )
+    try:
+        async with create_task_group() as tasks:
+            tasks.start_soon(stream.read)
+            tasks.start_soon(stream.write)
+            try:
+                yield stream
+            finally:
+                stream.end(NodeAway("the client closed the session"))
+                tasks.cancel_scope.cancel()
+    finally:
+        stream.disconnect()
