@@ -172,7 +172,9 @@ class EngineRequests:
         reply.cancelled.ok = await self._close(TicketId(check_id("cancel.ticket", msg.ticket)))
 
     async def _close(self, ticket: TicketId) -> bool:
-        closed = await self._to.l1.ask(l1.CloseTickets((ticket,), self._attached.instance))
+        closed = await self._to.l1.ask(
+            l1.CloseTickets((ticket,), self._attached.instance, self._attached.session)
+        )
         self._holdings.drop_ticket(ticket)
         return closed == 1
 

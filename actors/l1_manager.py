@@ -240,9 +240,9 @@ class L1Manager(l1.L1Manager):
     def _close_tickets(self, msg: l1.CloseTickets) -> int:
         closed = 0
         for ticket in msg.tickets:
-            self._watching.end(ticket)
-            outcome = self._table.close_ticket(ticket, instance=msg.instance)
-            closed += outcome == _native.Outcome.OK
+            if self._table.close_ticket(ticket, instance=msg.instance) == _native.Outcome.OK:
+                self._watching.close(ticket, by=msg.session)
+                closed += 1
         return closed
 
     # Writing.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from penstock import _native
 from penstock.actors.api import gateway
-from penstock.actors.api.types import TicketId
+from penstock.actors.api.types import SessionId, TicketId
 from penstock.actors.core.watches import Watch, Watches
 from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
 
@@ -20,6 +21,7 @@ class Watching:
         self._table = table
         self._watches = watches
         self._watchers: dict[TicketId, Ref[gateway.Gateway]] = {}  # same tickets as in _watches
+        self._log = Log("l1_watching")
 
     def has_room(self, keys: bytes) -> bool:
         return self._watches.has_room(keys)
@@ -31,7 +33,17 @@ class Watching:
         self._watches.add(watch)
         self._watchers[watch.ticket] = watcher
 
-    def end(self, ticket: TicketId) -> None:
+    def close(self, ticket: TicketId, *, by: SessionId) -> None:
+        """The ticket was closed. Who looked it up hears so, unless it was that session's own wish."""
+        watch = self._watches.find(ticket)
+        if watch is None:
+            return
+        if watch.session == by:
+            self._end(ticket)
+        else:
+            self._tell(watch, watch.hit_chunks, watch.hit_chunks)
+
+    def _end(self, ticket: TicketId) -> None:
         if self._watchers.pop(ticket, None) is not None:
             self._watches.remove(ticket)
 
@@ -39,16 +51,21 @@ class Watching:
         """Something was committed, given up or expired: move the watermarks that can move, and say so.
 
         A watcher whose mailbox is full hears at the next such event: the watch is only moved when it was told.
+        Never raises: this is done in the step of whoever comes next, who has no part in the watched tickets.
         """
         for watch in self._watches.expired(now):
             self._tell(watch, watch.hit_chunks, watch.hit_chunks)
         for watch in self._watches.living(now):
             try:
                 hit = self._table.extend(watch.ticket, watch.keys, now=now)
+                promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
             except _native.TicketUnknown:  # closed with its instance
                 self._tell(watch, watch.hit_chunks, watch.hit_chunks)
                 continue
-            promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
+            except _native.TableError as refusal:
+                self._log.warning("watch_ended", session=watch.session, reason=str(refusal))
+                self._tell(watch, watch.hit_chunks, watch.hit_chunks)
+                continue
             if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
                 self._tell(watch, hit, promised)
 
@@ -62,4 +79,4 @@ class Watching:
             pass  # the node is stopping from its edge inwards: nobody is left to be told
         watch.hit_chunks, watch.promised_chunks = hit, promised
         if promised == hit:
-            self.end(watch.ticket)
+            self._end(watch.ticket)

@@ -6,16 +6,25 @@ Rules are in `core.attachments`; here they meet the L1 manager, the gateway and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from penstock.actors.api import gateway, l1, session
 from penstock.actors.api.types import Epoch, GeometryId, SessionId
 from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.core.attachments import Attachments, Session
-from penstock.runtime.errors import MailboxFull
+from penstock.runtime.errors import (
+    CallerError,
+    CapacityError,
+    DeadlineExceeded,
+    MailboxFull,
+    StaleError,
+)
+from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
-from penstock.runtime.message import answer
+from penstock.runtime.message import Msg, answer
 from penstock.runtime.ref import Ref
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ class Sessions(session.Sessions):
                 return answer(msg, None)
             case session.StreamEnded():
                 if msg.tickets:
-                    close = l1.CloseTickets(msg.tickets, msg.instance)
-                    await self._l1.ask(close, within=self._limits.ask_s)
+                    close = l1.CloseTickets(msg.tickets, msg.instance, msg.session)
+                    await self._insist(close, 0)
                 await self._stream_ended(msg.session)
                 return answer(msg, None)
             case session.ProcessExited():
@@ -86,6 +95,7 @@ class Sessions(session.Sessions):
         if self._attachments.namespace(declaration.namespace_digest) is None:
             geometry = await self._ask_geometry(declaration)
             self._attachments.add_namespace(declaration, geometry)
+        await hazard("sessions.before_attach")
         drawn, instance = self._attachments.draw_ids(declaration)
         self._l1.tell_nowait(l1.Attach(drawn, instance))  # raises before anything is kept here
         opened = self._attachments.attach(declaration, drawn, instance, secret)
@@ -105,6 +115,7 @@ class Sessions(session.Sessions):
             return 0
         # The asker may give up while we wait: then the former session is as it was, and can be resumed again.
         leases = await self._l1.ask(l1.GiveUp(former.session), within=self._limits.ask_s)
+        await hazard("sessions.after_give_up")
         self._end_stream(former, "resumed by a new stream")
         self._attachments.forget(former)
         self._door.dismiss(former.session)
@@ -115,10 +126,12 @@ class Sessions(session.Sessions):
         former = self._attachments.find(ended)
         if former is None:
             return  # its process was proven gone before its stream ended, or it was resumed
-        left = await self._l1.ask(l1.StreamLost(ended), within=self._limits.ask_s)
+        # Refused, it may still hold leases: then only its process's end frees their memory.
+        left = await self._insist(l1.StreamLost(ended), 1)
+        await hazard("sessions.after_stream_lost")
         if self._attachments.lose(former, leases_left=left):
             self._door.dismiss(ended)
-            await self._l1.ask(l1.ProcessGone(ended), within=self._limits.ask_s)
+            await self._insist(l1.ProcessGone(ended), 0)
             self._log.info("detached", session=ended, client=former.client)
         else:
             self._log.warning("stream_lost", session=ended, client=former.client, leases_left=left)
@@ -130,14 +143,28 @@ class Sessions(session.Sessions):
             return
         self._end_stream(former, "its process is gone")
         self._attachments.forget(former)
-        leases = await self._l1.ask(l1.ProcessGone(exited), within=self._limits.ask_s)
+        leases = await self._insist(l1.ProcessGone(exited), 0)
         self._log.info("process_gone", session=exited, client=former.client, leases_freed=leases)
         await self._end_instance(former)
 
     async def _end_instance(self, former: Session) -> None:
         """Nobody is left who could use the instance's tickets: their pins go."""
         if self._attachments.is_over(former.instance):
-            await self._l1.ask(l1.InstanceGone(former.instance), within=self._limits.ask_s)
+            await self._insist(l1.InstanceGone(former.instance), None)
+
+    async def _insist(self, msg: Msg[l1.L1Manager, R], otherwise: R) -> R:
+        """Ask L1 on behalf of somebody who has left, and to whom no refusal can be told: an end goes on to its end.
+
+        An answer that is late is asked for again, since L1 is busy and not gone; a refusal counts as `otherwise`.
+        """
+        while True:
+            try:
+                return await self._l1.ask(msg, within=self._limits.ask_s)
+            except DeadlineExceeded:
+                self._log.warning_once("l1_is_late", message=type(msg).__name__)
+            except (CallerError, CapacityError, StaleError) as refusal:
+                self._log.warning("end_refused", message=type(msg).__name__, reason=str(refusal))
+                return otherwise
 
     def _end_stream(self, former: Session, reason: str) -> None:
         try:

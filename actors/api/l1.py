@@ -192,10 +192,13 @@ class Release(Msg["L1Manager", bool]):
 
 @dataclass(frozen=True, slots=True)
 class CloseTickets(Msg["L1Manager", int]):
-    """Their pins go; leases made from them live on. Answers how many were still open."""
+    """Their pins go; leases made from them live on. Answers how many were still open and of this instance.
+
+    Who watches one that another session looked up hears of its end."""
 
     tickets: tuple[TicketId, ...]
     instance: InstanceId
+    session: SessionId  # who closes them
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ class Watches:
     def has(self, ticket: TicketId) -> bool:
         return ticket in self._watches
 
+    def find(self, ticket: TicketId) -> Watch | None:
+        return self._watches.get(ticket)
+
     def add(self, watch: Watch) -> None:
         assert self.has_room(watch.keys)
         assert watch.ticket not in self._watches

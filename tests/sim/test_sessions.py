@@ -16,10 +16,16 @@ from support.fake_actors import (
 )
 
 from penstock.actors.api import gateway, l1, session
-from penstock.actors.api.errors import TooManySessions, UnknownSecret
-from penstock.actors.api.types import Epoch, GeometryId, SessionId
+from penstock.actors.api.errors import (
+    TooManyInFlight,
+    TooManySessions,
+    UnknownNamespace,
+    UnknownSecret,
+)
+from penstock.actors.api.types import Epoch, GeometryId, SessionId, TicketId
 from penstock.actors.arena_door import ArenaDoor, DoorLimits
 from penstock.actors.sessions import SessionLimits, Sessions
+from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import simulate
 from penstock.runtime.supervisor import ChildSpec, supervise
@@ -199,5 +205,45 @@ def test_another_epochs_resume_is_ignored(seed: int) -> None:
         attached = await keeper.attach(b"2" * 32, resume=b"1" * 32, epoch=b"o" * 16)
         assert attached.gave_up == 0
         assert keeper.actor._attachments.find(former.session) is not None
+
+    keep(seed, scene)
+
+
+@SEEDS
+@pytest.mark.parametrize("kind", [l1.CloseTickets, l1.StreamLost, l1.ProcessGone, l1.InstanceGone])
+@pytest.mark.parametrize("refusal", [DeadlineExceeded, UnknownNamespace, TooManyInFlight])
+def test_an_end_is_complete_whatever_l1_answers(
+    seed: int, kind: type[l1.Message], refusal: type[PenstockError]
+) -> None:
+    """C1, B5: every one of an end's asks may be answered late or refused once, and still nothing of it is left.
+
+    Seen to fail: what one ask refused, the others were never told, and the session was attached for ever.
+    """
+
+    async def scene(keeper: Keeper) -> None:
+        entering, forgotten = await keeper.attach(b"1" * 32), await keeper.attach(b"2" * 32)
+        await keeper.ref.ask(session.Enter(b"1" * 32), within=5)
+        usual = keeper.l1.answers.get(kind)
+
+        def refuse_once(msg: object) -> object:
+            if usual is None:
+                keeper.l1.answers.pop(kind, None)
+            else:
+                keeper.l1.answers[kind] = usual
+            raise refusal("not now")
+
+        for attached in (entering, forgotten):
+            keeper.l1.answers[kind] = refuse_once
+            tickets = (TicketId(bytes(16)),)
+            ended = session.StreamEnded(attached.session, attached.instance, tickets)
+            await keeper.ref.tell(ended, within=5)
+            await keeper.count()
+        keeper.ref.tell_nowait(session.ProcessExited(entering.session))
+        assert await keeper.count() == 0
+        for attached in (entering, forgotten):
+            assert keeper.actor._attachments.find(attached.session) is None
+            gone = [msg.session for msg in keeper.l1.of(l1.ProcessGone)]
+            assert attached.session in gone
+        assert keeper.l1.of(l1.InstanceGone)
 
     keep(seed, scene)

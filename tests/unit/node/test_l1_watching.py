@@ -1,0 +1,68 @@
+"""Watched tickets: whatever the table says to one of them is that one's end, and nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+from support.fake_actors import fake_gateway
+
+from penstock import _native
+from penstock.actors.api import gateway
+from penstock.actors.api.types import GeometryId, SessionId, TicketId
+from penstock.actors.core.watches import Watch, Watches
+from penstock.actors.l1_watching import Watching
+
+REFUSALS = (
+    _native.TicketUnknown,
+    _native.GeometryUnknown,
+    _native.TableFull,
+    _native.BadKeys,
+    _native.SessionUnknown,
+)
+
+
+class Table(_native.Table):
+    """Every ticket has grown to 2 of 3 chunks; those in `refuses` are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            arena_bytes=4096,
+            objects_max=64,
+            policy=_native.Policy.LRU,
+            quarantine_bytes_max=4096,
+        )
+        self.refuses: dict[bytes, type[_native.TableError]] = {}
+
+    def extend(self, ticket: bytes, keys: bytes, *, now: float) -> int:
+        if (refusal := self.refuses.get(ticket)) is not None:
+            raise refusal("no")
+        return 2
+
+    def promised(self, keys: bytes, *, geometry: int) -> int:
+        return 3
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_watch_the_table_refuses_ends_alone_and_hears_so(
+    refusal: type[_native.TableError],
+) -> None:
+    """A8, B11: an innocent's step moves the watermarks. What goes wrong with one is told to its own watcher.
+
+    Seen to fail with only TicketUnknown caught: the refusal came out of somebody else's Commit.
+    """
+    table = Table()
+    watching = Watching(table, Watches(watches_max=4, chunks_max=64))
+    watcher = fake_gateway()
+    tickets = [TicketId(bytes([number]) * 16) for number in range(3)]
+    for number, ticket in enumerate(tickets):
+        watch = Watch(ticket, SessionId(number), bytes(4 * 32), GeometryId(0), 1, 4, expires=9.0)
+        watching.begin(watch, watcher.ref)
+    table.refuses[tickets[1]] = refusal
+    watching.advance(1.0)
+    news = [envelope.msg for envelope in watcher.ref.mailbox.queue]
+    assert [(one.session, one.hit_chunks, one.promised_chunks) for one in news] == [
+        (0, 2, 3),
+        (1, 1, 1),
+        (2, 2, 3),
+    ]
+    assert all(isinstance(one, gateway.TicketMoved) for one in news)
+    assert [watching.has(ticket) for ticket in tickets] == [True, False, True]
