@@ -241,7 +241,9 @@ class Client:
         engine has already, a multiple of every block size. Only what `Loaded.tokens` tells may be used; it is 0 when
         the node is away, the ticket is over, or the lease was lost under the copy.
 
-        Raises BadBlocks, RankTaken, MovesNoBytes, and CallerError for whatever else can never succeed.
+        Loads of one ticket at once need a rank each, and so as many `readers` in the lookup.
+
+        Raises BadBlocks, RankBusy, RankTaken, MovesNoBytes, and CallerError for whatever else can never succeed.
         """
         self._check()
         within = read_within(within)

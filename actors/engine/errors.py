@@ -66,6 +66,11 @@ class BadBlocks(CallerError):
     """Yours: layouts, block ids, layers or skipped tokens that do not fit the objects."""
 
 
+class RankBusy(CallerError):
+    """Yours: this process reads under the lease of that rank already. Await that load or end that lease first, or look
+    up with more `readers` and give each of those who load at once a rank of its own."""
+
+
 class StaleGrant(StaleError):
     """History: the ticket or lease is over. What was copied under it does not count."""
 

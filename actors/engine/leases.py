@@ -42,6 +42,11 @@ class _Lease:
     def is_over(self) -> bool:
         return self._is_over
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is over, or will be when the copy that still runs has ended."""
+        return self._is_over or self._ends_after_copy
+
     async def _copy(self, transfer: Transfer) -> None:
         """Run `transfer` batch by batch. Raises StaleGrant, StaleEpoch, MovesNoBytes."""
         session = self._session
@@ -59,7 +64,7 @@ class _Lease:
                         self.drop()
 
     def _check_open(self) -> None:
-        if self._is_over or self._ends_after_copy:
+        if self.is_ending:
             raise StaleGrant(_ENDED)
         if not self._session.is_open:
             raise StaleEpoch("the session of this lease has ended: " + _ENDED)

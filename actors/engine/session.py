@@ -54,6 +54,21 @@ class Found:
             self.ticket.cancel_nowait()
 
 
+class AcquiredLease:
+    """What an Acquire brought."""
+
+    __slots__ = ("is_new", "lease")
+
+    def __init__(self, lease: ReadLease, *, is_new: bool) -> None:
+        self.lease = lease
+        self.is_new = is_new  # False: the rank's slot was turned into this lease before
+
+    def undo(self) -> None:
+        """Nobody waits for it any more. A lease that somebody else holds stays."""
+        if self.is_new:
+            self.lease.drop()
+
+
 class Session:
     """What one Hello and Welcome established."""
 
@@ -150,7 +165,7 @@ class Session:
 
     async def acquire(
         self, ticket: bytes, *, rank: int, first_chunk: int, within: float | None
-    ) -> ReadLease:
+    ) -> AcquiredLease:
         self.arena.require()
         body = engine_pb2.Acquire(
             ticket=ticket,
@@ -159,26 +174,20 @@ class Session:
             lease_ms=self.config.lease_ms,
         )
 
-        made: list[ReadLease] = []
-
-        def accept(reply: SessionReply) -> ReadLease:
+        def accept(reply: SessionReply) -> AcquiredLease:
             acquired = _body(reply, "acquired").acquired
             known = self._leases.get(acquired.lease)
             if isinstance(known, ReadLease):
-                return known  # the rank's slot was turned into this lease before
+                return AcquiredLease(known, is_new=False)
             try:
-                made.append(ReadLease(self, acquired, first_chunk=first_chunk))
+                lease = ReadLease(self, acquired, first_chunk=first_chunk)
             except ProtocolBroken:
                 self.end_read(acquired.lease, [])
                 raise
-            self._leases[acquired.lease] = made[0]
-            return made[0]
+            self._leases[acquired.lease] = lease
+            return AcquiredLease(lease, is_new=True)
 
-        def undo(lease: ReadLease) -> None:
-            if made:  # else somebody else holds it
-                lease.drop()
-
-        return await self._ask(SessionRequest(acquire=body), within, accept, undo)
+        return await self._ask(SessionRequest(acquire=body), within, accept, AcquiredLease.undo)
 
     async def release(self, lease: bytes, damaged: list[int]) -> bool:
         """Whether the bytes copied under the lease count."""

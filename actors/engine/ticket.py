@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 from anyio import Event, move_on_after
 
-from penstock.actors.engine.errors import StaleEpoch, StaleGrant
+from penstock.actors.engine.errors import RankBusy, StaleEpoch, StaleGrant
 from penstock.runtime.deadline import time_left
 
 if TYPE_CHECKING:
     from penstock.actors.engine.leases import ReadLease
-    from penstock.actors.engine.session import Session
+    from penstock.actors.engine.session import AcquiredLease, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,23 @@ class Ticket:
         Idempotent per rank. Raises StaleGrant when the ticket is over, StaleEpoch when its session is; RankTaken,
         RequestRefused for a bad rank, MovesNoBytes, NodeExhausted, DeadlineExceeded, StreamLost.
         """
+        return (await self._acquire(rank, first_chunk, within)).lease
+
+    async def acquire_alone(
+        self, rank: int = 0, first_chunk: int = 0, *, within: float | None = None
+    ) -> ReadLease:
+        """As `acquire`, for a lease that nobody else in this process holds. Raises RankBusy when somebody does."""
+        acquired = await self._acquire(rank, first_chunk, within)
+        if acquired.is_new:
+            return acquired.lease
+        if acquired.lease.is_ending:
+            raise StaleGrant(f"the last lease of rank {rank} is just being given up")
+        raise RankBusy(
+            f"this process reads under the lease of rank {rank} already: await that first, or look up with more"
+            " readers and load under another rank"
+        )
+
+    async def _acquire(self, rank: int, first_chunk: int, within: float | None) -> AcquiredLease:
         if self._session is None:
             raise StaleGrant("the ticket is a miss: there is nothing to acquire")
         if not self._session.is_open:

@@ -25,14 +25,14 @@ async def load_hit(
 ) -> Loaded:
     """What `ticket` has hit beyond `skip_tokens`, into the engine's blocks. Given up at any line, it leaks nothing.
 
-    Raises as `Ticket.acquire`, `ReadLease.copy_to` and `ReadLease.release`; InvalidField for a bad `skip_tokens`.
+    Raises as `Ticket.acquire_alone`, `ReadLease.copy_to` and `ReadLease.release`; InvalidField for a bad `skip_tokens`.
     """
     skip_tokens = read_count("skip_tokens", skip_tokens)
     if ticket.is_lost:
         raise StaleEpoch("the session of this ticket has ended: look the prompt up again")
     if ticket.hit_tokens <= skip_tokens:
         return Loaded()
-    lease = await ticket.acquire(rank, skip_tokens // ticket.chunk_tokens)
+    lease = await ticket.acquire_alone(rank, skip_tokens // ticket.chunk_tokens)
     async with lease:
         await lease.copy_to(layouts, block_ids, skip_tokens=skip_tokens)
         return await lease.release(skip_tokens=skip_tokens)

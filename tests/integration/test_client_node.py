@@ -19,7 +19,7 @@ from penstock.actors.engine.client import (
     new_engine_instance,
     plain_model,
 )
-from penstock.actors.engine.errors import RequestRefused
+from penstock.actors.engine.errors import RankBusy, RequestRefused
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
@@ -140,6 +140,62 @@ async def test_a_reader_watches_a_writer_finish() -> None:
             await lease.commit()
             with anyio.fail_after(5):
                 assert await ticket.ready == 2
+
+
+async def test_two_loads_of_one_rank_at_once_are_one_too_many() -> None:
+    """The slot of a rank is one lease. Seen to fail: the load that began first was told 0 tokens, as its lease was
+    released under it by the other one, which raised."""
+    async with attached() as client:
+        writer, reader = Blocks("NL_X_TWO_NB_BS_NH_HS"), Blocks("NL_X_NB_TWO_NH_BS_HS", seed=1)
+        tokens = list(range(client.chunk_tokens * 3))
+        ids = blocks_of(client, tokens)
+        await client.store(tokens, [writer.layout], [ids])
+        outcomes: list[Loaded | RankBusy] = []
+
+        async def load(skip_tokens: int) -> None:
+            try:
+                outcomes.append(
+                    await client.load(ticket, [reader.layout], [ids], skip_tokens=skip_tokens)
+                )
+            except RankBusy as refused:
+                outcomes.append(refused)
+
+        async with await client.lookup(tokens) as ticket:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(load, 0)
+                tasks.start_soon(load, client.chunk_tokens)
+            refused, loaded = sorted(outcomes, key=lambda one: isinstance(one, Loaded))
+            assert isinstance(refused, RankBusy)
+            assert "rank 0" in str(refused)
+            assert isinstance(loaded, Loaded)
+            assert loaded.tokens == 3 * client.chunk_tokens
+            assert np.array_equal(reader.of(ids), writer.of(ids))
+            again = await client.load(ticket, [reader.layout], [ids])  # one after the other
+            assert again.tokens == loaded.tokens
+            async with await ticket.acquire():
+                with pytest.raises(RankBusy):
+                    await client.load(ticket, [reader.layout], [ids])
+        assert client.statistics().excused == {}
+        assert (await client.stat()).leases == 0
+
+
+async def test_ranks_load_at_once() -> None:
+    async with attached() as client:
+        writer, reader = Blocks("NL_X_TWO_NB_BS_NH_HS"), Blocks("NL_X_NB_TWO_NH_BS_HS", seed=1)
+        tokens = list(range(client.chunk_tokens * 2))
+        ids = blocks_of(client, tokens)
+        await client.store(tokens, [writer.layout], [ids])
+        loaded: list[int] = []
+
+        async def load(rank: int) -> None:
+            moved = await client.load(ticket, [reader.layout], [ids], rank=rank)
+            loaded.append(moved.tokens)
+
+        async with await client.lookup(tokens, readers=2) as ticket:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(load, 0)
+                tasks.start_soon(load, 1)
+        assert loaded == [2 * client.chunk_tokens] * 2
 
 
 async def test_readers_out_of_bounds_are_refused_and_the_stream_lives() -> None:
