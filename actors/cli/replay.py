@@ -42,6 +42,7 @@ MEMORY_WITHIN_S = 1.0  # a node that lacks memory says so, and is not waited for
 KEY_BYTES = 32
 ENVELOPE_BYTES = 64 * 1024  # of a message, beside its keys
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
+TRANSPORT_BYTES_MIN = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ async def replay(options: ReplayOptions) -> dict[str, object]:
             address=node.address,
             attach_within_s=REQUEST_WITHIN_S,
             request_within_s=REQUEST_WITHIN_S,
+            message_bytes_max=message_bytes(size),
             prefault_threads=0,  # the arena has exactly the room of the capacity, mostly untouched
         )
         async with Client.connect(config, blocks.spec()) as client:
@@ -118,7 +120,8 @@ async def replay(options: ReplayOptions) -> dict[str, object]:
 def node_settings(options: ReplayOptions, size: TraceSize) -> dict[str, object]:
     """A node with room for exactly the capacity, that evicts only when there is none left."""
     capacity_bytes = _capacity_blocks(options, size) * options.object_bytes
-    keys_bytes = size.blocks_of_one_max * KEY_BYTES
+    blocks_max = max(1, size.blocks_of_one_max)
+    message_bytes_max = message_bytes(size)
     return {
         "chunk_tokens": CHUNK_TOKENS,
         "l1": {
@@ -131,10 +134,17 @@ def node_settings(options: ReplayOptions, size: TraceSize) -> dict[str, object]:
             "memory_within": MEMORY_WITHIN_S,
         },
         "gateway": {
-            "chunks_max": max(1, size.blocks_of_one_max),
-            "message_max": max(MESSAGE_BYTES_MIN, keys_bytes + ENVELOPE_BYTES),
+            "chunks_max": blocks_max,
+            "objects_max": blocks_max,  # one group: a block is one object
+            "message_max": message_bytes_max,
+            "transport_message_max": max(TRANSPORT_BYTES_MIN, message_bytes_max),
         },
     }
+
+
+def message_bytes(size: TraceSize) -> int:
+    """What the longest prompt takes in a request; its reply is no longer."""
+    return max(MESSAGE_BYTES_MIN, size.blocks_of_one_max * KEY_BYTES + ENVELOPE_BYTES)
 
 
 def _capacity_blocks(options: ReplayOptions, size: TraceSize) -> int:

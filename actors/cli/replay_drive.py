@@ -153,14 +153,14 @@ async def drive(
     for request in requests:
         if speed is Speed.REAL:
             await pace.wait_for(request)
-        await _send(client, request, blocks, counts)
+        await drive_one(client, request, blocks, counts)
         node.check()
-        _check_excused(client.statistics().excused)
         shown.advance(f"hit rate {100 * counts.hit_rate:.1f} %")
     return counts
 
 
-async def _send(client: Client, request: TraceRequest, blocks: Blocks, counts: Counts) -> None:
+async def drive_one(client: Client, request: TraceRequest, blocks: Blocks, counts: Counts) -> None:
+    """Send one request: look up, then store what was missed. Raises ReplayBroken."""
     counts.requests += 1
     total = len(request.blocks)
     if not total:
@@ -169,7 +169,12 @@ async def _send(client: Client, request: TraceRequest, blocks: Blocks, counts: C
     started = time.perf_counter()
     ticket = await client.lookup(keys=keys)
     counts.lookup_us.append((time.perf_counter() - started) * 1e6)
+    _check_excused(client.statistics().excused)
     async with ticket:
+        if ticket.total_chunks != total:
+            raise ReplayBroken(
+                f"the node takes {ticket.total_chunks} of {total} blocks: a longer prompt is cut"
+            )
         counts.blocks += total
         counts.hit_blocks += ticket.hit_chunks
         if ticket.hit_chunks < total:
@@ -182,6 +187,7 @@ async def _send(client: Client, request: TraceRequest, blocks: Blocks, counts: C
             )
             counts.stored_blocks += stored.chunks_written
             counts.refused_blocks += stored.chunks_refused
+            _check_excused(client.statistics().excused)
 
 
 def _check_excused(excused: Mapping[str, int]) -> None:

@@ -50,11 +50,15 @@ async def lose(client: Client) -> None:
             await client._link._news.wait()
 
 
+def descriptors_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def descriptors_settle_at(count: int) -> int:
     """The process's open descriptors, once they are `count`, or after half a second."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + 0.5  # gRPC closes a socket on a thread of its own
-    while (opened := len(list(Path("/proc/self/fd").iterdir()))) != count and loop.time() < ends:
+    while (opened := descriptors_open()) != count and loop.time() < ends:
         await anyio.wait_all_tasks_blocked()
         await asyncio.to_thread(os.sched_yield)
     return opened

@@ -94,6 +94,17 @@ def test_a_prompt_larger_than_the_cache_is_refused_in_part(tmp_path: Path) -> No
     assert (numbers["stored_blocks"], numbers["refused_blocks"]) == (20, 60)
 
 
+def test_a_prompt_of_any_length_is_counted_whole(tmp_path: Path) -> None:
+    """E3, B13. Seen to fail: beyond the node's usual bound of objects the client cut the prompt, and the blocks after
+    the cut were neither hits nor stored, and nobody said so."""
+    path = tmp_path / "longest.jsonl"
+    prompt = json.dumps({"timestamp": 0, "hash_ids": list(range(20_000))})
+    path.write_text(f"{prompt}\n{prompt}\n")
+    numbers = replayed(tmp_path, path)
+    assert (numbers["blocks"], numbers["hit_blocks"]) == (40_000, 20_000)
+    assert (numbers["stored_blocks"], numbers["refused_blocks"]) == (20_000, 0)
+
+
 def test_real_speed_keeps_the_times_of_the_trace(tmp_path: Path) -> None:
     path = tmp_path / "timed.jsonl"
     lines = [{"timestamp": 250 * n, "hash_ids": [n]} for n in range(3)]
