@@ -54,6 +54,7 @@ class L1Config(Config, frozen=True):
     high_water: float = 0.95  # fraction of the arena taken at which eviction begins by itself
     low_water: float = 0.90  # and at which it stops
     evict_batch: ByteSize = ByteSize(256 * MIB)  # evicted in one step of the loop
+    evict_batch_chunks: Count = 4096  # the same; whichever comes first
     object_bytes_min: ByteSize = ByteSize(
         4 * KIB
     )  # objects are expected to be at least this large: bounds their number
@@ -180,7 +181,8 @@ class NodeConfig(Config, frozen=True):
     sessions: SessionsConfig = SessionsConfig()
     mailbox_max: Count = 8192  # messages waiting for one actor
     ask_within: Seconds = Seconds(5)  # between actors
-    drain: Seconds = Seconds(30)
+    drain: Seconds = Seconds(30)  # how long a drain waits that names no time
+    drain_max: Seconds = Seconds(3600)  # and one that names it, at most
     metrics_address: str = (
         ""  # host:port of an HTTP /metrics endpoint; empty: none (see `penstock status`)
     )
@@ -191,6 +193,8 @@ class NodeConfig(Config, frozen=True):
             _check_duration("ask_within", self.ask_within)
         except ValueError as problem:
             raise ConfigError("ask_within", str(problem)) from None
+        if not self.drain <= self.drain_max:
+            raise ConfigError("drain", f"must be at most drain_max, {self.drain_max:g} s")
         if self.metrics_address:
             address = _parse("metrics_address", self.metrics_address)
             if not isinstance(address, TcpAddress):

@@ -73,6 +73,7 @@ class L1Manager(l1.L1Manager):
         self._tenants = tenants
         self._telemetry = telemetry
         self._watching = Watching(table, watches)
+        self._pressure_told = False  # and not taken yet
         self._wake_sweeper = asyncio.Event()
         self._sweeps_at = math.inf  # when the sweeper wakes by itself; <= the next expiry
         self._lookups = 0
@@ -112,9 +113,10 @@ class L1Manager(l1.L1Manager):
                 case l1.Promise():
                     return answer(msg, self._promise(msg))
                 case l1.Evict():
-                    return answer(msg, self._evict(msg.bytes_wanted))
-                case l1.Purge():
-                    return answer(msg, self._evict(self._arena_bytes))
+                    return answer(msg, self._evict(msg))
+                case l1.TakePressure():
+                    self._pressure_told = False
+                    return answer(msg, self._measure())
                 case l1.Measure():
                     return answer(msg, self._measure())
                 case _:
@@ -297,17 +299,23 @@ class L1Manager(l1.L1Manager):
 
     # Room and time.
 
-    def _evict(self, bytes_wanted: int) -> l1.Room:
-        evicted = self._table.evict(bytes_wanted, now=_now())
+    def _evict(self, msg: l1.Evict) -> l1.Room:
+        self._pressure_told = (
+            False  # whoever evicts lives: should it have lost the last one, it hears again
+        )
+        evicted = self._table.evict(msg.bytes_wanted, chunks_max=msg.chunks_max, now=_now())
         return l1.Room(evicted.bytes, evicted.chunks)
 
     def _tell_pressure(self) -> None:
-        """Level-triggered: a full mailbox means that the controller has news enough."""
+        """Above high water: once, until the controller takes it."""
+        if self._pressure_told:
+            return
         if self._arena_bytes - self._table.free_bytes > self._high_water_bytes:
             try:
                 self._eviction_controller.tell_nowait(eviction.Pressure())
             except (MailboxFull, ActorStopped):
                 return
+            self._pressure_told = True
 
     def _will_expire(self, at: float) -> None:
         """A lease or ticket was made. The sweeper is woken only if it would come too late: most last equally long."""

@@ -23,7 +23,7 @@ from penstock.actors.api import control, eviction, gateway, l1, session
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.config import NodeConfig, PolicyName
-from penstock.actors.control import Control
+from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watches
 from penstock.actors.engine_requests import Neighbours
@@ -243,6 +243,7 @@ class Node:
             low=config.low_water,
             high=config.high_water,
             batch_bytes=config.evict_batch,
+            batch_chunks=config.evict_batch_chunks,
             ask_s=self.config.ask_within,
         )
         return EvictionController(self._refs.l1, watermarks)
@@ -263,12 +264,12 @@ class Node:
 
     def _make_control(self, supervisor: Supervisor) -> Control:
         return Control(
-            manager=self._refs.l1,
+            evictor=self._refs.eviction,
             engines=self._refs.gateway,
             children=supervisor.health,
             telemetry=self.telemetry,
             stop=self.stop,
-            ask_s=self.config.ask_within,
+            limits=ControlLimits(self.config.ask_within, self.config.drain_max),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from penstock.actors.api.l1 import Room
 from penstock.runtime.actor import Actor
 from penstock.runtime.message import Msg
 
@@ -21,7 +22,12 @@ class MakeRoom(Msg["EvictionController", int]):
 
 @dataclass(frozen=True, slots=True)
 class Pressure(Msg["EvictionController", None]):
-    """L1 has filled past its high watermark. Level-triggered: several mean the same as one."""
+    """L1 has filled past its high watermark. Told once, until it is taken (`l1.TakePressure`)."""
 
 
-Message = MakeRoom | Pressure
+@dataclass(frozen=True, slots=True)
+class Purge(Msg["EvictionController", Room]):
+    """Evict everything that nobody reads or writes."""
+
+
+Message = MakeRoom | Pressure | Purge

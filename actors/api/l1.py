@@ -59,7 +59,7 @@ class WriteLease:
     lease: LeaseId  # empty when nothing was granted
     answers: bytes
     extents: Extents
-    bytes_missing: int  # arena bytes of all that was answered NO_ROOM
+    bytes_missing: int  # arena bytes of what was answered NO_ROOM and eviction could make room for
     lease_s: float
 
 
@@ -252,12 +252,15 @@ class Abort(Msg["L1Manager", bool]):
 
 @dataclass(frozen=True, slots=True)
 class Evict(Msg["L1Manager", Room]):
+    """Free so many bytes, by evicting at most so many chunks that nobody reads or writes."""
+
     bytes_wanted: int
+    chunks_max: int
 
 
 @dataclass(frozen=True, slots=True)
-class Purge(Msg["L1Manager", Room]):
-    """Evict everything that nobody reads or writes."""
+class TakePressure(Msg["L1Manager", Usage]):
+    """What Pressure was told of is looked into now: the next one is told anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,5 +271,5 @@ class Measure(Msg["L1Manager", Usage]):
 Message = (
     AddGeometry | Attach | StreamLost | ProcessGone | GiveUp | InstanceGone
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
-    | Reserve | Commit | Abort | Evict | Purge | Measure
+    | Reserve | Commit | Abort | Evict | TakePressure | Measure
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from unittest import mock
 
@@ -278,5 +279,17 @@ def test_pressure_is_told_above_high_water_only(seed: int) -> None:
         )
         await anyio.sleep(0.1)
         assert len(manager.eviction.of(eviction.Pressure)) == 1
+        more = l1.Reserve(keys(3, prompt="y"), b"", GeometryId(0), (0,), b"", SessionId(1), 9.0)
+        await manager.ref.ask(more, within=1)
+        await anyio.sleep(0.1)
+        assert len(manager.eviction.of(eviction.Pressure)) == 1, "told already, and not taken yet"
+        for took in (l1.TakePressure(), l1.Evict(1, 1)):
+            await manager.ref.ask(took, within=1)
+            lease = await manager.ref.ask(
+                dataclasses.replace(more, keys=keys(1, prompt=str(took))), within=1
+            )
+            assert lease.lease
+            await anyio.sleep(0.1)
+        assert len(manager.eviction.of(eviction.Pressure)) == 3
 
     manage(seed, scene, high_water=0.5)

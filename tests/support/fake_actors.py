@@ -84,7 +84,7 @@ def fake_l1() -> Fake:
         l1.Commit: lambda msg: bytes(len(msg.indices) or 1),
         l1.Abort: lambda _: True,
         l1.Evict: lambda msg: l1.Room(msg.bytes_wanted, 1),
-        l1.Purge: lambda _: l1.Room(0, 0),
+        l1.TakePressure: lambda _: EMPTY_USAGE,
         l1.Measure: lambda _: EMPTY_USAGE,
     }
     return Fake(l1.L1Manager, "l1_manager", answers)
@@ -105,7 +105,8 @@ def fake_eviction() -> Fake:
     def make_room(msg: eviction.MakeRoom) -> int:
         return msg.bytes_wanted
 
-    return Fake(eviction.EvictionController, "eviction_controller", {eviction.MakeRoom: make_room})
+    answers: Answers = {eviction.MakeRoom: make_room, eviction.Purge: lambda _: l1.Room(0, 0)}
+    return Fake(eviction.EvictionController, "eviction_controller", answers)
 
 
 def fake_gateway(*, messages_max: int = 64) -> Fake:
