@@ -15,6 +15,7 @@ import msgspec
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from penstock.actors.cli.attended import attended
 from penstock.actors.engine.reference_messages import (
     Answer,
     Generate,
@@ -73,7 +74,7 @@ async def running(
     """Run `command` until the block ends; then ask it to stop, at last kill it."""
     with log.open("wb") as file:
         process = await anyio.open_process(
-            command,
+            attended(command),  # also a demo that is killed leaves nothing behind
             stdin=PIPE if speech is Speech.BY_PIPES else DEVNULL,
             stdout=PIPE if speech is Speech.BY_PIPES else file,
             stderr=file,

@@ -1,4 +1,4 @@
-"""A node of its own for one replay: `penstock serve` as a process, gone when the block ends."""
+"""A node of its own for one replay: `penstock serve` as a process, gone when the block ends, or this process does."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
+from penstock.actors.cli.attended import attended
 from penstock.runtime.errors import UnavailableError
 
 READY_WITHIN_S = 60.0  # a node may wait for memory first
@@ -54,7 +55,7 @@ async def serving(settings: Mapping[str, object]) -> AsyncIterator[ServedNode]:
         try:
             with log.open("wb") as stream:
                 process = await anyio.open_process(
-                    [*serve, "--ready-fd", str(write_fd)],
+                    attended([*serve, "--ready-fd", str(write_fd)]),
                     stdin=None,
                     stdout=stream,
                     stderr=stream,

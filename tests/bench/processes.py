@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.actors.cli.attended import attended
+
 STOP_WITHIN_S = 20.0
 PREFAULT_WITHIN_S = 60.0
 _PREFAULTED = re.compile(r"prefaulted bytes=(\d+) of_bytes=\1\b")
@@ -55,7 +57,7 @@ def _process(command: Sequence[str], directory: Path) -> Iterator[Server]:
     begin = time.perf_counter()
     with log.open("w") as output:
         child = subprocess.Popen(
-            [*command, f"--ready-fd={write_fd}"], stderr=output, pass_fds=[write_fd]
+            attended([*command, f"--ready-fd={write_fd}"]), stderr=output, pass_fds=[write_fd]
         )
     os.close(write_fd)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -88,6 +89,23 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process, tmp_path)
     assert (code, err) == (130, "")
+
+
+def test_a_killed_demo_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Goal: kill -9 of the demo ends its node and workers too. Seen to fail: the node lived on."""
+    process = demo(tmp_path, *TINY, "--documents=1", "--rounds=1000")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("cold")
+    children = [os.pidfd_open(pid) for pid in processes_of(tmp_path) if pid != process.pid]
+    try:
+        assert len(children) == 3
+        process.kill()
+        process.communicate(timeout=15)
+        for child in children:
+            assert select.select([child], [], [], 10)[0]
+    finally:
+        for child in children:
+            os.close(child)
 
 
 @pytest.mark.parametrize(

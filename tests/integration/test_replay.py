@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from support.traces import AGENTIC, CONVERSATION, HOW_TO_GET, MADE, MADE_AGENTIC, count_hits
 
 from penstock.actors.cli.traces import TraceFormat, read_trace
+from penstock.protos import engine_pb2, engine_pb2_grpc
 
 KEYS = {
     "requests",
@@ -155,3 +162,46 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(words: list[str], says: str
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory in which a socket's path is short enough."""
+    with tempfile.TemporaryDirectory(prefix="r-") as directory:
+        yield Path(directory)
+
+
+def test_a_killed_replay_leaves_no_node(short_path: Path) -> None:
+    """Seen to fail: the node lived on for ever, with its memory."""
+    path = short_path / "slow.jsonl"
+    lines = [{"timestamp": 60_000 * n, "hash_ids": [n]} for n in range(3)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    command = [sys.executable, "-m", "penstock.actors.cli.main", "replay", str(path)]
+    with subprocess.Popen(
+        [*command, "--speed", "real"],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(short_path)},
+    ) as replaying:
+        wait_attached(short_path)
+        pidfd = os.pidfd_open(first_child(replaying.pid))
+        try:
+            replaying.kill()
+            assert select.select([pidfd], [], [], 10)[0]
+        finally:
+            os.close(pidfd)
+
+
+def wait_attached(directory: Path) -> None:
+    """Until the replay in `directory` is attached to its node."""
+    ends = time.monotonic() + 10
+    while not (sockets := list(directory.glob("penstock-replay-*/penstock.sock"))):
+        assert time.monotonic() < ends
+        os.sched_yield()
+    with grpc.insecure_channel(f"unix:{sockets[0]}") as channel:
+        stub = engine_pb2_grpc.EngineStub(channel)
+        while not stub.Stat(engine_pb2.StatRequest(), timeout=10, wait_for_ready=True).sessions:
+            assert time.monotonic() < ends
+
+
+def first_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
