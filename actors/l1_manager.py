@@ -18,9 +18,10 @@ from anyio import wait_readable
 
 from penstock import _native
 from penstock.actors.api import errors, eviction, l1
-from penstock.actors.api.types import KEY_BYTES, Extents, GeometryId, HitRule, LeaseId, TicketId
+from penstock.actors.api.types import KEY_BYTES, Extents, GeometryId, LeaseId, TicketId
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
+from penstock.actors.l1_geometries import Geometries
 from penstock.actors.l1_metrics import L1Metrics
 from penstock.actors.l1_watching import Watching
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
@@ -30,12 +31,6 @@ from penstock.runtime.telemetry import Telemetry
 
 NO_LEASE = LeaseId(b"")
 NO_TICKET = TicketId(b"")
-
-_RULES = {
-    HitRule.FULL: _native.Rule.FULL,
-    HitRule.WINDOW: _native.Rule.WINDOW,
-    HitRule.STATE: _native.Rule.STATE,
-}
 
 _REFUSALS: dict[type[BaseException], Callable[[str], PenstockError]] = {
     _native.TicketUnknown: errors.TicketOver,
@@ -72,6 +67,7 @@ class L1Manager(l1.L1Manager):
         self._beside = beside
         self._tenants = tenants
         self._telemetry = telemetry
+        self._geometries = Geometries(table)
         self._watching = Watching(table, watches)
         self._pressure_told = False  # and not taken yet
         self._wake_sweeper = asyncio.Event()
@@ -133,16 +129,7 @@ class L1Manager(l1.L1Manager):
     ) -> object:
         match msg:
             case l1.AddGeometry():
-                groups = [
-                    _native.Group(
-                        rule=_RULES[group.rule],
-                        window_chunks=group.window_chunks,
-                        shard_bytes=group.shard_bytes,
-                        shard_runs=group.shard_runs,
-                    )
-                    for group in msg.groups
-                ]
-                return answer(msg, GeometryId(self._table.add_geometry(groups)))
+                return answer(msg, self._geometries.number(msg.groups))
             case l1.Attach():
                 self._table.attach(msg.session, instance=msg.instance)
                 return answer(msg, None)

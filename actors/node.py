@@ -230,6 +230,7 @@ class Node:
                 tenants_max=config.tenants_max,
                 default_bytes_max=config.tenant_bytes_max,
                 bytes_max={one.salt.encode(): one.bytes for one in config.quotas},
+                bytes_of=table.bytes_of,
             ),
             telemetry=self.telemetry,
             eviction_controller=self._refs.eviction,

@@ -46,7 +46,7 @@ class TooManySessions(CapacityError):
 
 
 class TooManyNamespaces(CapacityError):
-    """Nobody's: the node is at its bound of namespaces declared in this epoch."""
+    """Nobody's: the node is at its bound of namespaces that sessions are attached for, or of their geometries."""
 
 
 class TooManyInFlight(CapacityError):
@@ -70,7 +70,7 @@ class Draining(UnavailableError):
 
 
 class TooManyTenants(CapacityError):
-    """Nobody's: the node is at its bound of tenants accounted for in this epoch."""
+    """Nobody's: the node is at its bound of tenants of whom something is in L1."""
 
 
 class SessionOver(StaleError):

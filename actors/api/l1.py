@@ -102,6 +102,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class AddGeometry(Msg["L1Manager", GeometryId]):
+    """Answers the number of these groups, the same whenever they are the same."""
+
     groups: tuple[GroupGeometry, ...]
 
 

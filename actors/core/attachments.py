@@ -11,6 +11,7 @@ socket, or the process may live on and still write); only a pidfd does, or the o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -37,6 +38,7 @@ class Session:
     instance: InstanceId
     client: str
     secret: bytes
+    namespace: bytes  # its digest
     moves_bytes: bool  # declared slots, so it may map the arena
     phase: Phase = Phase.ATTACHED
     has_entered: bool = False  # showed its secret at the arena socket: may have the arena mapped
@@ -49,11 +51,12 @@ class Instance:
     sessions: set[SessionId] = field(default_factory=set)  # attached or lost; never empty
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Namespace:
     geometry: GeometryId
     groups: tuple[GroupGeometry, ...]
     chunk_tokens: int
+    sessions: int = 0  # attached or lost, that declared it
 
 
 class Attachments:
@@ -66,7 +69,7 @@ class Attachments:
         self._by_secret: dict[bytes, SessionId] = {}
         self._instances: dict[bytes, Instance] = {}
         self._instance_keys: dict[InstanceId, bytes] = {}
-        self._namespaces: dict[bytes, Namespace] = {}
+        self._namespaces: dict[bytes, Namespace] = {}  # by digest, the one used last at the end
         self._sessions_made = 0
         self._instances_made = 0
 
@@ -75,11 +78,16 @@ class Attachments:
     def namespace(self, digest: bytes) -> Namespace | None:
         return self._namespaces.get(digest)
 
+    def _use(self, digest: bytes) -> Namespace | None:
+        if (found := self._namespaces.pop(digest, None)) is not None:
+            self._namespaces[digest] = found
+        return found
+
     def require_namespace(self, digest: bytes) -> Namespace:
         """Raises UnknownNamespace."""
-        if (found := self._namespaces.get(digest)) is None:
+        if (found := self._use(digest)) is None:
             raise UnknownNamespace(
-                "no session has declared this namespace here: attach with a Hello that does, or"
+                "no session has declared this namespace here, or not for long: attach with a Hello that does, or"
                 " compare the two with `penstock doctor keys`"
             )
         return found
@@ -92,10 +100,14 @@ class Attachments:
                 f" sessions.sessions_max = {self._sessions_max}: end some, or raise it"
             )
         known = self._namespaces.get(declaration.namespace_digest)
-        if known is None and len(self._namespaces) >= self._namespaces_max:
+        if (
+            known is None
+            and len(self._namespaces) >= self._namespaces_max
+            and self._longest_unused() is None
+        ):
             raise TooManyNamespaces(
-                f"{self._namespaces_max} namespaces were declared since the node started, the bound"
-                " is sessions.namespaces_max: raise it"
+                f"sessions of {self._namespaces_max} namespaces are attached or lost, the bound is"
+                " sessions.namespaces_max: end some, or raise it"
             )
         instance = self._instances.get(declaration.instance)
         if instance is not None and instance.groups != declaration.groups:
@@ -105,10 +117,21 @@ class Attachments:
             )
 
     def add_namespace(self, declaration: Declaration, geometry: GeometryId) -> None:
+        """One more; when there is no room, instead of the one longest unused that has no session.
+
+        What was cached for that one stays, and is found when it is declared again.
+        """
         assert declaration.namespace_digest not in self._namespaces
+        if len(self._namespaces) >= self._namespaces_max:
+            unused = self._longest_unused()
+            assert unused is not None, "check_room() came before"
+            del self._namespaces[unused]
         self._namespaces[declaration.namespace_digest] = Namespace(
             geometry, declaration.groups, declaration.chunk_tokens
         )
+
+    def _longest_unused(self) -> bytes | None:
+        return next((one for one, known in self._namespaces.items() if not known.sessions), None)
 
     # Sessions.
 
@@ -135,9 +158,11 @@ class Attachments:
             instance.id,
             declaration.client,
             secret,
+            declaration.namespace_digest,
             moves_bytes=bool(declaration.slots),
         )
         instance.sessions.add(session.session)
+        self.require_namespace(session.namespace).sessions += 1
         self._sessions[session.session] = session
         self._by_secret[secret] = session.session
         return session
@@ -177,6 +202,7 @@ class Attachments:
     def forget(self, session: Session) -> None:
         """The session is over. Its instance is too, if it was the last one."""
         del self._sessions[session.session], self._by_secret[session.secret]
+        self._namespaces[session.namespace].sessions -= 1
         key = self._instance_keys[session.instance]
         instance = self._instances[key]
         instance.sessions.discard(session.session)
@@ -199,6 +225,10 @@ class Attachments:
         """For tests: raise AssertionError when an invariant does not hold."""
         assert len(self._sessions) <= self._sessions_max
         assert len(self._namespaces) <= self._namespaces_max
+        declared = Counter(one.namespace for one in self._sessions.values())
+        assert declared == {
+            digest: one.sessions for digest, one in self._namespaces.items() if one.sessions
+        }
         assert {one.session for one in self._sessions.values()} == set(self._by_secret.values())
         members = [session for one in self._instances.values() for session in one.sessions]
         assert sorted(members) == sorted(self._sessions), "every session in exactly one instance"

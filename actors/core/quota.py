@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from penstock.actors.api.errors import TooManyTenants
 from penstock.actors.api.types import TenantId
+
+LOOKED_AT_MAX = 1024  # accounts asked about in one step when all numbers are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +21,26 @@ class Account:
 
 
 class Tenants:
-    """Numbers salts in order of first use. Salts are remembered by digest: they may be secrets of the tenants."""
+    """Numbers salts in order of first use. Salts are remembered by digest: they may be secrets of the tenants.
+
+    When all numbers are taken, that of a tenant of whom nothing is in the table any more serves the next one.
+    """
 
     def __init__(
-        self, *, tenants_max: int, default_bytes_max: int, bytes_max: Mapping[bytes, int]
+        self,
+        *,
+        tenants_max: int,
+        default_bytes_max: int,
+        bytes_max: Mapping[bytes, int],
+        bytes_of: Callable[[TenantId], int],
     ) -> None:
+        """`bytes_of`: what the table holds of a tenant now, in arena bytes."""
         self._tenants_max = tenants_max
         self._default_bytes_max = default_bytes_max
         self._bytes_max = {_digest(salt): bound for salt, bound in bytes_max.items()}
-        self._numbers: dict[bytes, TenantId] = {}  # len <= tenants_max
+        self._bytes_of = bytes_of
+        # Longest unused first, as far as it matters; len <= tenants_max.
+        self._numbers: dict[bytes, TenantId] = {}
 
     def account(self, salt: bytes) -> Account:
         """The account of `salt`, opened at first use. Raises TooManyTenants."""
@@ -35,13 +49,22 @@ class Tenants:
         known = self._numbers.get(digest)
         if known is not None:
             return Account(known, bytes_max, is_new=False)
-        if len(self._numbers) >= self._tenants_max:
-            raise TooManyTenants(
-                f"{self._tenants_max} tenants have written since the node started, the bound is"
-                " l1.tenants_max: raise it"
-            )
-        number = self._numbers[digest] = TenantId(len(self._numbers))
+        number = self._free_number()
+        self._numbers[digest] = number
         return Account(number, bytes_max, is_new=True)
+
+    def _free_number(self) -> TenantId:
+        if len(self._numbers) < self._tenants_max:
+            return TenantId(len(self._numbers))
+        for digest, number in [*islice(self._numbers.items(), LOOKED_AT_MAX)]:
+            del self._numbers[digest]
+            if self._bytes_of(number) == 0:
+                return number
+            self._numbers[digest] = number  # behind all others: the next step looks further
+        raise TooManyTenants(
+            f"{self._tenants_max} tenants hold objects in L1, the bound is l1.tenants_max: raise"
+            " it, or write again when some of them were evicted"
+        )
 
 
 def _digest(salt: bytes) -> bytes:

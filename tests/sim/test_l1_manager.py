@@ -18,7 +18,7 @@ from support.fake_actors import (
 
 from penstock import _native
 from penstock.actors.api import eviction, gateway, l1
-from penstock.actors.api.errors import TicketOver
+from penstock.actors.api.errors import TicketOver, TooManyTenants
 from penstock.actors.api.types import GeometryId, InstanceId, SessionId, TicketId
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watches
@@ -48,7 +48,9 @@ class Manager:
             arena_bytes=arena_bytes,
             high_water_bytes=int(arena_bytes * high_water),
             watches=Watches(watches_max=2, chunks_max=64),
-            tenants=Tenants(tenants_max=4, default_bytes_max=0, bytes_max={}),
+            tenants=Tenants(
+                tenants_max=4, default_bytes_max=0, bytes_max={}, bytes_of=self.table.bytes_of
+            ),
             telemetry=self.telemetry,
             eviction_controller=self.eviction.ref,
         )
@@ -242,6 +244,50 @@ def test_a_cancel_is_heard_by_siblings_and_by_no_foreigner(seed: int) -> None:
         assert await cancel(1, 1) == 1
         await anyio.sleep(0.1)
         assert manager.news == [(1, 2), (1, 1)]
+
+    manage(seed, scene)
+
+
+@SEEDS
+def test_a_tenant_of_whom_nothing_is_left_makes_room_for_another(seed: int) -> None:
+    """D6: the bound is on tenants with objects, each under its own quota.
+
+    Seen to fail: it was on all there ever were.
+    """
+
+    async def scene(manager: Manager, _: Supervisor) -> None:
+        async def write(salt: bytes) -> l1.WriteLease:
+            name = f"salt {salt.hex()}"
+            want = l1.Reserve(
+                keys(1, prompt=name), b"", GeometryId(0), (0,), salt, SessionId(1), 9.0
+            )
+            return await manager.ref.ask(want, within=1)
+
+        for number in range(12):
+            lease = await write(bytes([number]))
+            await manager.ref.ask(l1.Abort(lease.lease, SessionId(1)), within=1)
+        for number in range(4):
+            await manager.commit(await write(bytes([number])))
+        with pytest.raises(TooManyTenants, match="hold objects"):
+            await write(b"one more")
+        await manager.ref.ask(l1.Evict(1, 1), within=1)
+        assert (await write(b"one more")).lease
+        with pytest.raises(TooManyTenants):
+            await write(bytes([0]))
+
+    manage(seed, scene)
+
+
+@SEEDS
+def test_equal_geometries_are_one(seed: int) -> None:
+    """B8: a namespace that is declared again after it was forgotten finds what was written for it."""
+
+    async def scene(manager: Manager, _: Supervisor) -> None:
+        groups = declaration().groups
+        assert await manager.ref.ask(l1.AddGeometry(groups), within=1) == 0
+        other = declaration(shard_bytes=1).groups
+        assert await manager.ref.ask(l1.AddGeometry(other), within=1) == 1
+        assert await manager.ref.ask(l1.AddGeometry(groups), within=1) == 0
 
     manage(seed, scene)
 

@@ -49,11 +49,22 @@ class Keeper(RuleBasedStateMachine):
         self.attachments = small()
         self.phases: dict[int, Phase] = {}
         self.instances: dict[int, bytes] = {}
+        self.namespaces: dict[int, bytes] = {}
         self.entered: set[int] = set()
 
-    @rule(target=live, instance=st.sampled_from([b"a" * 16, b"b" * 16]), slots=st.booleans())
-    def attach(self, instance: bytes, slots: bool) -> Session | None:
-        declared = declaration(instance=instance, slots=(0,) if slots else ())
+    @rule(
+        target=live,
+        instance=st.sampled_from([b"a" * 16, b"b" * 16]),
+        slots=st.booleans(),
+        namespace=st.sampled_from([b"n" * 32, b"o" * 32, b"p" * 32]),
+    )
+    def attach(self, instance: bytes, slots: bool, namespace: bytes) -> Session | None:
+        declared = declaration(instance=instance, slots=(0,) if slots else (), namespace=namespace)
+        taken = {self.namespaces[one] for one in self.phases}
+        if namespace not in taken and len(taken) == 2 and len(self.phases) < SESSIONS_MAX:
+            with pytest.raises(TooManyNamespaces, match="namespaces_max"):
+                self.attachments.check_room(declared)
+            return None
         if len(self.phases) == SESSIONS_MAX:
             with pytest.raises(TooManySessions, match="sessions_max"):
                 self.attachments.check_room(declared)
@@ -61,6 +72,7 @@ class Keeper(RuleBasedStateMachine):
         session = attach(self.attachments, declared)
         self.phases[session.session] = Phase.ATTACHED
         self.instances[session.session] = instance
+        self.namespaces[session.session] = namespace
         return session
 
     @rule(session=live)
@@ -157,17 +169,26 @@ def test_an_instance_ends_with_its_last_session_and_begins_anew() -> None:
     assert again.instance != first.instance
 
 
-def test_namespaces_stay_known_and_are_bounded() -> None:
+def test_namespaces_stay_known_until_others_need_their_place() -> None:
+    """B8: the bound is on those in use. Seen to fail: it was on all that were ever declared."""
     attachments = small()
-    session = attach(attachments, declaration(namespace=b"1" * 32))
-    attachments.forget(session)
-    assert attachments.require_namespace(b"1" * 32).chunk_tokens == 16
-    attach(attachments, declaration(namespace=b"2" * 32))
-    with pytest.raises(TooManyNamespaces, match="namespaces_max"):
-        attachments.check_room(declaration(namespace=b"3" * 32))
-    attachments.check_room(declaration(namespace=b"2" * 32))
+    one, two, three = (declaration(namespace=bytes([name]) * 32) for name in b"123")
+    attachments.forget(attach(attachments, one))
+    attachments.forget(attach(attachments, two))
+    assert attachments.require_namespace(b"1" * 32).chunk_tokens == 16  # and used last
+    attach(attachments, three)
     with pytest.raises(UnknownNamespace, match="doctor"):
-        attachments.require_namespace(b"3" * 32)
+        attachments.require_namespace(b"2" * 32)
+    first = attach(attachments, one)
+    attachments.enter(first.secret)
+    attachments.lose(first, leases_left=1)
+    with pytest.raises(TooManyNamespaces, match="attached or lost"):
+        attachments.check_room(two)
+    attachments.check_room(three)
+    attachments.forget(first)
+    attach(attachments, two)
+    attachments.validate()
+    assert attachments.namespace(b"1" * 32) is None
 
 
 def test_a_lost_session_counts_against_the_bound_and_opens_no_door() -> None:
