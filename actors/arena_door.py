@@ -31,7 +31,7 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, UNIXSocketS
 from penstock.actors.api import session
 from penstock.actors.api.types import SessionId
 from penstock.runtime.accepting import accept_all
-from penstock.runtime.errors import PenstockError
+from penstock.runtime.errors import ActorStopped, DeadlineExceeded, PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
@@ -122,11 +122,21 @@ class ArenaDoor:
             self._watched[entered.session] = scope
             try:
                 await self._wait_exit(pidfd)
-                await sessions.tell(
-                    session.ProcessExited(entered.session), within=self._limits.ask_s
-                )
+                await self._tell_exit(entered.session, sessions)
             finally:
                 del self._watched[entered.session]
+
+    async def _tell_exit(self, exited: SessionId, sessions: Ref[session.Sessions]) -> None:
+        """Until it is told: this proof comes once, and nothing else frees what the process held."""
+        while True:
+            try:
+                await sessions.tell(session.ProcessExited(exited), within=self._limits.ask_s)
+            except DeadlineExceeded:
+                self._log.warning_once("keeper_is_late", session=exited)
+            except ActorStopped:
+                return  # the node is stopping, and all its memory goes with it
+            else:
+                return
 
     async def _wait_exit(self, pidfd: int | None) -> None:
         """Until the process is proven gone; for ever if that cannot be seen from here."""

@@ -8,10 +8,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+import anyio
 import pytest
 
-from penstock.actors.arena_door import peer_pidfd
+from penstock.actors.api import session
+from penstock.actors.api.types import SessionId
+from penstock.actors.arena_door import ArenaDoor, DoorLimits, peer_pidfd
+from penstock.runtime.ref import Ref
+from penstock.runtime.sim_loop import simulate
 
 CONNECT = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdin.read()"
 
@@ -59,3 +65,30 @@ def test_the_pidfd_is_that_of_the_process_behind_the_other_end() -> None:
         said = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
         os.close(pidfd)
         assert f"Pid:\t{os.getpid()}\n" in said
+
+
+def test_a_death_is_told_however_long_the_keeper_has_no_room_for_it() -> None:
+    """C11: the only proof that memory may be used again is not lost, and the node does not die of a full mailbox.
+
+    Seen to fail: DeadlineExceeded ended the door, and so the node.
+    """
+
+    async def gone(_: int) -> None:
+        await anyio.sleep(1)
+
+    async def main() -> None:
+        keeper: Ref[session.Sessions] = Ref.to(session.Sessions, "sessions", messages_max=1)
+        keeper.tell_nowait(session.Abandoned(b""))
+        door = ArenaDoor(Path("nowhere"), arena_fd=-1, limits=DoorLimits(1, 1.0, ask_s=0.5))
+        entered = session.Door(SessionId(7), hands_out_arena=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(door._watch, 3, entered, keeper)
+            await anyio.sleep(5)
+            assert isinstance(keeper.mailbox.queue[0].msg, session.Abandoned)
+            keeper.mailbox.take()
+        assert [one.msg for one in keeper.mailbox.queue] == [session.ProcessExited(SessionId(7))]
+        keeper.mailbox.close()
+        await door._watch(3, entered, keeper)  # the node is stopping: nobody is left to be told
+
+    with mock.patch("penstock.actors.arena_door.wait_readable", gone):
+        simulate(0, main)
