@@ -13,6 +13,7 @@ from penstock.actors.api.types import Epoch, GeometryId, SessionId
 from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.core.attachments import Attachments, Session
 from penstock.runtime.errors import (
+    ActorStopped,
     CallerError,
     CapacityError,
     DeadlineExceeded,
@@ -169,5 +170,5 @@ class Sessions(session.Sessions):
     def _end_stream(self, former: Session, reason: str) -> None:
         try:
             self._gateway.tell_nowait(gateway.EndSession(former.session, reason))
-        except MailboxFull:
+        except (MailboxFull, ActorStopped):  # the node stops from its edge inwards
             self._log.warning("stream_not_ended", session=former.session, reason=reason)

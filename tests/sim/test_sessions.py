@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from penstock.actors.api.types import Epoch, GeometryId, SessionId, TicketId
 from penstock.actors.arena_door import ArenaDoor, DoorLimits
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.runtime.errors import DeadlineExceeded, PenstockError
+from penstock.runtime.hazard import Hazards, ScriptedHazards, hazards_in_force
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import simulate
 from penstock.runtime.supervisor import ChildSpec, supervise
@@ -96,12 +98,19 @@ class Keeper:
         return done
 
 
-def keep(seed: int, scene: Callable[[Keeper], Awaitable[None]], **limits: int) -> None:
+def keep(
+    seed: int,
+    scene: Callable[[Keeper], Awaitable[None]],
+    *,
+    hazards: Hazards | None = None,
+    **limits: int,
+) -> None:
     async def main() -> None:
         keeper = Keeper(**limits)
-        async with supervise(keeper.l1.spec, keeper.gateway.spec, keeper.spec):
-            await scene(keeper)
-            keeper.actor._attachments.validate()
+        with contextlib.nullcontext() if hazards is None else hazards_in_force(hazards):
+            async with supervise(keeper.l1.spec, keeper.gateway.spec, keeper.spec):
+                await scene(keeper)
+                keeper.actor._attachments.validate()
 
     simulate(seed, main)
 
@@ -245,5 +254,42 @@ def test_an_end_is_complete_whatever_l1_answers(
             gone = [msg.session for msg in keeper.l1.of(l1.ProcessGone)]
             assert attached.session in gone
         assert keeper.l1.of(l1.InstanceGone)
+
+    keep(seed, scene)
+
+
+@SEEDS
+def test_a_process_that_dies_while_its_stream_is_being_lost_is_ended_once(seed: int) -> None:
+    """B5: the pidfd fires between the orphaning of its leases and the end of that: its memory is freed, once."""
+
+    async def scene(keeper: Keeper) -> None:
+        attached = await keeper.attach(b"1" * 32)
+        await keeper.ref.ask(session.Enter(b"1" * 32), within=5)
+        keeper.l1.answers[l1.StreamLost] = lambda _: 2
+        keeper.ref.tell_nowait(session.StreamEnded(attached.session, attached.instance, ()))
+        await gate.wait_reached()
+        keeper.ref.tell_nowait(session.ProcessExited(attached.session))
+        await anyio.sleep(1)
+        assert keeper.l1.of(l1.ProcessGone) == []
+        gate.open()
+        assert await keeper.count() == 0
+        assert [msg.session for msg in keeper.l1.of(l1.ProcessGone)] == [attached.session]
+
+    hazards = ScriptedHazards()
+    gate = hazards.hold("sessions.after_stream_lost")
+    keep(seed, scene, hazards=hazards)
+
+
+@SEEDS
+def test_a_gateway_that_has_stopped_keeps_no_session_from_ending(seed: int) -> None:
+    """DESIGN 9: the node stops from its edge inwards; whose process dies meanwhile is freed all the same."""
+
+    async def scene(keeper: Keeper) -> None:
+        attached = await keeper.attach(b"1" * 32)
+        await keeper.ref.ask(session.Enter(b"1" * 32), within=5)
+        keeper.gateway.ref.mailbox.close()
+        keeper.ref.tell_nowait(session.ProcessExited(attached.session))
+        assert await keeper.count() == 0
+        assert keeper.l1.of(l1.ProcessGone)
 
     keep(seed, scene)
