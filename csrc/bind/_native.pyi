@@ -13,7 +13,8 @@ from typing_extensions import Buffer
 # tenants are numbers given by the node. Lease and ticket ids are 16 random bytes drawn by the
 # caller. Times are monotonic seconds, given by the caller: the table reads no clock and draws
 # nothing, and time acts only in `expire`: a lease or ticket is alive until that call ends it.
-# Packed keys are a multiple of 32 bytes, in prompt order, 1 to 1048576 of them.
+# Packed keys are a multiple of 32 bytes, in prompt order, 1 to 1048576 of them. A lease is of at
+# most 1048576 objects.
 # -------------------------------------------------------------------------------------------------
 
 class TableError(Exception):
@@ -84,7 +85,7 @@ class Group:
 
     `shard_bytes`: exact object bytes of each shard, > 0. `shard_runs`: (layer, component) runs in
     an object of each shard, >= 1; empty means one each. `window_chunks`: >= 1 for Rule.WINDOW, else
-    ignored. Raises BadArgument.
+    ignored. Checked by Table.add_geometry.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class Table:
     ) -> None: ...
     def add_geometry(self, groups: Sequence[Group]) -> int:
         """A new number on every call, at most 65535 of them. Raises BadArgument for no group, more
-        than 64 groups or more than 4096 slots.
+        than 64 groups or more than 4096 slots, or a group that cannot be.
         """
 
     def set_quota(self, tenant: int, bytes_max: int) -> None:
@@ -292,7 +293,7 @@ class Table:
 
     def close_ticket(self, ticket: bytes, *, instance: int) -> Outcome: ...
     def touch(self, keys: bytes, *, now: float) -> int:
-        """Make these chunks recent, as a lookup does. Returns how many of them are known."""
+        """Make these chunks recent, as a lookup does. Returns how many of them are resident."""
 
     # Writing.
 

@@ -144,6 +144,10 @@ class Contents::Validator {
         fail("pages of a state miscounted", kNoChunk);
       }
     }
+    const std::uint64_t resident = contents_.ledger_.pages(ObjectState::resident);
+    if (contents_.policy_->pages_counted().value_or(resident) != resident) {
+      fail("the policy has miscounted pages", kNoChunk);
+    }
     if (tenants_ != contents_.ledger_.pages_by_tenant()) fail("tenants miscounted", kNoChunk);
   }
 

@@ -23,6 +23,9 @@ class MappedArray {
     void* memory = mmap(nullptr, size * sizeof(T), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
+    // A huge page would back two megabytes of a sparse index for one entry. Kernels without huge
+    // pages refuse the advice, which is as good.
+    static_cast<void>(madvise(memory, size * sizeof(T), MADV_NOHUGEPAGE));
     data_ = static_cast<T*>(memory);
   }
   ~MappedArray() {

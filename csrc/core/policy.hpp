@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "core/stamp_queue.hpp"
@@ -68,6 +69,8 @@ class Policy {
   // For tests: throws std::logic_error naming the first broken invariant.
   virtual void validate() const = 0;
   [[nodiscard]] virtual std::uint32_t candidates() const = 0;
+  // The pages of all resident chunks by its own count, if it keeps one.
+  [[nodiscard]] virtual std::optional<std::uint64_t> pages_counted() const { return {}; }
   // Memory that is not per chunk, such as ghosts.
   [[nodiscard]] virtual std::uint64_t extra_bytes() const { return 0; }
 

@@ -44,6 +44,9 @@ class S3FifoPolicy final : public Policy {
   [[nodiscard]] ChunkId victim(std::uint64_t stamp) override;
   void validate() const override;
   [[nodiscard]] std::uint32_t candidates() const override;
+  [[nodiscard]] std::optional<std::uint64_t> pages_counted() const override {
+    return pages_[kSmall] + pages_[kMain];
+  }
   [[nodiscard]] std::uint64_t extra_bytes() const override { return ghosts_.bytes(); }
 
  private:

@@ -7,7 +7,8 @@
 namespace penstock {
 namespace {
 
-constexpr std::size_t kKeysMax = std::size_t{1} << 20U;  // in one call
+constexpr std::size_t kKeysMax = std::size_t{1} << 20U;     // in one call
+constexpr std::size_t kObjectsMax = std::size_t{1} << 20U;  // in one lease
 
 TableConfig checked(const TableConfig& config) {
   const std::uint64_t pages = config.arena_bytes / kPageBytes;
@@ -154,7 +155,8 @@ void Table::require_geometry(std::span<const ChunkId> chunks, std::uint32_t geom
   }
 }
 
-void Table::require_slots(const Geometry& geometry, std::span<const std::uint16_t> slots) {
+void Table::require_slots(const Geometry& geometry, std::span<const std::uint16_t> slots,
+                          std::size_t chunks) {
   if (slots.empty()) throw BadArgument("no slots were given; name at least one object a chunk");
   for (std::size_t i = 0; i < slots.size(); ++i) {
     if (slots[i] >= geometry.slot_count()) {
@@ -164,6 +166,10 @@ void Table::require_slots(const Geometry& geometry, std::span<const std::uint16_
     if (i > 0 && slots[i] <= slots[i - 1]) {
       throw BadArgument("slots must ascend, each given once");
     }
+  }
+  if (chunks * slots.size() > kObjectsMax) {
+    throw BadArgument(std::to_string(slots.size()) + " slots of " + std::to_string(chunks) +
+                      " chunks: give at most " + std::to_string(kObjectsMax) + " objects a lease");
   }
 }
 

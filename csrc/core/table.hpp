@@ -189,7 +189,8 @@ class Table {
   void require_lease_room(const Session& session, const Id& lease);
   static void require_count(KeyBatch keys);
   void require_geometry(std::span<const ChunkId> chunks, std::uint32_t geometry) const;
-  static void require_slots(const Geometry& geometry, std::span<const std::uint16_t> slots);
+  static void require_slots(const Geometry& geometry, std::span<const std::uint16_t> slots,
+                            std::size_t chunks);
   BookId lease_of(const Id& id, std::uint64_t session, Lease::Kind kind) const;
 
   // Reading.

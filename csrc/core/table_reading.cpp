@@ -192,7 +192,7 @@ Table::Acquired Table::acquire(const Id& id, const AcquireRequest& request) {
     }
     return acquired(leases_[before]);
   }
-  require_slots(contents_.geometry(ticket.geometry), request.slots);
+  require_slots(contents_.geometry(ticket.geometry), request.slots, ticket.chunks.size());
   if (request.first_chunk > ticket.chunks.size()) {
     throw BadArgument("first_chunk " + std::to_string(request.first_chunk) + " of a ticket with " +
                       std::to_string(ticket.chunks.size()) + " chunks");

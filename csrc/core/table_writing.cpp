@@ -22,7 +22,7 @@ Table::Reserved Table::reserve(KeyBatch keys, const ReserveRequest& request) {
   const Session& session = attached(request.session);
   const Geometry& geometry = contents_.geometry(request.geometry);
   require_count(keys);
-  require_slots(geometry, request.slots);
+  require_slots(geometry, request.slots, keys.size());
   if (std::isnan(request.expires)) throw BadArgument("expires is not a number; give seconds");
   require_lease_room(session, request.lease);
   if (found_.size() < keys.size()) found_.resize(keys.size());

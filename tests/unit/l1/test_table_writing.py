@@ -162,6 +162,16 @@ def test_refusals_of_reservations_say_what_is_wrong() -> None:
     rig.table.validate()
 
 
+def test_a_lease_is_of_a_bounded_number_of_objects() -> None:
+    rig = TableRig(groups=[Group(rule=Rule.FULL, shard_bytes=[1] * 4096)])
+    keys = prompt("p", 257)
+    with pytest.raises(BadArgument, match="4096 slots of 257 chunks: give at most 1048576"):
+        rig.reserve(keys, slots=range(4096))
+    lease, reserved = rig.reserve(keys[:1], slots=range(4096))
+    assert list(reserved.answers).count(GRANTED) == 64, "one page each"
+    assert rig.table.abort(lease, session=1) is Outcome.OK
+
+
 def test_geometries_that_cannot_be_are_refused() -> None:
     table = TableRig().table
     for groups, says in (
