@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != int(arguments[0]):
         return  # the parent ended before the kernel was told
-    os.execvp(arguments[1], arguments[1:])
+    os.execvp(arguments[1], list(arguments[1:]))
 
 
 if __name__ == "__main__":

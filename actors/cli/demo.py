@@ -90,6 +90,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them")
+    parser.add_argument("--record-keys", type=Path, metavar="DIR", help="for penstock doctor keys")
     parser.set_defaults(run=run)
 
 
@@ -101,6 +102,11 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
             return _fail(f"{path} cannot be written: there is no directory {path.parent}")
+    if args.record_keys is not None:
+        try:
+            args.record_keys.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return _fail(f"{args.record_keys} cannot be made: {error.strerror}")
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         documents = _documents(args)
@@ -188,6 +194,7 @@ def _options(args: argparse.Namespace, *, documents: int) -> DemoOptions:
         answer_tokens=args.answer_tokens,
         threads=args.threads,
         answer_within_s=args.answer_seconds_max,
+        record_keys=args.record_keys,
     )
 
 

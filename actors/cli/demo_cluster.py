@@ -43,6 +43,7 @@ class DemoOptions:
     answer_tokens: int
     threads: int  # of each worker; one works at a time
     answer_within_s: float
+    record_keys: Path | None = None  # a directory for the workers' key records
 
     @property
     def prompt_tokens_max(self) -> int:
@@ -153,6 +154,7 @@ def _node_command(options: DemoOptions, directory: Path) -> list[str]:
 
 def _worker_command(options: DemoOptions, address: str, index: int) -> list[str]:
     preset, block_tokens = LAYOUTS[index]
+    recorded = options.record_keys and options.record_keys.absolute() / f"worker-{index + 1}.json"
     return module_command(
         "penstock.actors.engine.reference_worker",
         f"--address={address}",
@@ -163,4 +165,5 @@ def _worker_command(options: DemoOptions, address: str, index: int) -> list[str]
         f"--kv-tokens={options.kv_tokens}",
         f"--positions-max={options.prompt_tokens_max + options.answer_tokens}",
         f"--threads={options.threads}",
+        *([f"--record-keys={recorded}"] if recorded else []),
     )

@@ -4,7 +4,8 @@
 
     {"namespace": {...}, "tokens": [1, 2, ...], "keys": ["hex", ...], "extras": {"3": "hex"}}
 
-with the namespace's fields by their names, bytes in hexadecimal, and tokens, keys or both.
+with the namespace's fields by their names, bytes in hexadecimal, and tokens, keys or both. `Client.record` makes
+one, and `penstock demo --record-keys DIR` writes one for each of its engines.
 """
 
 from __future__ import annotations

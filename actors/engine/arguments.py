@@ -46,7 +46,7 @@ def read_text(name: str, value: object) -> str:
     return value
 
 
-def read_extras(value: Mapping[int, bytes] | None) -> Mapping[int, bytes]:
+def read_extras(value: object) -> Mapping[int, bytes]:
     """What else enters the key of some chunks. Raises InvalidField."""
     if value is None:
         return NO_EXTRAS
@@ -58,7 +58,7 @@ def read_extras(value: Mapping[int, bytes] | None) -> Mapping[int, bytes]:
     }
 
 
-def read_within(value: float | None) -> float | None:
+def read_within(value: object) -> float | None:
     """Seconds to wait; what is below 0 has passed already, and is a miss. Raises InvalidField."""
     if value is None:
         return None

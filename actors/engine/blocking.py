@@ -238,6 +238,22 @@ class BlockingClient:
         """`Client.health`."""
         return self._submit(lambda: self._client.health(within=within))
 
+    def record(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        keys: bytes | Sequence[bytes] | None = None,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
+    ) -> Future[dict[str, object]]:
+        """`Client.record`."""
+
+        async def record() -> dict[str, object]:
+            return self._client.record(tokens, keys=keys, salt=salt, adapter=adapter, extras=extras)
+
+        return self._submit(record)
+
     def wait_attached(self, *, within: float) -> Future[None]:
         """`Client.wait_attached`."""
         return self._submit(lambda: self._client.wait_attached(within=within))

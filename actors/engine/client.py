@@ -32,6 +32,7 @@ from penstock.actors.engine.errors import (
     StaleGrant,
 )
 from penstock.actors.engine.forks import HomeProcess, tell_if_forks_crash
+from penstock.actors.engine.key_record import key_record
 from penstock.actors.engine.keyspace import Prompt
 from penstock.actors.engine.link import Link
 from penstock.actors.engine.mover import Mover
@@ -345,6 +346,26 @@ class Client:
         given = read_within(within)
         at_most = self.config.request_within_s if given is None else given
         return await self._link.health(within=time_left(at_most=at_most))
+
+    def record(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        keys: bytes | Sequence[bytes] | None = None,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
+    ) -> dict[str, object]:
+        """How this client names a prompt: as JSON, what `penstock doctor keys` compares with another session's.
+
+        Arguments as in `lookup`. Asks the node nothing. Holds tokens and salt in clear. Raises NodeAway, CallerError.
+        """
+        self._check()
+        session = self._link.current()
+        prompt = self._prompts.name(
+            session, tokens, keys, salt=salt, adapter=adapter, extras=extras
+        )
+        return key_record(session.keyspace.namespace(prompt.adapter, prompt.salt), prompt)
 
     async def wait_attached(self, *, within: float) -> None:
         """Wait until a node is attached. Raises NodeAway after `within` seconds, or at once what no retry can cure."""

@@ -53,13 +53,17 @@ class KeySpace:
         self.chunk_tokens = chunk_tokens
         self.digest = namespace.digest()
 
+    def namespace(self, adapter: bytes, salt: bytes) -> Namespace:
+        """The namespace of this adapter and salt. Raises InvalidField."""
+        return replace(self._namespace, adapter=adapter, salt=salt)
+
     def root(self, adapter: bytes, salt: bytes) -> bytes:
         """The digest that begins the chains of this adapter and salt."""
         if not adapter and not salt:
             return self.digest
         root = self._roots.get((adapter, salt))
         if root is None:
-            root = replace(self._namespace, adapter=adapter, salt=salt).digest()
+            root = self.namespace(adapter, salt).digest()
             self._roots[adapter, salt] = root
             if len(self._roots) > ROOTS_MAX:
                 self._roots.popitem(last=False)
@@ -133,7 +137,7 @@ def shared_units(ours: bytes, theirs: bytes, *, unit_bytes: int, units_max: int)
     return low
 
 
-def pack_keys(keys: bytes | Sequence[bytes]) -> bytes:
+def pack_keys(keys: object) -> bytes:
     """Packed keys from packed keys or a sequence of keys. Raises InvalidField for what is neither."""
     if isinstance(keys, bytes | bytearray | memoryview):
         packed = bytes(keys)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from penstock._native import Copier, PagedLayout
 from penstock.actors.core.namespace import config_digest
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import ClientConfig, new_engine_instance, plain_model
+from penstock.actors.engine.key_record import write_key_record
 from penstock.actors.engine.layout_probe import probe
 from penstock.actors.engine.reference_config import ModelShape
 from penstock.actors.engine.reference_kv import PagedKv
@@ -22,9 +24,12 @@ class PenstockConnection:
     """A `KvConnection` over one attached client. What the node cannot give is a miss, never an
     error."""
 
-    def __init__(self, client: BlockingClient, layout: PagedLayout) -> None:
+    def __init__(
+        self, client: BlockingClient, layout: PagedLayout, *, record_to: Path | None = None
+    ) -> None:
         self._client = client
         self._layout = layout
+        self._record_to = record_to  # takes the keys of the last prompt; None: nothing is recorded
         self._ticket: Ticket | None = None  # of the last lookup, while it pins something
 
     @property
@@ -36,6 +41,7 @@ class PenstockConnection:
         """Tokens of `prompt`, from its start, that can be loaded now. They stay pinned until the
         load."""
         self._end_ticket()
+        self._record(prompt)
         self._ticket = self._client.lookup(prompt).result()
         self._client.ready(self._ticket).result()
         return self._ticket.hit_tokens
@@ -50,8 +56,13 @@ class PenstockConnection:
 
     def store(self, prompt: Sequence[int], blocks: Sequence[int]) -> int:
         """Copy the chunks of `prompt` that nobody has stored yet; returns the bytes written."""
+        self._record(prompt)
         moved = self._client.store(prompt, [self._layout], [blocks], within=_MOVE_WITHIN_S)
         return moved.result().bytes
+
+    def _record(self, prompt: Sequence[int]) -> None:
+        if self._record_to is not None and self._client.is_attached:
+            write_key_record(self._record_to, self._client.record(prompt).result())
 
     def _end_ticket(self) -> None:
         if self._ticket is not None:
@@ -61,10 +72,17 @@ class PenstockConnection:
 
 @contextmanager
 def connected(
-    address: str, kv: PagedKv, *, shape: ModelShape, weights_digest: str, copy_threads: int
+    address: str,
+    kv: PagedKv,
+    *,
+    shape: ModelShape,
+    weights_digest: str,
+    copy_threads: int,
+    record_to: Path | None = None,
 ) -> Iterator[PenstockConnection]:
     """A connection to the node at `address` for an engine whose KV is `kv`.
 
+    `record_to` takes what `penstock doctor keys` reads, of the last prompt that was looked up or stored.
     The layout is proven first. Raises LayoutUnproven; NodeAway when no node answers in time, and
     what else the client cannot mend by itself.
     """
@@ -85,4 +103,4 @@ def connected(
     layout = kv.layout()
     probe(layout, kv.write_block, copier=Copier(threads=copy_threads))
     with BlockingClient.connect(config, spec) as client:
-        yield PenstockConnection(client, layout)
+        yield PenstockConnection(client, layout, record_to=record_to)

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     shape=model.shape,
                     weights_digest=weights,
                     copy_threads=args.threads,
+                    record_to=args.record_keys,
                 )
             )
             chunk_tokens = connection.chunk_tokens
@@ -107,6 +109,9 @@ def _say(stream: BinaryIO, answer: Answer) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="One reference engine.")
     parser.add_argument("--address", help="of the node; default: none, and no KV is shared")
+    parser.add_argument(
+        "--record-keys", type=Path, metavar="FILE", help="of the last prompt, for penstock doctor"
+    )
     parser.add_argument("--model-size", choices=MODEL_SIZES, default="30m")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--layout", choices=PAGINGS, default=next(iter(PAGINGS)))

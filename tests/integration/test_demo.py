@@ -58,6 +58,7 @@ def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
         *("--documents=2", "--questions=2", "--rounds=2"),
         f"--json={tmp_path / 'out.json'}",
         f"--plot={tmp_path / 'out.png'}",
+        f"--record-keys={tmp_path / 'keys'}",
     )
     code, out, err = finish(process, tmp_path)
     assert (code, err) == (0, ""), out
@@ -77,6 +78,12 @@ def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
     assert numbers["store_gib_s"] > 0 < numbers["retrieve_gib_s"]
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert "bit-identical" in out
+    records = [str(tmp_path / "keys" / f"worker-{number}.json") for number in (1, 2)]
+    command = [sys.executable, "-m", "penstock.actors.cli.main", "doctor", "keys", *records]
+    said = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    found = json.loads(said.stdout)
+    # Both asked about the same document at last, and the questions do not fill a chunk.
+    assert (said.returncode, found["cause"], found["chunk"]) == (0, "NOTHING", 3), found
 
 
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
