@@ -1,7 +1,6 @@
 #include "copy/copier.hpp"
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "copy/cache_size.hpp"
@@ -25,30 +24,30 @@ CopierOptions checked(const CopierOptions& options) {
   return options;
 }
 
-/// Which of a group's slices ends what a digest is of.
-struct Ending {
-  std::size_t slice;
-  std::uint64_t digest;
-};
-
-/// Appends slices of the same slots. One goes whole; of two, a block of each in turn.
-void append(std::vector<Slice>& moved, std::span<const Slice> side_by_side,
-            const BlockShape& shape) {
-  const std::uint64_t count = side_by_side.size();
-  if (count == 1) {
-    moved.push_back(side_by_side.front());
-    return;
-  }
-  const std::uint64_t slots = side_by_side.front().slots;
-  for (std::uint64_t done = 0; done < slots;) {
-    const std::uint64_t at = side_by_side.front().first_slot + done;
-    const std::uint64_t strip = std::min(shape.slots - at % shape.slots, slots - done);
-    for (Slice slice : side_by_side) {
-      slice.object += done * shape.slot_bytes();
-      slice.first_slot += done;
-      slice.slots = strip;
-      slice.continues = done != 0 ? count : 0;
-      moved.push_back(slice);
+/// Appends the tiles of slices of the same slots: one goes whole; of several, a block of each in
+/// turn.
+void append_tiles(std::vector<Tile>& tiles, std::span<const Slice> side_by_side,
+                  std::span<std::uint64_t* const> states, const BlockShape& shape,
+                  std::uint64_t tile_slots) {
+  const Slice& first = side_by_side.front();
+  std::uint64_t done = 0;
+  while (done < first.slots) {
+    const std::uint64_t slot = (first.first_slot + done) % shape.slots;
+    const std::uint64_t strip = std::min(shape.slots - slot, first.slots - done);
+    const std::uint64_t block = (first.first_slot + done) / shape.slots;
+    for (std::size_t i = 0; i < side_by_side.size(); ++i) {
+      const Slice& slice = side_by_side[i];
+      std::byte* paged = slice.base +
+                         static_cast<std::uint64_t>(slice.block_ids[block]) * shape.s_block +
+                         slot * shape.s_slot;
+      std::byte* object = slice.object + done * shape.slot_bytes();
+      for (std::uint64_t at = 0; at < strip; at += tile_slots) {
+        const std::uint64_t slots = std::min(tile_slots, strip - at);
+        tiles.push_back({.paged = paged + at * shape.s_slot,
+                         .object = object + at * shape.slot_bytes(),
+                         .bytes = slots * shape.slot_bytes(),
+                         .state = states[i]});
+      }
     }
     done += strip;
   }
@@ -67,12 +66,13 @@ std::vector<std::uint64_t> Copier::copy(const CopyRequest& request) {
   check_request(request);
   const CopyPlan plan(request, threads());
   const Stores stores = plan.bytes() >= streaming_bytes_min_ ? Stores::streaming : Stores::cached;
-  const SliceKernel kernel =
+  const TileKernel kernel =
       select_kernel(*request.layout, request.direction, stores, instructions_);
+  const TileOrder order(plan.shape(), kernel.piece_bytes);
 
   std::vector<std::uint64_t> slices(plan.slices());
   pool_.run(plan.groups(), plan.bytes() / kThreadBytesMin + 1,
-            [&](std::size_t group) { move_group(plan, group, kernel, slices); });
+            [&](std::size_t group) { move_group(plan, group, kernel.move, order, slices); });
   if (plan.slices_per_run() == 1) {
     return slices;
   }
@@ -91,36 +91,30 @@ std::vector<std::uint64_t> Copier::copy(const CopyRequest& request) {
   return runs;
 }
 
-void Copier::move_group(const CopyPlan& plan, std::uint64_t group, SliceKernel kernel,
-                        std::span<std::uint64_t> digests) const {
+void Copier::move_group(const CopyPlan& plan, std::uint64_t group, MoveTiles move,
+                        const TileOrder& order, std::span<std::uint64_t> digests) const {
   const std::uint64_t first = group * plan.slices_per_group();
   const std::uint64_t last = std::min(first + plan.slices_per_group(), plan.slices());
-  std::vector<Slice> moved;
-  std::vector<Ending> endings;
+  std::vector<Tile> tiles;
+  std::vector<Slice> side_by_side(plan.woven());
+  std::vector<std::uint64_t*> states(plan.woven());
   for (std::uint64_t place = first; place < last; place += plan.woven()) {
-    std::array<Slice, 2> side_by_side{};
-    for (std::uint64_t kv = 0; kv < plan.woven(); ++kv) {
-      const std::uint64_t index = plan.digest_index(place + kv);
+    for (std::uint64_t i = 0; i < plan.woven(); ++i) {
+      const std::uint64_t index = plan.digest_index(place + i);
       const CopyPlan::Part part = plan.part(index);
-      side_by_side.at(kv) = part.moved;
-      side_by_side.at(kv).state =
+      side_by_side[i] = part.moved;
+      states[i] = &digests[index];
+      digests[index] =
           digest_in_place(part.skipped, part.skipped_bytes, digest::kAllOnes, instructions_);
-      digests[index] = ~side_by_side.at(kv).state;
     }
-    if (side_by_side.front().slots == 0) {
-      continue;  // skipped, the one as well as the other
-    }
-    append(moved, std::span(side_by_side).first(plan.woven()), plan.shape());
-    for (std::uint64_t kv = 0; kv < plan.woven(); ++kv) {
-      endings.push_back(
-          {.slice = moved.size() - plan.woven() + kv, .digest = plan.digest_index(place + kv)});
-    }
+    append_tiles(tiles, side_by_side, states, plan.shape(), order.slots());
   }
-  if (!moved.empty()) {
-    kernel(plan.shape(), moved);
+  if (!tiles.empty()) {
+    move(order, tiles);
   }
-  for (const Ending& ending : endings) {
-    digests[ending.digest] = ~moved[ending.slice].state;
+  for (std::uint64_t place = first; place < last; ++place) {
+    std::uint64_t& digest = digests[plan.digest_index(place)];
+    digest = ~digest;
   }
 }
 

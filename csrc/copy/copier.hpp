@@ -54,7 +54,7 @@ class Copier {
  private:
   void require_usable() const;
   /// Digests, and moves, the slices of a group; one digest for each.
-  void move_group(const CopyPlan& plan, std::uint64_t group, SliceKernel kernel,
+  void move_group(const CopyPlan& plan, std::uint64_t group, MoveTiles move, const TileOrder& order,
                   std::span<std::uint64_t> digests) const;
 
   Instructions instructions_;

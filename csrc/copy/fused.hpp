@@ -1,7 +1,7 @@
 // The fused kernel, written once and compiled for each instruction set.
 //
 // Each vector is loaded once, stored once, and folded into the digest while it is in a register.
-// What limits it is memory, so paged blocks are asked for ahead of time (prefetch.hpp).
+// What limits it is memory, so paged blocks are asked for ahead of time (tile.hpp).
 //
 // The including file defines KV_FUSED_TARGET and a struct `Vector` in an unnamed namespace:
 //   kBytes, Register, Lanes (four registers, oldest first), Multiplier;
@@ -10,10 +10,9 @@
 
 #include <immintrin.h>
 
-#include <type_traits>
+#include <algorithm>
 
-#include "copy/cursor.hpp"
-#include "copy/prefetch.hpp"
+#include "copy/kernel.hpp"
 #include "core/digest_paths.hpp"
 
 #if !defined(KV_FUSED_TARGET)
@@ -24,6 +23,16 @@ namespace penstock::kernels {
 namespace {
 
 inline constexpr std::uint64_t kLanes = 4;
+
+/// Asks for a piece ahead of time. It is read once: not worth a place in the caches below the
+/// first.
+template <std::uint64_t kPieceBytes>
+inline void ask(const std::byte* piece) noexcept {
+  constexpr std::uint64_t kLineBytes = 64;
+  for (std::uint64_t at = 0; at < kPieceBytes; at += kLineBytes) {
+    __builtin_prefetch(piece + at, 0, 0);
+  }
+}
 
 /// Moves the vector at the same place of both sides, and returns it.
 template <Direction kDirection, Stores kStores>
@@ -39,68 +48,92 @@ KV_FUSED_TARGET inline Vector::Register move_vector(std::byte* paged, std::byte*
   return value;
 }
 
+/// Moves one piece, and folds it in place of the oldest lanes.
+template <Direction kDirection, Stores kStores, std::uint64_t kVectors>
+KV_FUSED_TARGET inline void move_piece(std::byte* paged, std::byte* object, Vector::Register by,
+                                       Vector::Register* oldest) noexcept {
+  for (std::uint64_t i = 0; i < kVectors; ++i) {
+    const Vector::Register value =
+        move_vector<kDirection, kStores>(paged + i * Vector::kBytes, object + i * Vector::kBytes);
+    oldest[i] = Vector::fold(oldest[i], by, value);
+  }
+}
+
 /// `kVectors` of a piece: 1, 2 or 4. A round is one vector for each lane.
-template <Direction kDirection, Stores kStores, std::uint64_t kVectors, typename PrefetcherT>
-KV_FUSED_TARGET std::uint64_t move_slice(const BlockShape& shape, const Slice& slice,
-                                         PrefetcherT& prefetcher) {
+template <Direction kDirection, Stores kStores, std::uint64_t kVectors>
+KV_FUSED_TARGET inline void move_tile(const TileOrder& order, const Tile& tile,
+                                      const std::byte* ahead, Vector::Lanes& lanes) noexcept {
   constexpr std::uint64_t kPieceBytes = kVectors * Vector::kBytes;
-  constexpr std::uint64_t kRoundBytes = kLanes * Vector::kBytes;
-  const std::uint64_t bytes = slice.slots * shape.slot_bytes();
-  ObjectWalk<kPieceBytes> paged(shape, slice);
-  std::byte* object = slice.object;
-
-  Vector::Lanes lanes = Vector::begin(state_before(slice));
+  constexpr std::uint64_t kRoundPieces = kLanes / kVectors;
+  const std::uint64_t* from = order.object_order();
+  const std::uint64_t* ask_for = order.memory_order();
+  std::byte* object = tile.object;
   const Vector::Register by = Vector::multiplier();
-  for (std::uint64_t round = bytes / kRoundBytes; round != 0; --round, object += kRoundBytes) {
-    for (std::uint64_t first = 0; first < kLanes; first += kVectors) {
-      prefetcher.step();
-      std::byte* piece = paged.next();
-      for (std::uint64_t i = 0; i < kVectors; ++i) {
-        const Vector::Register value = move_vector<kDirection, kStores>(
-            piece + i * Vector::kBytes, object + (first + i) * Vector::kBytes);
-        lanes.lane[first + i] = Vector::fold(lanes.lane[first + i], by, value);
-      }
+  const std::uint64_t pieces = tile.bytes / kPieceBytes;
+  const auto step = [&](Vector::Register* oldest) KV_FUSED_TARGET {
+    if constexpr (kDirection == Direction::to_objects) {
+      ask<kPieceBytes>(ahead + *ask_for);
+    }
+    move_piece<kDirection, kStores, kVectors>(tile.paged + *from, object, by, oldest);
+    ++from;
+    ++ask_for;
+    object += kPieceBytes;
+  };
+  Vector::Lanes held = lanes;
+  for (std::uint64_t round = pieces / kRoundPieces; round != 0; --round) {
+    for (std::uint64_t piece = 0; piece < kRoundPieces; ++piece) {
+      step(held.lane + piece * kVectors);
     }
   }
-  std::uint64_t state = Vector::finish(lanes);
-
   // Less than a round is left, which happens only where a piece is a vector or two.
-  for (std::uint64_t left = bytes % kRoundBytes; left != 0; left -= kPieceBytes) {
-    std::byte* piece = paged.next();
-    for (std::uint64_t i = 0; i < kVectors; ++i, object += Vector::kBytes) {
-      alignas(Vector::kBytes) std::byte moved[Vector::kBytes];
-      Vector::store(moved, move_vector<kDirection, kStores>(piece + i * Vector::kBytes, object));
-      state = digest::update_pclmul(state, moved, sizeof moved);
-    }
+  for (std::uint64_t left = pieces % kRoundPieces; left != 0; --left) {
+    step(held.lane);
+    std::rotate(held.lane, held.lane + kVectors % kLanes, held.lane + kLanes);
   }
-  if constexpr (kStores == Stores::streaming) {
-    _mm_sfence();
-  }
-  return state;
+  lanes = held;
 }
 
 template <Direction kDirection, Stores kStores, std::uint64_t kVectors>
-KV_FUSED_TARGET void move_slices(const BlockShape& shape, std::span<Slice> slices) {
+KV_FUSED_TARGET void move_tiles(const TileOrder& order, std::span<const Tile> tiles) {
   constexpr std::uint64_t kPieceBytes = kVectors * Vector::kBytes;
-  std::conditional_t<kDirection == Direction::to_objects, Prefetcher<kPieceBytes>, NoPrefetcher>
-      prefetcher(shape, slices);
-  for (Slice& slice : slices) {
-    slice.state = move_slice<kDirection, kStores, kVectors>(shape, slice, prefetcher);
+  const std::size_t ahead = std::min<std::size_t>(order.tiles_ahead(), tiles.size());
+  if constexpr (kDirection == Direction::to_objects) {
+    for (const Tile& tile : tiles.first(ahead)) {
+      for (std::uint64_t i = 0; i < tile.bytes / kPieceBytes; ++i) {
+        ask<kPieceBytes>(tile.paged + order.memory_order()[i]);
+      }
+    }
+  }
+  std::uint64_t* state = tiles.front().state;
+  Vector::Lanes lanes = Vector::begin(*state);
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    const Tile& tile = tiles[i];
+    if (tile.state != state) {
+      *state = Vector::finish(lanes);
+      state = tile.state;
+      lanes = Vector::begin(*state);
+    }
+    const Tile& later = i + ahead < tiles.size() ? tiles[i + ahead] : tile;
+    move_tile<kDirection, kStores, kVectors>(order, tile, later.paged, lanes);
+  }
+  *state = Vector::finish(lanes);
+  if constexpr (kStores == Stores::streaming) {
+    _mm_sfence();
   }
 }
 
 template <Direction kDirection, Stores kStores>
-SliceKernel for_run(std::uint64_t run_bytes) {
+TileKernel for_run(std::uint64_t run_bytes) {
   if (run_bytes % (4 * Vector::kBytes) == 0) {
-    return move_slices<kDirection, kStores, 4>;
+    return {.move = move_tiles<kDirection, kStores, 4>, .piece_bytes = 4 * Vector::kBytes};
   }
   if (run_bytes % (2 * Vector::kBytes) == 0) {
-    return move_slices<kDirection, kStores, 2>;
+    return {.move = move_tiles<kDirection, kStores, 2>, .piece_bytes = 2 * Vector::kBytes};
   }
-  return move_slices<kDirection, kStores, 1>;
+  return {.move = move_tiles<kDirection, kStores, 1>, .piece_bytes = Vector::kBytes};
 }
 
-SliceKernel fused(Direction direction, Stores stores, std::uint64_t run_bytes) {
+TileKernel fused(Direction direction, Stores stores, std::uint64_t run_bytes) {
   if (direction == Direction::to_objects) {
     return stores == Stores::streaming
                ? for_run<Direction::to_objects, Stores::streaming>(run_bytes)

@@ -11,10 +11,6 @@ namespace {
 
 using Update = std::uint64_t (*)(std::uint64_t, const std::byte*, std::size_t);
 
-/// What the portable kernel moves before it digests it: small enough to be in the first cache
-/// still.
-constexpr std::uint64_t kTileBytes = std::uint64_t{16} << 10;
-
 /// Words of 8, then 4, 2 and 1 bytes, behind what goes in pieces of 16. The sizes are constants, so
 /// these are plain moves and no calls.
 inline void copy_words(std::byte* destination, const std::byte* source,
@@ -45,51 +41,29 @@ inline void copy_piece(std::byte* destination, const std::byte* source,
   }
 }
 
-/// Any head run, on any CPU: tiles are moved first and digested, on the object's side, while they
-/// are in the cache.
+/// Any head run, on any CPU: a tile is moved first and digested, on the object's side, while it is
+/// in the cache.
 template <Direction kDirection, Update kUpdate>
-std::uint64_t move_slice_portable(const BlockShape& shape, const Slice& slice) {
-  std::uint64_t state = state_before(slice);
-  std::byte* object = slice.object;
-  std::byte* digested = slice.object;
-  const auto digest_so_far = [&](std::uint64_t at_least) {
-    const auto pending = static_cast<std::uint64_t>(object - digested);
-    if (pending >= at_least) {
-      state = kUpdate(state, digested, pending);
-      digested = object;
-    }
-  };
-  for (std::uint64_t slot = slice.first_slot; slot < slice.first_slot + slice.slots; ++slot) {
-    const auto id = static_cast<std::uint64_t>(slice.block_ids[slot / shape.slots]);
-    std::byte* run = slice.base + id * shape.s_block + slot % shape.slots * shape.s_slot;
-    for (std::uint64_t head = 0; head < shape.heads; ++head, run += shape.s_head) {
-      for (std::uint64_t at = 0; at < shape.run_bytes; at += kTileBytes) {
-        const std::uint64_t bytes = std::min(kTileBytes, shape.run_bytes - at);
-        if constexpr (kDirection == Direction::to_objects) {
-          copy_piece(object, run + at, bytes);
-        } else {
-          copy_piece(run + at, object, bytes);
-        }
-        object += bytes;
-        digest_so_far(kTileBytes);
+void move_tiles_portable(const TileOrder& order, std::span<const Tile> tiles) {
+  for (const Tile& tile : tiles) {
+    const std::uint64_t* offset = order.object_order();
+    for (std::uint64_t done = 0; done < tile.bytes; done += order.piece_bytes(), ++offset) {
+      if constexpr (kDirection == Direction::to_objects) {
+        copy_piece(tile.object + done, tile.paged + *offset, order.piece_bytes());
+      } else {
+        copy_piece(tile.paged + *offset, tile.object + done, order.piece_bytes());
       }
     }
-  }
-  digest_so_far(1);
-  return state;
-}
-
-template <Direction kDirection, Update kUpdate>
-void move_slices_portable(const BlockShape& shape, std::span<Slice> slices) {
-  for (Slice& slice : slices) {
-    slice.state = move_slice_portable<kDirection, kUpdate>(shape, slice);
+    *tile.state = kUpdate(*tile.state, tile.object, tile.bytes);
   }
 }
 
 template <Update kUpdate>
-SliceKernel portable_for(Direction direction) {
-  return direction == Direction::to_objects ? move_slices_portable<Direction::to_objects, kUpdate>
-                                            : move_slices_portable<Direction::to_paged, kUpdate>;
+TileKernel portable_for(Direction direction, std::uint64_t run_bytes) {
+  return {.move = direction == Direction::to_objects
+                      ? move_tiles_portable<Direction::to_objects, kUpdate>
+                      : move_tiles_portable<Direction::to_paged, kUpdate>,
+          .piece_bytes = run_bytes};
 }
 
 }  // namespace
@@ -102,22 +76,22 @@ Instructions widest_instructions() noexcept {
   return cpu.pclmul ? Instructions::pclmul : Instructions::portable;
 }
 
-SliceKernel kernels::portable(Direction direction, Instructions digest) {
+TileKernel kernels::portable(Direction direction, std::uint64_t run_bytes, Instructions digest) {
 #if defined(__x86_64__)
   if (digest == Instructions::vpclmul512) {
-    return portable_for<digest::update_vpclmul512>(direction);
+    return portable_for<digest::update_vpclmul512>(direction, run_bytes);
   }
   if (digest == Instructions::pclmul) {
-    return portable_for<digest::update_pclmul>(direction);
+    return portable_for<digest::update_pclmul>(direction, run_bytes);
   }
 #else
   static_cast<void>(digest);
 #endif
-  return portable_for<digest::update_table>(direction);
+  return portable_for<digest::update_table>(direction, run_bytes);
 }
 
-SliceKernel select_kernel(const PagedLayout& layout, Direction direction, Stores stores,
-                          Instructions instructions) {
+TileKernel select_kernel(const PagedLayout& layout, Direction direction, Stores stores,
+                         Instructions instructions) {
 #if defined(__x86_64__)
   const std::uint64_t run_bytes = layout.shape().run_bytes;
   const auto stores_at = [&](std::uint64_t step) {
@@ -132,10 +106,9 @@ SliceKernel select_kernel(const PagedLayout& layout, Direction direction, Stores
     return kernels::pclmul(direction, stores_at(kernels::kStepPclmul), run_bytes);
   }
 #else
-  static_cast<void>(layout);
   static_cast<void>(stores);
 #endif
-  return kernels::portable(direction, instructions);
+  return kernels::portable(direction, layout.shape().run_bytes, instructions);
 }
 
 std::uint64_t digest_in_place(const std::byte* data, std::uint64_t bytes, std::uint64_t state,

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "copy/layout.hpp"
+#include "copy/tile.hpp"
 
 namespace penstock {
 
@@ -26,31 +27,27 @@ enum class Instructions : std::uint8_t { portable, pclmul, vpclmul512 };
 /// The widest that this CPU has.
 [[nodiscard]] Instructions widest_instructions() noexcept;
 
-/// Consecutive slots of one (layer, kv) run.
-struct Slice {
-  std::byte* base;                // of the layer and component
-  std::byte* object;              // where the first slot is in the object
-  const std::int64_t* block_ids;  // of the whole run; all within the layout
-  std::uint64_t first_slot;       // counted from the start of the run
-  std::uint64_t slots;            // at least one
-  std::uint64_t state;            // the digest register, which is continued over the slice's bytes
-  std::uint64_t continues =
-      0;  // how many slices back the register comes from instead; 0: it does not
+/// Consecutive slots of one block: at most as many as a tile of the order has.
+struct Tile {
+  std::byte* paged;      // where its first slot is
+  std::byte* object;     // and where that is in the object
+  std::uint64_t bytes;   // at least one slot
+  std::uint64_t* state;  // the digest register, which is continued over the tile's bytes
 };
 
-/// The register that a slice of a group continues.
-[[nodiscard]] inline std::uint64_t state_before(const Slice& slice) noexcept {
-  return slice.continues == 0 ? slice.state : (&slice - slice.continues)->state;
-}
+/// Moves tiles one after the other.
+using MoveTiles = void (*)(const TileOrder&, std::span<const Tile>);
 
-/// Moves slices one after the other, each in object order.
-using SliceKernel = void (*)(const BlockShape&, std::span<Slice>);
+struct TileKernel {
+  MoveTiles move;
+  std::uint64_t piece_bytes;  // that the order must have
+};
 
 /// The fastest kernel whose instructions are allowed and whose step divides the head runs.
 /// Streaming is dropped where the destination is not aligned for it. `instructions` must be
 /// available here.
-[[nodiscard]] SliceKernel select_kernel(const PagedLayout& layout, Direction direction,
-                                        Stores stores, Instructions instructions);
+[[nodiscard]] TileKernel select_kernel(const PagedLayout& layout, Direction direction,
+                                       Stores stores, Instructions instructions);
 
 /// Continues the digest register over bytes that stay where they are.
 [[nodiscard]] std::uint64_t digest_in_place(const std::byte* data, std::uint64_t bytes,
@@ -62,10 +59,11 @@ namespace kernels {
 inline constexpr std::uint64_t kStepPclmul = 16;
 inline constexpr std::uint64_t kStepVpclmul512 = 64;
 
-[[nodiscard]] SliceKernel portable(Direction direction, Instructions digest);
+[[nodiscard]] TileKernel portable(Direction direction, std::uint64_t run_bytes,
+                                  Instructions digest);
 #if defined(__x86_64__)
-[[nodiscard]] SliceKernel pclmul(Direction direction, Stores stores, std::uint64_t run_bytes);
-[[nodiscard]] SliceKernel vpclmul512(Direction direction, Stores stores, std::uint64_t run_bytes);
+[[nodiscard]] TileKernel pclmul(Direction direction, Stores stores, std::uint64_t run_bytes);
+[[nodiscard]] TileKernel vpclmul512(Direction direction, Stores stores, std::uint64_t run_bytes);
 #endif
 
 }  // namespace kernels

@@ -42,7 +42,7 @@ struct Vector {
 
 namespace penstock::kernels {
 
-SliceKernel pclmul(Direction direction, Stores stores, std::uint64_t run_bytes) {
+TileKernel pclmul(Direction direction, Stores stores, std::uint64_t run_bytes) {
   return fused(direction, stores, run_bytes);
 }
 

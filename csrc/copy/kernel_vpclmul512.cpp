@@ -42,7 +42,7 @@ struct Vector {
 
 namespace penstock::kernels {
 
-SliceKernel vpclmul512(Direction direction, Stores stores, std::uint64_t run_bytes) {
+TileKernel vpclmul512(Direction direction, Stores stores, std::uint64_t run_bytes) {
   return fused(direction, stores, run_bytes);
 }
 

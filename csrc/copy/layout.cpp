@@ -84,9 +84,9 @@ void check_bases(const LayoutRecord& record, std::uint64_t extent) {
 }
 
 /// Joins heads that touch, then slots that touch. A single long run is cut into slots again, by
-/// halves, so that several threads can share it.
+/// halves, so that it is asked for in steps and several threads can share it.
 BlockShape joined_shape(const LayoutRecord& record) {
-  constexpr std::uint64_t kLongRunBytes = std::uint64_t{128} << 10;
+  constexpr std::uint64_t kLongRunBytes = std::uint64_t{16} << 10;
   constexpr std::uint64_t kCutBytes = 256;
   BlockShape shape{.slots = record.block_slots,
                    .heads = record.heads,

@@ -82,8 +82,7 @@ CopyPlan::Part CopyPlan::part(std::uint64_t digest_index) const {
               .object = run_start + moved_from * slot_bytes_,
               .block_ids = request_.block_ids.data() + blocks_before,
               .first_slot = moved_from,
-              .slots = last - moved_from,
-              .state = 0}};
+              .slots = last - moved_from}};
 }
 
 }  // namespace penstock

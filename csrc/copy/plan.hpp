@@ -7,6 +7,15 @@
 
 namespace penstock {
 
+/// Consecutive slots of one (layer, kv) run.
+struct Slice {
+  std::byte* base;                // of the layer and component
+  std::byte* object;              // where the first slot is in the object
+  const std::int64_t* block_ids;  // of the whole run; all within the layout
+  std::uint64_t first_slot;       // counted from the start of the run
+  std::uint64_t slots;
+};
+
 /// Runs are cut by slots, all runs of a call alike, and every slice has a digest: [run][slice]. A
 /// thread takes a group of slices at a time, so that many small ones are moved at the speed of few
 /// large ones. Where K and V of a block are neighbours in memory, a group takes both in turn, block

@@ -32,7 +32,11 @@ class Memory {
     return reinterpret_cast<std::uint64_t>(memory_.get());
   }
   [[nodiscard]] std::size_t size() const { return bytes_; }
-  [[nodiscard]] std::vector<std::byte> copy() const { return {data(), data() + bytes_}; }
+  [[nodiscard]] std::vector<std::byte> copy() const {
+    std::vector<std::byte> bytes(bytes_);
+    std::memcpy(bytes.data(), data(), bytes_);
+    return bytes;
+  }
   void fill(std::uint64_t seed) const {
     std::mt19937_64 random(seed);
     for (std::size_t i = 0; i < bytes_; i += sizeof(std::uint64_t)) {

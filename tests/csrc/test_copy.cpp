@@ -146,6 +146,32 @@ TEST_CASE(runs_that_are_split_over_threads_join_to_one_digest) {
   }
 }
 
+TEST_CASE(blocks_far_smaller_and_larger_than_a_tile_are_moved_whole) {
+  std::uint64_t seed = 2000;
+  for (const auto instructions : available()) {
+    Copier copier({.threads = 2, .streaming_bytes_min = 1, .instructions = instructions});
+    for (const std::uint64_t block_slots : {1U, 2U, 31U, 100U, 128U}) {
+      for (const std::uint64_t head_bytes : {64U, 128U, 144U, 256U}) {
+        for (const auto order : {Order::slots_first, Order::heads_first}) {
+          Scene scene;
+          scene.geometry = {.layers = 2,
+                            .blocks = 50,
+                            .block_slots = block_slots,
+                            .heads = 5,
+                            .head_bytes = head_bytes,
+                            .padding = 256,
+                            .order = order};
+          scene.object_blocks = block_slots < 31 ? 25 : 3;
+          scene.layers = {.first = 0, .last = 2};
+          scene.skip_blocks = 1;
+          compare(copier, scene, Direction::to_objects, ++seed);
+          compare(copier, scene, Direction::to_paged, ++seed);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE(an_opaque_state_is_one_long_run_that_threads_share) {
   Copier copier({.threads = 2, .streaming_bytes_min = 1});
   for (const std::uint64_t bytes : {512U << 10, (512U << 10) + 12}) {

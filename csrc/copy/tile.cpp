@@ -1,0 +1,41 @@
+#include "copy/tile.hpp"
+
+#include <algorithm>
+
+namespace penstock {
+namespace {
+
+/// Half of a first cache would be less, but blocks of this size are read best as they lie (seen
+/// with heads outermost: 0.95 of a plain copy as a whole, 0.70 in halves).
+constexpr std::uint64_t kWholeBlockBytesMax = std::uint64_t{32} << 10;
+constexpr std::uint64_t kTileBytes = std::uint64_t{16} << 10;
+
+/// Memory answers within the time that this takes to move.
+constexpr std::uint64_t kAheadBytes = std::uint64_t{16} << 10;
+
+std::uint64_t tile_slots(const BlockShape& shape) noexcept {
+  return shape.block_bytes() <= kWholeBlockBytesMax
+             ? shape.slots
+             : std::clamp<std::uint64_t>(kTileBytes / shape.slot_bytes(), 1, shape.slots);
+}
+
+}  // namespace
+
+TileOrder::TileOrder(const BlockShape& shape, std::uint64_t piece_bytes)
+    : slots_(tile_slots(shape)),
+      piece_bytes_(piece_bytes),
+      tiles_ahead_(std::max<std::uint64_t>(kAheadBytes / (slots_ * shape.slot_bytes()), 1)) {
+  object_order_.reserve(slots_ * shape.slot_bytes() / piece_bytes);
+  for (std::uint64_t slot = 0; slot < slots_; ++slot) {
+    for (std::uint64_t head = 0; head < shape.heads; ++head) {
+      const std::uint64_t run = slot * shape.s_slot + head * shape.s_head;
+      for (std::uint64_t at = 0; at < shape.run_bytes; at += piece_bytes) {
+        object_order_.push_back(run + at);
+      }
+    }
+  }
+  memory_order_ = object_order_;
+  std::ranges::sort(memory_order_);
+}
+
+}  // namespace penstock

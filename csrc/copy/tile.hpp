@@ -1,0 +1,44 @@
+// The order in which the head runs of a block are visited.
+//
+// A block is taken in tiles: some consecutive slots with all their heads, small enough that two of
+// them stay in the first cache. A tile is moved in the order of the object while one a few KiB
+// further on is asked for in the order of memory: engines scatter blocks, and where heads are
+// outermost the CPU's own prefetcher loses its way in the object's order.
+//
+// Both orders are the same in every tile, so they are laid down once per call, as offsets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "copy/layout.hpp"
+
+namespace penstock {
+
+class TileOrder {
+ public:
+  /// `piece_bytes`, what a kernel moves in one go, divides the head runs of `shape`.
+  TileOrder(const BlockShape& shape, std::uint64_t piece_bytes);
+
+  [[nodiscard]] std::uint64_t slots() const noexcept { return slots_; }
+  [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
+
+  /// Where each piece lies, from the first slot of the tile. Fewer slots are the first so many of
+  /// them.
+  [[nodiscard]] const std::uint64_t* object_order() const noexcept { return object_order_.data(); }
+  /// The same, lowest address first.
+  [[nodiscard]] const std::uint64_t* memory_order() const noexcept { return memory_order_.data(); }
+
+  /// How many tiles ahead of the moves a tile is asked for.
+  [[nodiscard]] std::uint64_t tiles_ahead() const noexcept { return tiles_ahead_; }
+
+ private:
+  std::uint64_t slots_;
+  std::uint64_t piece_bytes_;
+  std::uint64_t tiles_ahead_;
+  std::vector<std::uint64_t> object_order_;
+  std::vector<std::uint64_t> memory_order_;
+};
+
+}  // namespace penstock
