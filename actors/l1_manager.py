@@ -122,6 +122,8 @@ class L1Manager(l1.L1Manager):
         self,
         msg: l1.AddGeometry
         | l1.Attach
+        | l1.OrphanSome
+        | l1.EndSome
         | l1.StreamLost
         | l1.ProcessGone
         | l1.GiveUp
@@ -133,6 +135,10 @@ class L1Manager(l1.L1Manager):
             case l1.Attach():
                 self._table.attach(msg.session, instance=msg.instance)
                 return answer(msg, None)
+            case l1.OrphanSome():
+                return answer(msg, self._table.orphan_some(msg.session, msg.objects_max))
+            case l1.EndSome():
+                return answer(msg, self._table.end_some(msg.session, msg.objects_max))
             case l1.StreamLost():
                 return answer(msg, self._after_loss(self._table.stream_lost(msg.session)))
             case l1.ProcessGone():

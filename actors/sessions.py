@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
+from anyio.lowlevel import checkpoint
+
 from penstock.actors.api import gateway, l1, session
 from penstock.actors.api.types import Epoch, GeometryId, SessionId
 from penstock.actors.arena_door import ArenaDoor
@@ -26,6 +28,7 @@ from penstock.runtime.message import Msg, answer
 from penstock.runtime.ref import Ref
 
 R = TypeVar("R")
+STEP_OBJECTS_MAX = 4096  # of a leaver's leases, in one step of the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +131,12 @@ class Sessions(session.Sessions):
         if former is None:
             return  # its process was proven gone before its stream ended, or it was resumed
         # Refused, it may still hold leases: then only its process's end frees their memory.
+        await self._insist_in_steps(l1.OrphanSome(ended, STEP_OBJECTS_MAX))
         left = await self._insist(l1.StreamLost(ended), 1)
         await hazard("sessions.after_stream_lost")
         if self._attachments.lose(former, leases_left=left):
             self._door.dismiss(ended)
+            await self._insist_in_steps(l1.EndSome(ended, STEP_OBJECTS_MAX))
             await self._insist(l1.ProcessGone(ended), 0)
             self._log.info("detached", session=ended, client=former.client)
         else:
@@ -144,7 +149,8 @@ class Sessions(session.Sessions):
             return
         self._end_stream(former, "its process is gone")
         self._attachments.forget(former)
-        leases = await self._insist(l1.ProcessGone(exited), 0)
+        leases = await self._insist_in_steps(l1.EndSome(exited, STEP_OBJECTS_MAX))
+        leases += await self._insist(l1.ProcessGone(exited), 0)
         self._log.info("process_gone", session=exited, client=former.client, leases_freed=leases)
         await self._end_instance(former)
 
@@ -152,6 +158,15 @@ class Sessions(session.Sessions):
         """Nobody is left who could use the instance's tickets: their pins go."""
         if self._attachments.is_over(former.instance):
             await self._insist(l1.InstanceGone(former.instance), None)
+
+    async def _insist_in_steps(self, step: l1.OrphanSome | l1.EndSome) -> int:
+        """Until nothing is left to do, between other work of the loop. How many leases that were."""
+        leases = 0
+        while some := await self._insist(step, 0):
+            leases += some
+            await hazard("sessions.between_steps")
+            await checkpoint()  # an ask of an idle L1 manager is no turn of the loop
+        return leases
 
     async def _insist(self, msg: Msg[l1.L1Manager, R], otherwise: R) -> R:
         """Ask L1 on behalf of somebody who has left, and to whom no refusal can be told: an end goes on to its end.

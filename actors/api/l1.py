@@ -123,6 +123,23 @@ class StreamLost(Msg["L1Manager", int]):
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanSome(Msg["L1Manager", int]):
+    """One bounded step of StreamLost, which must follow: leases of about so many objects. Answers how many leases;
+    0 when none is left."""
+
+    session: SessionId
+    objects_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndSome(Msg["L1Manager", int]):
+    """The same of ProcessGone and GiveUp."""
+
+    session: SessionId
+    objects_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessGone(Msg["L1Manager", int]):
     """The process is proven dead (or proven never to have mapped the arena). Answers the leases ended."""
 
@@ -271,7 +288,7 @@ class Measure(Msg["L1Manager", Usage]):
 
 
 Message = (
-    AddGeometry | Attach | StreamLost | ProcessGone | GiveUp | InstanceGone
+    AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | InstanceGone
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
     | Reserve | Commit | Abort | Evict | TakePressure | Measure
 )  # fmt: skip

@@ -389,6 +389,14 @@ class Table:
     def give_up(self, session: int) -> int:
         """Its living owner touches nothing of it any more: as process_gone."""
 
+    def orphan_some(self, session: int, objects_max: int) -> int:
+        """A step of `stream_lost`: orphan leases until they had so many objects, and one at least.
+        Returns how many; 0 when none is left. No lease may be made for it between the steps.
+        """
+
+    def end_some(self, session: int, objects_max: int) -> int:
+        """The same of `process_gone` and `give_up`: end leases."""
+
     def instance_gone(self, instance: int) -> int:
         """Close the instance's tickets; returns how many. Its sessions stay until each is gone."""
 

@@ -311,6 +311,9 @@ void bind_life(py::class_<Table>& table) {
       .def("stream_lost", &Table::stream_lost, "session"_a, "Orphan all its leases.")
       .def("process_gone", &Table::session_over, "session"_a, "Proven dead: all of it is free.")
       .def("give_up", &Table::session_over, "session"_a, "Its living owner touches it no more.")
+      .def("orphan_some", &Table::orphan_some, "session"_a, "objects_max"_a,
+           "A step of stream_lost.")
+      .def("end_some", &Table::end_some, "session"_a, "objects_max"_a, "A step of process_gone.")
       .def("instance_gone", &Table::instance_gone, "instance"_a, "Close its tickets.")
       .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "chunks_max"_a = UINT32_MAX, "now"_a,
            "Free leaves by policy.")

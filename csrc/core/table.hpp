@@ -142,6 +142,10 @@ class Table {
   // Its process is proven dead, or its living owner touches nothing of it any more: the same to the
   // table.
   std::uint32_t session_over(std::uint64_t session);
+  // One step of either: leases until they had `objects_max` objects, and one at least. How many; 0
+  // when none is left. No lease may be made for the session between the steps.
+  std::uint32_t orphan_some(std::uint64_t session, std::uint32_t objects_max);
+  std::uint32_t end_some(std::uint64_t session, std::uint32_t objects_max);
   std::uint32_t instance_gone(std::uint64_t instance);
   // At most `chunks_max` chunks, however little they free.
   Evicted evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now);

@@ -37,6 +37,41 @@ std::uint32_t Table::stream_lost(std::uint64_t id) {
   return left;
 }
 
+std::uint32_t Table::orphan_some(std::uint64_t id, std::uint32_t objects_max) {
+  begin();
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return 0;
+  std::uint32_t orphaned = 0;
+  std::size_t objects = 0;
+  for (BookId place = found->second.first_lease; place != kNoBookId;) {
+    const Lease& lease = leases_[place];
+    const BookId next = lease.next;
+    if (!lease.overdue) {
+      if (orphaned > 0 && objects >= objects_max) break;
+      objects += lease.objects.size();
+      make_overdue(place);
+      ++orphaned;
+    }
+    place = next;
+  }
+  return orphaned;
+}
+
+std::uint32_t Table::end_some(std::uint64_t id, std::uint32_t objects_max) {
+  begin();
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return 0;
+  const Session& session = found->second;
+  std::uint32_t ended = 0;
+  std::size_t objects = 0;
+  while (session.first_lease != kNoBookId && (ended == 0 || objects < objects_max)) {
+    objects += leases_[session.first_lease].objects.size();
+    end_lease(session.first_lease);
+    ++ended;
+  }
+  return ended;
+}
+
 std::uint32_t Table::session_over(std::uint64_t id) {
   begin();
   const auto found = sessions_.find(id);

@@ -293,3 +293,24 @@ def test_a_gateway_that_has_stopped_keeps_no_session_from_ending(seed: int) -> N
         assert keeper.l1.of(l1.ProcessGone)
 
     keep(seed, scene)
+
+
+@SEEDS
+def test_a_process_that_held_much_is_ended_in_steps(seed: int) -> None:
+    """DESIGN 9: others are served between them. Seen to fail: 28 ms in one step of the loop."""
+
+    async def scene(keeper: Keeper) -> None:
+        attached = await keeper.attach(b"1" * 32)
+        await keeper.ref.ask(session.Enter(b"1" * 32), within=5)
+        for kind in (l1.OrphanSome, l1.EndSome):
+            left = iter((4, 4, 1, 0))
+            keeper.l1.answers[kind] = lambda _, left=left: next(left)
+        await keeper.end_stream(attached, held=9)
+        keeper.ref.tell_nowait(session.ProcessExited(attached.session))
+        assert await keeper.count() == 0
+        assert len(keeper.l1.of(l1.OrphanSome)) == len(keeper.l1.of(l1.EndSome)) == 4
+        heard = [type(msg) for msg in keeper.l1.recorder.heard]
+        assert heard.index(l1.OrphanSome) < heard.index(l1.StreamLost) < heard.index(l1.EndSome)
+        assert heard.index(l1.ProcessGone) > heard.index(l1.EndSome) + 3
+
+    keep(seed, scene)

@@ -71,6 +71,8 @@ def fake_l1() -> Fake:
     answers: Answers = {
         l1.AddGeometry: lambda _: GeometryId(1),
         l1.StreamLost: lambda _: 0,
+        l1.OrphanSome: lambda _: 0,
+        l1.EndSome: lambda _: 0,
         l1.ProcessGone: lambda _: 0,
         l1.GiveUp: lambda _: 0,
         l1.Peek: lambda msg: len(msg.keys) // 32,

@@ -237,3 +237,26 @@ def test_a_tenant_cannot_fill_the_cache() -> None:
     rig.table.set_quota(1, 0)
     assert rig.answers(prompt("x", 2), tenant=1) == [Answer.GRANTED] * 2
     rig.table.validate()
+
+
+def test_a_session_may_be_ended_in_steps() -> None:
+    """B5, DESIGN 9: a process that held very much is ended lease by lease, to the same effect as at once."""
+    rig = TableRig()
+    for name in "abcde":
+        rig.reserve(prompt(name, 3))
+    rig.put(prompt("read", 2))
+    rig.read(prompt("read", 2))
+    steps = [rig.table.orphan_some(1, 6) for _ in range(4)]
+    assert (sum(steps), steps[-1], max(steps)) == (6, 0, 3)
+    rig.table.validate()
+    assert rig.table.stream_lost(1) == 6
+    assert rig.table.statistics().bytes_quarantined == 15 * PAGE_BYTES
+    assert rig.table.end_some(1, 1) == 1
+    rig.table.validate()
+    ended = [rig.table.end_some(1, 6) for _ in range(4)]
+    assert (sum(ended), ended[-1]) == (5, 0)
+    assert rig.table.process_gone(1) == 0
+    assert rig.table.statistics().bytes_quarantined == 0
+    for over in (1, 77):
+        assert rig.table.orphan_some(over, 1) == rig.table.end_some(over, 1) == 0
+    rig.table.validate()
