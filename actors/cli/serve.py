@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -20,7 +21,8 @@ from penstock.actors.node import Node
 from penstock.runtime.config import load_config, read_scalar
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.log import JsonFormatter, Log, TextFormatter, write_logs
-from penstock.runtime.watchdog import SlowStep, Watchdog
+from penstock.runtime.slow_steps import SlowSteps
+from penstock.runtime.watchdog import STEP_MS_MAX, Watchdog
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -42,16 +44,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     formatter = JsonFormatter() if args.log_json else TextFormatter()
     write_logs(sys.stderr, level=logging.INFO, formatter=formatter)
-    config = load_config(
-        NodeConfig, args.config, env=os.environ, overrides=dict(map(_override, args.set))
-    )
+    config = load_config(NodeConfig, args.config, env=os.environ, overrides=_overrides(args.set))
     _take_descriptors()
-    log = Log("loop")
-
-    def report(step: SlowStep) -> None:
-        log.warning("slow_step", name=step.name, took_ms=round(step.took_ms, 1))
-
-    anyio.run(_serve, config, args.ready_fd, Watchdog(clock=time.perf_counter, on_slow=report))
+    anyio.run(_serve, config, args.ready_fd)
     return 0
 
 
@@ -61,8 +56,9 @@ def _take_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
 
 
-async def _serve(config: NodeConfig, ready_fd: int | None, watchdog: Watchdog) -> None:
+async def _serve(config: NodeConfig, ready_fd: int | None) -> None:
     async with Node.run(config) as node, anyio.create_task_group() as tasks:
+        watchdog = _watchdog(node)
         gc.collect()
         gc.freeze()  # what a started node holds is not garbage: collections stay short
         if ready_fd is not None:
@@ -71,6 +67,14 @@ async def _serve(config: NodeConfig, ready_fd: int | None, watchdog: Watchdog) -
         with watchdog.watching():
             await node.wait_stopping()
         tasks.cancel_scope.cancel()
+
+
+def _watchdog(node: Node) -> Watchdog:
+    counter = node.telemetry.counter(
+        "loop_slow_steps", f"Steps of the event loop that took longer than {STEP_MS_MAX:g} ms."
+    )
+    told = SlowSteps(counter, Log("loop"), clock=time.monotonic)
+    return Watchdog(clock=time.perf_counter, on_slow=told)
 
 
 async def _obey_signals(node: Node) -> None:
@@ -91,6 +95,16 @@ async def _drain(node: Node) -> None:
 def _tell_ready(fd: int, address: str) -> None:
     with os.fdopen(fd, "w") as pipe:
         pipe.write(address + "\n")
+
+
+def _overrides(given: Sequence[str]) -> dict[str, object]:
+    """Raises ConfigError for a key that is set twice: which of the two was meant, nobody can know."""
+    overrides: dict[str, object] = {}
+    for key, value in map(_override, given):
+        if key in overrides:
+            raise ConfigError(key, "--set gives it twice: keep one of them")
+        overrides[key] = value
+    return overrides
 
 
 def _override(text: str) -> tuple[str, object]:
