@@ -29,6 +29,13 @@ demo: setup
 test: setup
 	@cd tests && ../$(BIN)/python -m pytest .
 
+BENCHMARKS := actors copy gateway l1 node
+
+# One at a time: each takes the machine for itself. Numbers as JSON in build/bench/.
+bench: setup
+	@mkdir -p build/bench
+	@cd tests/bench && for one in $(BENCHMARKS); do ../../$(BIN)/python $$one.py --json ../../build/bench/$$one.json || exit 1; done
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

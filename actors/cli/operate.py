@@ -39,8 +39,20 @@ def call(
     def unreachable(problem: str) -> NodeUnreachable:
         return NodeUnreachable(f"{args.address}: {problem}")
 
-    with mapped({grpc.RpcError: unreachable, OSError: unreachable}), _channel(args) as channel:
-        return method(channel)(request, timeout=within, metadata=_metadata(args))
+    with mapped({OSError: unreachable}), _channel(args) as channel:
+        try:
+            return method(channel)(request, timeout=within, metadata=_metadata(args))
+        except grpc.RpcError as error:
+            raise unreachable(_sentence(error)) from None
+
+
+def _sentence(error: object) -> str:
+    """What a call's status says, without gRPC's own record of it."""
+    if not isinstance(error, grpc.Call):
+        return str(error)
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return f"no node answers there; is it running? ({error.details()})"
+    return f"{error.details()} ({error.code().name})"
 
 
 def _channel(args: argparse.Namespace) -> grpc.Channel:
