@@ -9,6 +9,7 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from penstock.runtime.errors import ConfigError
 
@@ -59,7 +60,8 @@ class UnixAddress:
     path: Path
 
     def target(self) -> str:
-        return f"unix:{self.path}"
+        # gRPC reads what follows as part of a URI: a %, ? or # in it would mean something else.
+        return f"unix:{quote(str(self.path))}"
 
 
 @dataclass(frozen=True, slots=True)
