@@ -45,6 +45,9 @@ class TenantQuota(Config, frozen=True):
     salt: str
     bytes: ByteSize
 
+    def __repr__(self) -> str:
+        return f"TenantQuota(salt=***, bytes={self.bytes!r})"
+
 
 class L1Config(Config, frozen=True):
     """Host memory."""
@@ -124,7 +127,7 @@ class GatewayConfig(Config, frozen=True):
     message_max: ByteSize = ByteSize(
         4 * MIB
     )  # one request; larger ones are refused, the stream lives on
-    transport_message_max: ByteSize = ByteSize(64 * MIB)  # beyond this gRPC ends the call
+    transport_message_max: ByteSize = ByteSize(5 * MIB)  # beyond this gRPC ends the call
     chunks_max: Count = 16384  # in one prompt
     objects_max: Count = (
         16384  # in one request; a session's chunks_max is at most this by its number of groups
@@ -140,6 +143,7 @@ class GatewayConfig(Config, frozen=True):
     stall: Seconds = Seconds(10)  # a client that reads nothing for this long loses its stream
     hello_within: Seconds = Seconds(5)
     outgoing_max: Count = 1024  # replies waiting on one stream
+    outgoing_bytes: ByteSize = ByteSize(4 * MIB)  # of them together; beyond, nothing more is read
     streams_max: Count = 4096
     kept_prompts: ByteSize = ByteSize(1 * MIB)  # keys remembered per session for deltas
     keepalive: Seconds = Seconds(20)
@@ -199,3 +203,9 @@ class NodeConfig(Config, frozen=True):
             address = _parse("metrics_address", self.metrics_address)
             if not isinstance(address, TcpAddress):
                 raise ConfigError("metrics_address", f"{self.metrics_address!r} is not host:port")
+            if not address.is_loopback:
+                raise ConfigError(
+                    "metrics_address",
+                    f"{address.target()} can be reached from other machines, and the endpoint asks for"
+                    " no token: listen on 127.0.0.1, or read `penstock status --metrics`",
+                )

@@ -68,6 +68,11 @@ def oversized(raw: bytes, *, bytes_max: int) -> engine_pb2.SessionReply:
     return engine_pb2.SessionReply(correlation_id=correlation_of(raw), error=refusal(error))
 
 
+def refused_unparsed(raw: bytes, error: PenstockError) -> engine_pb2.SessionReply:
+    """The reply to a message that a look at its bytes refused."""
+    return engine_pb2.SessionReply(correlation_id=correlation_of(raw), error=refusal(error))
+
+
 def correlation_of(raw: bytes) -> int:
     """The correlation id of a message that cannot or must not be parsed; 0 when it does not come first.
 

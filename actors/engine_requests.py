@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from penstock.actors.api import eviction, gateway, l1, session
@@ -27,6 +29,7 @@ from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.actors.stat_codec import stat_reply
 from penstock.protos import engine_pb2
+from penstock.runtime.errors import ActorStopped, MailboxFull
 from penstock.runtime.ref import Ref
 
 Later = Coroutine[Any, Any, None]
@@ -61,9 +64,12 @@ class EngineRequests:
         limits: GatewayLimits,
         *,
         epoch: bytes,
+        fits: bool = True,
     ) -> None:
+        """`fits`: one chunk's objects are not larger than the arena. Otherwise no eviction makes room for them."""
         self._attached = attached
         self._slots = slots
+        self._fits = fits
         self._prompts = prompts
         self._to = neighbours
         self._limits = limits
@@ -99,9 +105,10 @@ class EngineRequests:
         ticket_s = self._duration("lookup.ticket_ms", msg.ticket_ms)
         prompt = await self._prompts.resolve(msg.prompt)
         now = _now()
+        name = sha256(prompt.keys).digest() if msg.request_id else b""
         if msg.request_id and (known := self._holdings.request(msg.request_id, now)) is not None:
             # The same request again: an engine asks until it starts. With other tokens it is another request.
-            if known.keys == prompt.keys and await self._look_again(known.ticket, prompt, reply):
+            if known.prompt == name and await self._look_again(known.ticket, prompt, reply):
                 return
             await self._close(known.ticket)
         self._holdings.check_ticket_room(now)
@@ -119,7 +126,7 @@ class EngineRequests:
             )
         )
         if hit.ticket:
-            self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, prompt.keys)
+            self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, name)
         self._say_hit(reply.lookup, hit, prompt)
 
     async def _look_again(
@@ -202,9 +209,10 @@ class EngineRequests:
             lease_s,
         )
         lease = await self._ask_reserve(want)
-        if lease.bytes_missing and not lease.lease:
+        if lease.bytes_missing and self._fits and not lease.lease:
+            self._holdings.claim_lease()
             return self._reserve_after_eviction(want, lease, reply)
-        if lease.bytes_missing:
+        if lease.bytes_missing and self._fits:
             return self._reserve_rest(want, lease, reply)
         _say_reserved(reply.reserved, lease)
         return None
@@ -214,18 +222,34 @@ class EngineRequests:
     ) -> None:
         """There was no room at all: wake eviction, and ask once more."""
         make_room = eviction.MakeRoom(refused.bytes_missing)
-        freed = await self._to.eviction_controller.ask(make_room)
-        lease = await self._ask_reserve(want) if freed else refused
+        try:
+            freed = await self._to.eviction_controller.ask(make_room)
+            lease = await self._ask_reserve(want) if freed else refused
+        finally:
+            self._holdings.unclaim_lease()
         _say_reserved(reply.reserved, lease)
 
     async def _reserve_rest(
         self, want: l1.Reserve, first: l1.WriteLease, reply: engine_pb2.SessionReply
     ) -> None:
-        """There was room for some: give that back, wake eviction, and ask for all of it once more."""
-        await self._to.l1.ask(l1.Abort(first.lease, self._attached.session))
-        self._holdings.drop_lease(first.lease)
-        await self._to.eviction_controller.ask(eviction.MakeRoom(first.bytes_missing))
-        _say_reserved(reply.reserved, await self._ask_reserve(want))
+        """There was room for some: keep it, wake eviction, and ask for all of it in the place of that.
+
+        The table gives back and grants in one step, so that nobody takes in between what the caller had.
+        """
+        lease = None
+        try:
+            freed = await self._to.eviction_controller.ask(eviction.MakeRoom(first.bytes_missing))
+            if freed:
+                self._holdings.drop_lease(first.lease)
+                lease = await self._ask_reserve(replace(want, instead_of=first.lease))
+            else:
+                lease = first
+        finally:
+            if lease is None:  # the caller never hears of the first; should this fail, it expires
+                self._holdings.drop_lease(first.lease)
+                with suppress(MailboxFull, ActorStopped):
+                    self._to.l1.tell_nowait(l1.GiveBack(first.lease, self._attached.session))
+        _say_reserved(reply.reserved, lease)
 
     async def _ask_reserve(self, want: l1.Reserve) -> l1.WriteLease:
         now = _now()
@@ -267,7 +291,11 @@ class EngineRequests:
         prompt = await self._prompts.resolve(msg.prompt)
         reply.touched.chunks = await self._to.l1.ask(l1.Touch(prompt.keys))
 
-    async def _stat(self, msg: engine_pb2.StatRequest, reply: engine_pb2.SessionReply) -> None:
+    async def _stat(self, _: engine_pb2.StatRequest, reply: engine_pb2.SessionReply) -> Later:
+        return self._measure(reply)
+
+    async def _measure(self, reply: engine_pb2.SessionReply) -> None:
+        """Beside the reader: two actors are asked, and the session keeper may be at work."""
         usage = await self._to.l1.ask(l1.Measure())
         sessions = await self._to.sessions.ask(session.Count())
         reply.stat.CopyFrom(stat_reply(self._epoch, usage, sessions))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import anyio
@@ -16,19 +16,21 @@ from anyio import move_on_after
 from google.protobuf.message import DecodeError
 
 from penstock.actors.api import control, gateway, session
-from penstock.actors.api.errors import Draining
+from penstock.actors.api.errors import Draining, TooLarge
 from penstock.actors.api.types import Epoch, SessionId
 from penstock.actors.arena_door import SECRET_BYTES
-from penstock.actors.engine_codec import malformed, oversized, refusal
+from penstock.actors.engine_codec import malformed, oversized, refusal, refused_unparsed
 from penstock.actors.engine_requests import EngineRequests, Neighbours
 from penstock.actors.gateway_limits import GatewayLimits
-from penstock.actors.gateway_session import EngineSession
+from penstock.actors.gateway_session import SESSION_REQUEST, EngineSession, Liveness
 from penstock.actors.hello import PROTOCOL_VERSION, HelloReader, ReadHello
 from penstock.actors.prompts import Prompts
+from penstock.actors.wire_scan import scan
 from penstock.protos import common_pb2, engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import MailboxFull, PenstockError
 from penstock.runtime.grpc_transport import ListenSpec, serving
+from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
@@ -51,7 +53,7 @@ class Attachment:
     """An attached session with the secret that only its process may know."""
 
     session: session.Attached
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 class Gateway(gateway.Gateway):
@@ -152,12 +154,11 @@ class Streams:
             return
         attachment, read = greeted
         attached = attachment.session
-        limits = replace(
-            self._limits.for_groups(len(read.declaration.groups)),
-            is_heartbeat_asked=not context.peer().startswith("unix:"),
-        )
+        await hazard("gateway.after_attach")
+        limits = self._limits.for_groups(len(read.declaration.groups))
+        liveness = Liveness.PROCESS if is_local else Liveness.HEARTBEATS
         requests = self._requests(attached, read, limits, is_local=is_local)
-        stream = EngineSession(_Raw(context), attached, requests, limits)
+        stream = EngineSession(_Raw(context), attached, requests, limits, liveness)
         self.attached[attached.session] = stream
         self._tell_count()
         try:
@@ -176,7 +177,11 @@ class Streams:
                 await context.write(oversized(raw, bytes_max=bytes_max).SerializeToString())
                 continue
             try:
+                await scan(raw, SESSION_REQUEST, self._limits.scan_bounds)
                 request = engine_pb2.SessionRequest.FromString(raw)
+            except TooLarge as error:
+                await context.write(refused_unparsed(raw, error).SerializeToString())
+                continue
             except DecodeError:
                 await context.write(malformed(raw).SerializeToString())
                 continue
@@ -188,7 +193,8 @@ class Streams:
                     reply.error.code = common_pb2.ERROR_CODE_NOT_ATTACHED
                     reply.error.message = "the first message of a stream must be Hello"
                 else:
-                    read = self._hello.read(request.hello, correlation_id=request.correlation_id)
+                    number = request.correlation_id
+                    read = await self._hello.read(request.hello, correlation_id=number)
                     return await self._attach(read.declaration), read
             except PenstockError as error:
                 reply.error.CopyFrom(refusal(error))
@@ -222,13 +228,22 @@ class Streams:
         is_local: bool,
     ) -> EngineRequests:
         prompts = Prompts(
-            read.namespace,
+            read.roots,
             chunk_tokens=read.declaration.chunk_tokens,
             chunks_max=limits.chunks_max,
             kept_bytes_max=limits.kept_prompt_bytes_max,
         )
         slots = read.declaration.slots if is_local else ()
-        return EngineRequests(attached, slots, prompts, self._to, limits, epoch=self._facts.epoch)
+        sizes = [size for group in read.declaration.groups for size in group.shard_bytes]
+        return EngineRequests(
+            attached,
+            slots,
+            prompts,
+            self._to,
+            limits,
+            epoch=self._facts.epoch,
+            fits=sum(sizes[slot] for slot in slots) <= self._facts.arena_bytes,
+        )
 
     def _welcome(
         self, attachment: Attachment, read: ReadHello, limits: GatewayLimits, *, is_local: bool
@@ -281,5 +296,8 @@ class _Raw:
 
 
 def _is_local(peer: str) -> bool:
-    """Whether the peer of a gRPC context is on this machine, where it can share memory."""
-    return peer.startswith(("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D"))
+    """Whether the peer of a gRPC context shares this machine's memory.
+
+    An address of loopback proves nothing: tunnels and port forwards of other machines come from there.
+    """
+    return peer.startswith("unix:")

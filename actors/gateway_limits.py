@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from penstock.actors.wire_scan import ScanBounds
 from penstock.protos import engine_pb2
 
 
@@ -21,11 +22,16 @@ class GatewayLimits:
     deadline_ms_default: int
     deadline_ms_max: int
     outgoing_max: int  # replies waiting to be written, per stream
+    outgoing_bytes_max: int  # of them together, but for the last
     stall_s: float  # a client that reads nothing for this long loses its stream
     hello_within_s: float  # a stream that has not said Hello by then is closed
     streams_max: int  # open streams, attached or not yet
     kept_prompt_bytes_max: int  # keys remembered per session for deltas
-    is_heartbeat_asked: bool = False  # True for TCP, where no pidfd tells of a death
+
+    @property
+    def scan_bounds(self) -> ScanBounds:
+        """Of a message before it is parsed."""
+        return ScanBounds.of(chunks_max=self.chunks_max, objects_max=self.objects_max)
 
     def for_groups(self, count: int) -> GatewayLimits:
         """The limits of a session with so many groups, of each of which it moves at most one object per chunk."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from enum import Enum
 from typing import Protocol
 
 from anyio import CancelScope, create_task_group
@@ -18,17 +19,33 @@ from anyio.abc import TaskGroup
 from google.protobuf.message import DecodeError
 
 from penstock.actors.api import gateway, session
-from penstock.actors.api.errors import InvalidField, TooManyInFlight
+from penstock.actors.api.errors import InvalidField, TooLarge, TooManyInFlight
 from penstock.actors.api.types import TicketId
-from penstock.actors.engine_codec import duration_s, malformed, oversized, refusal
+from penstock.actors.engine_codec import (
+    duration_s,
+    malformed,
+    oversized,
+    refusal,
+    refused_unparsed,
+)
 from penstock.actors.engine_requests import EngineRequests, Later
 from penstock.actors.gateway_limits import GatewayLimits
+from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, scan, shape_of
 from penstock.protos import engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import PenstockError
+from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 
 Reply = engine_pb2.SessionReply
+SESSION_REQUEST = shape_of(engine_pb2.SessionRequest.DESCRIPTOR)
+
+
+class Liveness(Enum):
+    """What tells that the client is gone, when it does not say so itself."""
+
+    PROCESS = "the end of its process"
+    HEARTBEATS = "its silence"
 
 
 class Stream(Protocol):
@@ -47,12 +64,16 @@ class EngineSession:
         attached: session.Attached,
         requests: EngineRequests,
         limits: GatewayLimits,
+        liveness: Liveness,
     ) -> None:
         self._stream = stream
         self._attached = attached
         self._requests = requests
         self._limits = limits
+        self._liveness = liveness
+        self._scan_bounds = limits.scan_bounds
         self._outgoing: deque[bytes] = deque()  # len <= outgoing_max
+        self._outgoing_bytes = 0  # in _outgoing
         self._moved: dict[TicketId, engine_pb2.Progress] = {}  # newest watermark not yet written
         self._work = asyncio.Event()  # something to write
         self._room = asyncio.Event()  # outgoing has room
@@ -64,12 +85,11 @@ class EngineSession:
         self._log = Log("gateway")
 
     async def run(self, welcome: engine_pb2.SessionReply) -> None:
-        self._outgoing.append(welcome.SerializeToString())
-        self._work.set()
         with self._scope:
+            await self._write(welcome.SerializeToString())
             async with create_task_group() as tasks:
                 tasks.start_soon(self._write_all, name="session writer")
-                if self._limits.is_heartbeat_asked:
+                if self._liveness is Liveness.HEARTBEATS:
                     tasks.start_soon(self._expect_heartbeats, name="session heartbeats")
                 await self._read_all(tasks)
                 tasks.cancel_scope.cancel()
@@ -97,7 +117,7 @@ class EngineSession:
     async def _read_all(self, tasks: TaskGroup) -> None:
         while isinstance(raw := await self._stream.read(), bytes):
             self._heard_at = _now()
-            while len(self._outgoing) >= self._limits.outgoing_max:
+            while self._is_full():
                 self._room.clear()
                 await self._room.wait()
             await self._take(raw, tasks)
@@ -110,7 +130,12 @@ class EngineSession:
             self._put(oversized(raw, bytes_max=self._limits.message_bytes_max))
             return
         try:
+            if len(raw) > UNSCANNED_BYTES_MAX:
+                await scan(raw, SESSION_REQUEST, self._scan_bounds)
             request = engine_pb2.SessionRequest.FromString(raw)
+        except TooLarge as error:
+            self._put(refused_unparsed(raw, error))
+            return
         except DecodeError:
             self._put(malformed(raw))
             return
@@ -127,7 +152,7 @@ class EngineSession:
         body = request.WhichOneof("body")
         if body == "heartbeat":
             reply.heartbeat.SetInParent()
-            self._put(reply)
+            self._put_first(reply)
             return
         handler = None if body is None else self._requests.handlers.get(body)
         if handler is None:
@@ -146,6 +171,7 @@ class EngineSession:
         with deadline_within(within):
             later = await handler(getattr(request, body or ""), reply)
         if later is None:
+            await hazard("gateway.before_reply")
             self._put(reply)
             return
         # The rest of the request waits beside the reader.
@@ -160,6 +186,7 @@ class EngineSession:
             reply.error.CopyFrom(refusal(error))
         finally:
             self._carried_on -= 1
+        await hazard("gateway.before_reply")
         self._put(reply)
 
     def _forget_strangers(self) -> None:
@@ -169,8 +196,24 @@ class EngineSession:
 
     # The writer.
 
+    def _is_full(self) -> bool:
+        limits = self._limits
+        return (
+            len(self._outgoing) >= limits.outgoing_max
+            or self._outgoing_bytes >= limits.outgoing_bytes_max
+        )
+
     def _put(self, reply: Reply) -> None:
-        self._outgoing.append(reply.SerializeToString())
+        raw = reply.SerializeToString()
+        self._outgoing.append(raw)
+        self._outgoing_bytes += len(raw)
+        self._work.set()
+
+    def _put_first(self, reply: Reply) -> None:
+        """Before all that waits: whoever asks for a sign of life gets it at once."""
+        raw = reply.SerializeToString()
+        self._outgoing.appendleft(raw)
+        self._outgoing_bytes += len(raw)
         self._work.set()
 
     async def _write_all(self) -> None:
@@ -178,7 +221,9 @@ class EngineSession:
             await self._work.wait()
             self._work.clear()
             while self._outgoing:
-                await self._write(self._outgoing.popleft())
+                raw = self._outgoing.popleft()
+                self._outgoing_bytes -= len(raw)
+                await self._write(raw)
                 self._room.set()
             for ticket in [one for one in self._moved if self._requests.owns(one)]:
                 # A write waits for the client; meanwhile a ticket may be over, and its news gone.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
+from anyio.lowlevel import checkpoint
+
 from penstock.actors.api.errors import InvalidField, VersionMismatch
 from penstock.actors.api.session import Declaration
 from penstock.actors.api.types import Epoch, GroupGeometry, HitRule
@@ -16,6 +18,7 @@ from penstock.actors.core.namespace import (
     Group,
     GroupShard,
     Namespace,
+    RootDigests,
     ShardSizes,
     chunk_tokens_for,
 )
@@ -47,7 +50,7 @@ _RULES = {
 class ReadHello:
     correlation_id: int
     declaration: Declaration
-    namespace: Namespace
+    roots: RootDigests  # where its key chains begin
 
 
 class HelloReader:
@@ -56,8 +59,8 @@ class HelloReader:
     def __init__(self, *, chunk_tokens: int) -> None:
         self._chunk_tokens = chunk_tokens
 
-    def read(self, hello: engine_pb2.Hello, *, correlation_id: int) -> ReadHello:
-        """Raises InvalidField, VersionMismatch."""
+    async def read(self, hello: engine_pb2.Hello, *, correlation_id: int) -> ReadHello:
+        """In steps: others get their turn between them. Raises InvalidField, VersionMismatch."""
         if hello.protocol_version != PROTOCOL_VERSION:
             raise VersionMismatch(
                 f"this node speaks protocol {PROTOCOL_VERSION}, the client {hello.protocol_version}:"
@@ -71,19 +74,25 @@ class HelloReader:
         chunk_tokens = chunk_tokens_for(
             self._chunk_tokens, [group.block_tokens for group in hello.groups]
         )
-        namespace = _namespace(hello, chunk_tokens)
-        geometry = tuple(_geometry(group, chunk_tokens) for group in namespace.groups)
+        await checkpoint()
+        groups = tuple(_group(index, group) for index, group in enumerate(hello.groups))
+        await checkpoint()
+        namespace = _namespace(hello, groups, chunk_tokens)
+        await checkpoint()
+        roots = RootDigests(namespace)
+        await checkpoint()
+        geometry = tuple(_geometry(group, chunk_tokens) for group in groups)
         declaration = Declaration(
             instance=hello.engine_instance,
             client=hello.client,
-            namespace_digest=namespace.digest(),
+            namespace_digest=roots.digest(b"", b""),
             groups=geometry,
             slots=_own_slots(hello, geometry),
             chunk_tokens=chunk_tokens,
             resume=hello.resume,
             resume_epoch=Epoch(hello.epoch),
         )
-        return ReadHello(correlation_id, declaration, namespace)
+        return ReadHello(correlation_id, declaration, roots)
 
 
 def _check_identity(hello: engine_pb2.Hello) -> None:
@@ -116,7 +125,7 @@ def _check_sums(hello: engine_pb2.Hello) -> None:
     check_between("shards of all groups", shards, 1, SHARDS_MAX)
 
 
-def _namespace(hello: engine_pb2.Hello, chunk_tokens: int) -> Namespace:
+def _namespace(hello: engine_pb2.Hello, groups: tuple[Group, ...], chunk_tokens: int) -> Namespace:
     given, shard = hello.namespace, hello.shard
     for kind in ("tp", "pp", "dcp", "pcp"):
         size = getattr(shard, f"{kind}_size") or 1
@@ -129,7 +138,7 @@ def _namespace(hello: engine_pb2.Hello, chunk_tokens: int) -> Namespace:
         byte_order=given.byte_order,
         transform=given.transform,
         chunk_tokens=chunk_tokens,
-        groups=tuple(_group(index, group) for index, group in enumerate(hello.groups)),
+        groups=groups,
         shard_sizes=ShardSizes(
             shard.tp_size or 1, shard.pp_size or 1, shard.dcp_size or 1, shard.pcp_size or 1
         ),

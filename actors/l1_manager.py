@@ -100,6 +100,9 @@ class L1Manager(l1.L1Manager):
                     return answer(msg, self._commit(msg))
                 case l1.Abort():
                     return answer(msg, self._abort(msg))
+                case l1.GiveBack():
+                    self._abort(msg)
+                    return answer(msg, None)
                 case l1.CloseTickets():
                     return answer(msg, self._close_tickets(msg))
                 case l1.Peek():
@@ -250,6 +253,8 @@ class L1Manager(l1.L1Manager):
         tenant = self._tenants.account(msg.salt)
         if tenant.is_new:
             self._table.set_quota(tenant.id, tenant.bytes_max)
+        if msg.instead_of:
+            self._table.abort(msg.instead_of, session=msg.session)
         reserved = self._table.reserve(
             msg.keys,
             parent=msg.parent,
@@ -285,7 +290,7 @@ class L1Manager(l1.L1Manager):
         self._watching.advance(_now())
         return outcomes
 
-    def _abort(self, msg: l1.Abort) -> bool:
+    def _abort(self, msg: l1.Abort | l1.GiveBack) -> bool:
         outcome = self._table.abort(msg.lease, session=msg.session)
         self._watching.advance(_now())
         return outcome == _native.Outcome.OK

@@ -163,6 +163,7 @@ class Node:
             epoch=self.epoch,
             chunks_max=limits.chunks_max,
             message_bytes_max=limits.message_bytes_max,
+            scan_bounds=limits.scan_bounds,
             ask_s=config.ask_within,
             drain_s=config.drain,
         )

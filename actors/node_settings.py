@@ -57,6 +57,7 @@ def gateway_limits(config: NodeConfig) -> GatewayLimits:
         deadline_ms_default=int(given.deadline * 1000),
         deadline_ms_max=int(given.deadline_max * 1000),
         outgoing_max=given.outgoing_max,
+        outgoing_bytes_max=given.outgoing_bytes,
         stall_s=given.stall,
         hello_within_s=given.hello_within,
         streams_max=given.streams_max,

@@ -7,15 +7,15 @@ remembered, oldest forgotten first, so that a growing conversation need not be s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
 from penstock.actors.api.types import KEY_BYTES
-from penstock.actors.core.namespace import Namespace, RootDigests
-from penstock.actors.keys import chunk_keys
+from penstock.actors.core.namespace import RootDigests
+from penstock.actors.keys import NO_EXTRAS, chunk_keys
 from penstock.protos import engine_pb2
 from penstock.runtime.units import KIB
 
@@ -35,7 +35,7 @@ class ResolvedPrompt:
 
     keys: bytes
     parent: bytes
-    salt: bytes
+    salt: bytes = field(repr=False)
     adapter: bytes
 
     @property
@@ -47,9 +47,9 @@ class Prompts:
     """Key chains of one session. `kept_bytes_max` bounds what is remembered of them."""
 
     def __init__(
-        self, namespace: Namespace, *, chunk_tokens: int, chunks_max: int, kept_bytes_max: int
+        self, roots: RootDigests, *, chunk_tokens: int, chunks_max: int, kept_bytes_max: int
     ) -> None:
-        self._roots = RootDigests(namespace)
+        self._roots = roots
         self._chunk_tokens = chunk_tokens
         self._chunks_max = chunks_max
         self._kept_bytes_max = kept_bytes_max
@@ -144,22 +144,7 @@ class Prompts:
         chunks = len(tokens) // chunk_bytes
         self._check_chunks(field, kept_chunks + chunks)
         by_chunk = await self._by_chunk(extras, chunks)
-        step_chunks = max(1, min(CHUNKS_A_STEP, TOKEN_BYTES_A_STEP // chunk_bytes))
-        if chunks <= step_chunks:
-            return chunk_keys(root, tokens, self._chunk_tokens, extras=by_chunk)
-        keys = []
-        for start in range(0, chunks, step_chunks):
-            end = min(chunks, start + step_chunks)
-            mine = {
-                chunk - start: by_chunk[chunk]
-                for chunk in (range(start, end) if by_chunk else ())
-                if chunk in by_chunk
-            }
-            part = tokens[start * chunk_bytes : end * chunk_bytes]
-            keys.append(chunk_keys(root, part, self._chunk_tokens, extras=mine))
-            root = keys[-1][-KEY_BYTES:]
-            await checkpoint()
-        return b"".join(keys)
+        return await chain_in_steps(root, tokens, self._chunk_tokens, extras=by_chunk)
 
     def _check_chunks(self, field: str, chunks: int) -> None:
         if chunks > self._chunks_max:
@@ -184,6 +169,30 @@ class Prompts:
             if number % CHUNKS_A_STEP == 0:
                 await checkpoint()
         return by_chunk
+
+
+async def chain_in_steps(
+    root: bytes, tokens: bytes, chunk_tokens: int, *, extras: Mapping[int, bytes] = NO_EXTRAS
+) -> bytes:
+    """As `chunk_keys`; others get their turn between its steps. How many chunks may be is the caller's to check."""
+    chunk_bytes = chunk_tokens * TOKEN_BYTES
+    chunks = len(tokens) // chunk_bytes
+    step_chunks = max(1, min(CHUNKS_A_STEP, TOKEN_BYTES_A_STEP // chunk_bytes))
+    if chunks <= step_chunks:
+        return chunk_keys(root, tokens, chunk_tokens, extras=extras)
+    keys = []
+    for start in range(0, chunks, step_chunks):
+        end = min(chunks, start + step_chunks)
+        mine = {
+            chunk - start: extras[chunk]
+            for chunk in (range(start, end) if extras else ())
+            if chunk in extras
+        }
+        part = tokens[start * chunk_bytes : end * chunk_bytes]
+        keys.append(chunk_keys(root, part, chunk_tokens, extras=mine))
+        root = keys[-1][-KEY_BYTES:]
+        await checkpoint()
+    return b"".join(keys)
 
 
 def _refuse_extras(prompt: engine_pb2.Prompt) -> None:

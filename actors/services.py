@@ -6,15 +6,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from penstock.actors.api import control, l1, session
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField, TooLarge
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import DIGEST_BYTES
-from penstock.actors.keys import chunk_keys
+from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps
 from penstock.actors.stat_codec import stat_reply
+from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, ScanBounds, scan, shape_of
 from penstock.protos import control_pb2, engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
@@ -60,6 +61,7 @@ class NodeServices(grpc.GenericRpcHandler):
         epoch: bytes,
         chunks_max: int,
         message_bytes_max: int,
+        scan_bounds: ScanBounds,
         ask_s: float,
         drain_s: float,
     ) -> None:
@@ -68,13 +70,13 @@ class NodeServices(grpc.GenericRpcHandler):
         self._control = operator
         self._epoch = epoch
         self._chunks_max = chunks_max
-        self._message_bytes_max = message_bytes_max
+        self._scan_bounds = scan_bounds
         self._ask_s = ask_s
         self._drain_s = drain_s
         self._methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] = {
             "/penstock.v1.Engine/Session": grpc.stream_stream_rpc_method_handler(serve_stream),
             "/penstock.v1.Engine/Lookup": self._unary(
-                engine_pb2.PeekRequest, self._peek, within_s=ask_s
+                engine_pb2.PeekRequest, self._peek, within_s=ask_s, bytes_max=message_bytes_max
             ),
             "/penstock.v1.Engine/Stat": self._unary(
                 engine_pb2.StatRequest, self._stat, within_s=ask_s
@@ -104,13 +106,25 @@ class NodeServices(grpc.GenericRpcHandler):
         method: Callable[[Request], Awaitable[Reply]],
         *,
         within_s: float | None,
+        bytes_max: int = UNSCANNED_BYTES_MAX,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method under the caller's deadline and ours (None: the request says it); refusals become statuses."""
+        """A method under the caller's deadline and ours (None: the request says it); refusals become statuses.
 
-        async def call(request: Request, context: Context) -> Reply:
+        The request is parsed here and not by gRPC, which would take it apart whatever it holds.
+        """
+        shape = shape_of(kind.DESCRIPTOR)
+
+        async def call(raw: bytes, context: Context) -> Reply:
             try:
                 with deadline_within(within_s), deadline_within(context.time_remaining()):
-                    return await method(request)
+                    if len(raw) > bytes_max:
+                        raise TooLarge("message", f"at most {bytes_max} bytes, not {len(raw)}")
+                    await scan(raw, shape, self._scan_bounds)
+                    return await method(kind.FromString(raw))
+            except DecodeError:
+                problem = f"{len(raw)} bytes that are no {kind.DESCRIPTOR.name}"
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+                raise  # abort always raises
             except PenstockError as error:
                 status = next((code for kind, code in _STATUS if isinstance(error, kind)), None)
                 await context.abort(status or grpc.StatusCode.INTERNAL, str(error))
@@ -118,13 +132,10 @@ class NodeServices(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(
             call,
-            request_deserializer=kind.FromString,
             response_serializer=lambda reply: reply.SerializeToString(),
         )
 
     async def _peek(self, msg: engine_pb2.PeekRequest) -> engine_pb2.PeekReply:
-        if msg.ByteSize() > self._message_bytes_max:
-            raise TooLarge("prompt", f"a request has at most {self._message_bytes_max} bytes")
         if len(msg.namespace_digest) != DIGEST_BYTES:
             raise InvalidField("namespace_digest", f"a digest has {DIGEST_BYTES} bytes")
         found = await self._sessions.ask(session.FindGeometry(msg.namespace_digest))
@@ -136,14 +147,22 @@ class NodeServices(grpc.GenericRpcHandler):
                     if getattr(msg.prompt, name):
                         problem = "this call has no session to hash it with the tokens: send keys"
                         raise InvalidField(f"prompt.{name}", problem)
-                keys = chunk_keys(msg.namespace_digest, msg.prompt.tokens, found.chunk_tokens)
+                tokens = msg.prompt.tokens
+                if len(tokens) % TOKEN_BYTES:
+                    raise InvalidField("prompt.tokens", "no whole number of packed uint32")
+                self._check_chunks(len(tokens) // (found.chunk_tokens * TOKEN_BYTES))
+                keys = await chain_in_steps(msg.namespace_digest, tokens, found.chunk_tokens)
             case _:
                 raise InvalidField("prompt", "send keys or tokens")
-        if len(keys) % KEY_BYTES or len(keys) // KEY_BYTES > self._chunks_max:
-            problem = f"packed {KEY_BYTES}-byte keys, at most {self._chunks_max} of them"
-            raise InvalidField("prompt", problem)
+        if len(keys) % KEY_BYTES:
+            raise InvalidField("prompt.keys", f"a key has {KEY_BYTES} bytes")
+        self._check_chunks(len(keys) // KEY_BYTES)
         hit = await self._l1.ask(l1.Peek(keys, found.geometry))
         return engine_pb2.PeekReply(total_chunks=len(keys) // KEY_BYTES, hit_chunks=hit)
+
+    def _check_chunks(self, chunks: int) -> None:
+        if chunks > self._chunks_max:
+            raise TooLarge("prompt", f"{chunks} chunks, the bound is {self._chunks_max}")
 
     async def _stat(self, _: engine_pb2.StatRequest) -> engine_pb2.StatReply:
         usage = await self._l1.ask(l1.Measure())

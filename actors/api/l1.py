@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.actors.api.types import (
@@ -244,9 +244,10 @@ class Reserve(Msg["L1Manager", WriteLease]):
     parent: bytes
     geometry: GeometryId
     slots: tuple[int, ...]
-    salt: bytes  # the tenant charged
+    salt: bytes = field(repr=False)  # the tenant charged
     session: SessionId
     lease_s: float
+    instead_of: LeaseId | None = None  # aborted in the same step: nobody takes its room in between
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,14 @@ class Commit(Msg["L1Manager", bytes]):
 
 @dataclass(frozen=True, slots=True)
 class Abort(Msg["L1Manager", bool]):
+    lease: LeaseId
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack(Msg["L1Manager", None]):
+    """An Abort of what its caller never heard of."""
+
     lease: LeaseId
     session: SessionId
 
@@ -290,5 +299,5 @@ class Measure(Msg["L1Manager", Usage]):
 Message = (
     AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | InstanceGone
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
-    | Reserve | Commit | Abort | Evict | TakePressure | Measure
+    | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
 )  # fmt: skip

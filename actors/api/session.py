@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.actors.api.types import (
     Epoch,
@@ -30,7 +30,7 @@ class Declaration:
     groups: tuple[GroupGeometry, ...]
     slots: tuple[int, ...]  # the slots this process moves; empty: it moves no bytes
     chunk_tokens: int
-    resume: bytes  # secret of the session it continues; empty: none
+    resume: bytes = field(repr=False)  # secret of the session it continues; empty: none
     resume_epoch: Epoch
 
 
@@ -47,14 +47,16 @@ class Attach(Msg["Sessions", Attached]):
     """Open a session. Refused when the node is full, or the engine instance contradicts itself."""
 
     declaration: Declaration
-    secret: bytes  # 32 unguessable bytes drawn by the asker; proves the session at the arena socket
+    secret: bytes = field(
+        repr=False
+    )  # 32 unguessable bytes drawn by the asker; proves the session at the arena socket
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned(Msg["Sessions", None]):
     """Whoever asked to attach with this secret gave up, and may never have heard that it was attached."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Door:
 class Enter(Msg["Sessions", Door]):
     """Somebody at the arena socket shows a session secret. From here on the process may touch the arena."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

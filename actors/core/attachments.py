@@ -37,7 +37,7 @@ class Session:
     session: SessionId
     instance: InstanceId
     client: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     namespace: bytes  # its digest
     moves_bytes: bool  # declared slots, so it may map the arena
     phase: Phase = Phase.ATTACHED

@@ -14,9 +14,9 @@ from penstock.actors.api.types import LeaseId, TicketId
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A named request: the prompt it came with, and the ticket it got."""
+    """A named request: what tells its prompt from others (a digest: the prompt is long), and the ticket it got."""
 
-    keys: bytes
+    prompt: bytes
     ticket: TicketId
 
 
@@ -38,6 +38,7 @@ class Holdings:
     def __init__(self, *, leases_max: int, tickets_max: int) -> None:
         self._leases_max = leases_max
         self._tickets_max = tickets_max
+        self._claimed = 0  # leases asked for, of which nobody knows yet whether they will be
         self._leases: dict[LeaseId, _Lease] = {}  # len <= leases_max
         self._tickets: dict[TicketId, _Ticket] = {}  # len <= tickets_max
         self._requests: dict[str, Request] = {}  # their tickets are in _tickets
@@ -46,12 +47,19 @@ class Holdings:
 
     def check_lease_room(self, now: float) -> None:
         """Raises TooManyInFlight."""
-        if len(self._leases) >= self._leases_max:
+        if len(self._leases) + self._claimed >= self._leases_max:
             self._leases = {one: held for one, held in self._leases.items() if held.expires > now}
-        if len(self._leases) >= self._leases_max:
+        if len(self._leases) + self._claimed >= self._leases_max:
             raise TooManyInFlight(
                 f"{self._leases_max} leases are alive in this session: release or abort some first"
             )
+
+    def claim_lease(self) -> None:
+        """Keep room for one more, until `unclaim_lease`: for what is asked beside others."""
+        self._claimed += 1
+
+    def unclaim_lease(self) -> None:
+        self._claimed -= 1
 
     def add_lease(self, lease: LeaseId, expires: float, *, objects: int = 1) -> None:
         self._leases[lease] = _Lease(expires, objects)
@@ -78,10 +86,10 @@ class Holdings:
                 f"{self._tickets_max} tickets are alive in this session: cancel some first"
             )
 
-    def add_ticket(self, ticket: TicketId, expires: float, request_id: str, keys: bytes) -> None:
+    def add_ticket(self, ticket: TicketId, expires: float, request_id: str, prompt: bytes) -> None:
         self._tickets[ticket] = _Ticket(expires, request_id)
         if request_id:
-            self._requests[request_id] = Request(keys, ticket)
+            self._requests[request_id] = Request(prompt, ticket)
 
     def drop_ticket(self, ticket: TicketId) -> None:
         held = self._tickets.pop(ticket, None)
@@ -108,7 +116,8 @@ class Holdings:
 
     def validate(self) -> None:
         """For tests: raise AssertionError when an invariant does not hold."""
-        assert len(self._leases) <= self._leases_max
+        assert self._claimed >= 0
+        assert len(self._leases) + self._claimed <= self._leases_max
         assert len(self._tickets) <= self._tickets_max
         assert all(held.objects > 0 for held in self._leases.values())
         for name, made in self._requests.items():

@@ -134,9 +134,11 @@ class Namespace:
             _check_name("transform", self.transform)
         _check_count("chunk_tokens", self.chunk_tokens, 1, 2**31 - 1)
         _check_count("len(groups)", len(self.groups), 1, GROUPS_MAX)
+        seen: set[Group] = set()
         for index, group in enumerate(self.groups):
             _check_group(f"groups[{index}]", group)
-            if group in self.groups[:index]:
+            seen.add(group)
+            if len(seen) <= index:
                 raise InvalidField(f"groups[{index}]", "the same group is there twice")
         self._check_scales()
         for name in ("tp", "pp", "dcp", "pcp"):

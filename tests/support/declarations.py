@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from penstock.actors.api.session import Declaration
 from penstock.actors.api.types import Epoch, GroupGeometry, HitRule
+from penstock.actors.core.namespace import Attention, Group, GroupShard, Namespace
 from penstock.protos import engine_pb2
 
 CHUNK_TOKENS = 16
@@ -66,6 +67,19 @@ def hello(
         own_shards=[0] * len(given) if own_shards is None else own_shards,
         resume=resume,
         epoch=epoch,
+    )
+
+
+def namespace() -> Namespace:
+    """A namespace of one small group."""
+    shard = GroupShard(TOKEN_BYTES, 0, 2)
+    one = Group(("layers.0", "layers.1"), Attention.FULL, 0, 2, 32, 2, "float16", (shard,))
+    return Namespace(
+        weights=COMMIT,
+        model_config_digest=hashlib.sha256(b"model").digest(),
+        byte_order="canonical",
+        chunk_tokens=CHUNK_TOKENS,
+        groups=(one,),
     )
 
 

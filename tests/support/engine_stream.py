@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import anyio
-from support.declarations import CHUNK_TOKENS, hello, keys
+from support.declarations import CHUNK_TOKENS, keys, namespace
 from support.fake_actors import (
     Fake,
     fake_eviction,
@@ -17,10 +17,10 @@ from support.fake_actors import (
 
 from penstock.actors.api import session
 from penstock.actors.api.types import GeometryId, InstanceId, SessionId
+from penstock.actors.core.namespace import RootDigests
 from penstock.actors.engine_requests import EngineRequests, Neighbours
 from penstock.actors.gateway_limits import GatewayLimits
-from penstock.actors.gateway_session import EngineSession
-from penstock.actors.hello import HelloReader
+from penstock.actors.gateway_session import EngineSession, Liveness
 from penstock.actors.prompts import Prompts
 from penstock.protos import engine_pb2 as pb
 from penstock.protos.engine_pb2 import SessionReply, SessionRequest
@@ -40,6 +40,7 @@ LIMITS = GatewayLimits(
     deadline_ms_default=5000,
     deadline_ms_max=20_000,
     outgoing_max=4,
+    outgoing_bytes_max=1 << 20,
     stall_s=10.0,
     hello_within_s=5.0,
     streams_max=4,
@@ -101,7 +102,7 @@ class FakeStream:
 class World:
     """A session between a client and stand-ins for the actors."""
 
-    def __init__(self, limits: GatewayLimits) -> None:
+    def __init__(self, limits: GatewayLimits, liveness: Liveness) -> None:
         self.l1 = fake_l1()
         self.sessions, self.eviction, self.gateway = (
             fake_sessions(),
@@ -109,9 +110,8 @@ class World:
             fake_gateway(),
         )
         self.stream = FakeStream()
-        namespace = HelloReader(chunk_tokens=CHUNK_TOKENS).read(hello(), correlation_id=1).namespace
         prompts = Prompts(
-            namespace,
+            RootDigests(namespace()),
             chunk_tokens=CHUNK_TOKENS,
             chunks_max=limits.chunks_max,
             kept_bytes_max=limits.kept_prompt_bytes_max,
@@ -119,7 +119,7 @@ class World:
         attached = session.Attached(SessionId(1), InstanceId(1), GeometryId(1), 0)
         to = Neighbours(self.gateway.ref, self.l1.ref, self.sessions.ref, self.eviction.ref)
         self.requests = EngineRequests(attached, (0,), prompts, to, limits, epoch=b"e" * 16)
-        self.session = EngineSession(self.stream, attached, self.requests, limits)
+        self.session = EngineSession(self.stream, attached, self.requests, limits, liveness)
         self.ended = asyncio.Event()
 
     async def serve(self) -> None:
@@ -132,10 +132,13 @@ class World:
 
 
 def play(
-    seed: int, scene: Callable[[World], Awaitable[None]], limits: GatewayLimits = LIMITS
+    seed: int,
+    scene: Callable[[World], Awaitable[None]],
+    limits: GatewayLimits = LIMITS,
+    liveness: Liveness = Liveness.PROCESS,
 ) -> None:
     async def main() -> None:
-        world = World(limits)
+        world = World(limits, liveness)
         fakes: list[Fake] = [world.l1, world.sessions, world.eviction, world.gateway]
         async with supervise(*(one.spec for one in fakes)), anyio.create_task_group() as tasks:
             tasks.start_soon(world.serve)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from dataclasses import replace
 
 import anyio
 import pytest
@@ -18,6 +17,7 @@ from support.fake_actors import (
 from penstock.actors.api import eviction, gateway, l1
 from penstock.actors.api.errors import TicketOver
 from penstock.actors.api.types import LeaseId, SessionId, TicketId
+from penstock.actors.gateway_session import Liveness
 from penstock.protos import common_pb2 as wire
 from penstock.protos import engine_pb2 as pb
 from penstock.protos.engine_pb2 import SessionRequest
@@ -56,7 +56,11 @@ def test_a_client_that_reads_slowly_gets_everything(seed: int) -> None:
     async def scene(world: World) -> None:
         await world.stream.reply_to(1)
         for number in range(2, 42):
-            world.stream.send(SessionRequest(correlation_id=number, heartbeat=pb.Heartbeat()))
+            world.stream.send(
+                SessionRequest(
+                    correlation_id=number, touch=pb.Touch(prompt=pb.Prompt(keys=keys(1)))
+                )
+            )
         for _ in range(10):
             world.stream.stop_reading()
             await anyio.sleep(9)
@@ -193,7 +197,7 @@ def test_silence_ends_a_stream_that_has_no_process_to_watch(seed: int) -> None:
         assert asyncio.get_running_loop().time() - begin == pytest.approx(3.0, abs=0.1)
         assert "nothing heard" in world.session.end_reason
 
-    play(seed, scene, replace(LIMITS, is_heartbeat_asked=True))
+    play(seed, scene, liveness=Liveness.HEARTBEATS)
 
 
 @SEEDS

@@ -71,7 +71,7 @@ def test_a_request_is_known_by_name_as_long_as_its_ticket_lives() -> None:
     holdings.add_ticket(ticket(1), 10, "r1", b"keys")
     known = holdings.request("r1", now=5)
     assert known is not None
-    assert (known.keys, known.ticket) == (b"keys", ticket(1))
+    assert (known.prompt, known.ticket) == (b"keys", ticket(1))
     assert holdings.request("r2", now=5) is None
     assert holdings.request("r1", now=10) is None
     assert not holdings.owns_ticket(ticket(1))
@@ -104,3 +104,15 @@ def test_making_room_among_thousands_does_not_hold_the_loop() -> None:
     holdings.check_ticket_room(now=10)
     assert time.thread_time() - begin < 0.03
     assert holdings.tickets() == ()
+
+
+def test_a_lease_asked_for_beside_others_counts_before_it_is_granted() -> None:
+    """C10: with room looked at on arrival only, 20 reservations that waited for eviction got 20 leases of one."""
+    holdings = Holdings(leases_max=1, tickets_max=1)
+    holdings.check_lease_room(now=0)
+    holdings.claim_lease()
+    with pytest.raises(TooManyInFlight):
+        holdings.check_lease_room(now=0)
+    holdings.unclaim_lease()
+    holdings.check_lease_room(now=0)
+    holdings.validate()

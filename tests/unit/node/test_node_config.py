@@ -114,6 +114,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"sessions.namespaces_max": 0}, "sessions.namespaces_max"),
     ({"metrics_address": "unix:///m.sock"}, "metrics_address"),
     ({"metrics_address": "9100"}, "metrics_address"),
+    ({"metrics_address": "0.0.0.0:9100"}, "metrics_address"),
 ]
 
 

@@ -7,23 +7,18 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from support.declarations import CHUNK_TOKENS, hello, keys
+from support.declarations import CHUNK_TOKENS, keys, namespace
 
 from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
-from penstock.actors.core.namespace import Namespace
-from penstock.actors.hello import HelloReader
+from penstock.actors.core.namespace import RootDigests
 from penstock.actors.keys import chunk_keys
 from penstock.actors.prompts import CHUNKS_A_STEP, Prompts, ResolvedPrompt
 from penstock.protos.engine_pb2 import ChunkExtra, Delta, Prompt
 
 
-def namespace() -> Namespace:
-    return HelloReader(chunk_tokens=CHUNK_TOKENS).read(hello(), correlation_id=1).namespace
-
-
 def made(*, chunks_max: int = 64, kept_bytes_max: int = 1 << 20) -> Prompts:
     return Prompts(
-        namespace(),
+        RootDigests(namespace()),
         chunk_tokens=CHUNK_TOKENS,
         chunks_max=chunks_max,
         kept_bytes_max=kept_bytes_max,
