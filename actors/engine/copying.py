@@ -15,7 +15,7 @@ from penstock._native import (
     PagedLayout,
     crc64_join_runs,
 )
-from penstock.actors.api.types import EXTENT_BYTES
+from penstock.actors.api.types import EXTENT_BYTES, HitRule
 from penstock.actors.engine.errors import BadBlocks, ProtocolBroken
 from penstock.actors.engine.spec import GroupObjects
 from penstock.runtime.errors import mapped
@@ -27,7 +27,8 @@ ID_BYTES = 8
 
 BlockIds: TypeAlias = "Buffer | Sequence[int]"
 """The engine's blocks of a prompt, one for each block_tokens, from the prompt's start. A group of recurrent state uses
-the last one of each chunk. A negative id says that the engine has no block there (any more).
+the last one of each chunk. A negative id says that the engine has no block there (any more): the object of that chunk
+is neither stored nor loaded. Full attention needs every chunk, so there a load refuses it.
 Buffers of 8-byte integers (NumPy, array) are taken as they are."""
 
 
@@ -109,8 +110,9 @@ class ObjectTable:
         ]
 
     def bytes_before(self, chunks: int) -> int:
-        """Bytes of the objects in the first `chunks` chunks."""
-        return sum(self.size_bytes(index) for index in range(chunks * len(self._groups)))
+        """Bytes of the objects in the first `chunks` chunks that were copied whole."""
+        end = chunks * len(self._groups)
+        return sum(self.size_bytes(index) for index in self.copied() if index < end)
 
     def digests_of(self, indices: Sequence[int]) -> bytes:
         """Packed object digests."""
@@ -200,8 +202,7 @@ class Transfer:
         first = None
         for chunk in range(self.table.chunks):
             is_there = self.table.size_bytes(chunk * len(self.groups) + group) > 0
-            if is_there and self.direction is Direction.TO_OBJECTS:
-                is_there = ids.are_there(self.first_chunk + chunk)
+            is_there = is_there and self._has_blocks(group, ids, self.first_chunk + chunk)
             if is_there and first is None:
                 first = chunk
             elif not is_there and first is not None:
@@ -209,6 +210,14 @@ class Transfer:
                 first = None
         if first is not None:
             yield first, self.table.chunks
+
+    def _has_blocks(self, group: int, ids: _Blocks, chunk: int) -> bool:
+        """False: the object is passed over. A load never passes over what its rule always needs, nor over blocks
+        that were not named at all; the copy refuses those."""
+        if self.direction is Direction.TO_OBJECTS:
+            return ids.are_there(chunk)
+        is_always_needed = self.groups[group].rule.rule is HitRule.FULL
+        return is_always_needed or not ids.have_gap(chunk, skip_tokens=self.skip_tokens)
 
     def _layers_of(self, objects: GroupObjects) -> range:
         layers = range(objects.layers) if self.layers is None else self.layers
@@ -230,6 +239,11 @@ class _Blocks:
     def are_there(self, chunk: int) -> bool:
         ids = self._slice(chunk, chunk + 1)
         return len(ids) == (1 if self._is_state else self._per_chunk) and min(ids) >= 0
+
+    def have_gap(self, chunk: int, *, skip_tokens: int) -> bool:
+        """Whether the engine has no block somewhere in `chunk` beyond `skip_tokens`. Raises BadBlocks."""
+        ids = self._slice(chunk, chunk + 1)
+        return min(ids[self.skipped(skip_tokens, chunk, chunk + 1) :], default=0) < 0
 
     def of(self, first: int, end: int) -> array[int]:
         """Ids for the chunks first <= chunk < end. Raises BadBlocks when there are too few."""

@@ -11,7 +11,7 @@ import pytest
 from penstock._native import Copier, Direction, crc64
 from penstock.actors.api.types import HitRule
 from penstock.actors.engine.copying import ObjectTable, Transfer
-from penstock.actors.engine.counting import GroupRule
+from penstock.actors.engine.counting import GroupRule, counting_chunks
 from penstock.actors.engine.errors import BadBlocks, ProtocolBroken
 from penstock.actors.engine.layout import KvGeometry, opaque_layout, paged_layout
 from penstock.actors.engine.spec import GroupObjects
@@ -151,6 +151,47 @@ def test_only_what_the_hit_rule_needs_is_copied() -> None:
     assert reading.intact() == needed
     assert np.array_equal(source.window[0][:, IDS[1][4:]], target.window[0][:, IDS[1][4:]])
     assert np.array_equal(target.state[0][IDS[2][:3]], untouched)
+
+
+def test_chunks_that_have_left_the_window_may_be_resident_and_have_no_blocks() -> None:
+    """A16: the node has every object, the engine keeps blocks only for what its groups need.
+
+    Seen to fail with negative ids looked at for stores only: BadBlocks, and no hit.
+    """
+    source, target = Model(0), Model(1)
+    memory, digests = written(source)
+    ids = [IDS[0], [-1] * 4 + IDS[1][4:], [-1] * 3 + IDS[2][3:]]
+    reading = table(digests=digests)
+    carry(transfer(reading, target, Direction.TO_PAGED, ids=ids), memory)
+    assert reading.damaged() == []
+    assert reading.intact() == [[True] * 4, [False, False, True, True], [False] * 3 + [True]]
+    rules = [group.rule for group in GROUPS]
+    assert counting_chunks(rules, reading.intact(), first_chunk=0, chunks=CHUNKS) == CHUNKS
+    copied = 4 * FULL.object_bytes + 2 * WINDOW.object_bytes + STATE.object_bytes
+    assert reading.bytes_before(CHUNKS) == copied
+    assert np.array_equal(source.window[0][:, IDS[1][4:]], target.window[0][:, IDS[1][4:]])
+
+
+def test_a_prefix_that_needs_what_has_no_blocks_does_not_count() -> None:
+    """Full attention needs every chunk, so a block that is not there is refused and not passed over."""
+    memory, digests = written(Model(0))
+    reading = table(digests=digests)
+    ids = [IDS[0], [*IDS[1][:7], -1], IDS[2]]
+    carry(transfer(reading, Model(1), Direction.TO_PAGED, ids=ids), memory)
+    rules = [group.rule for group in GROUPS]
+    assert counting_chunks(rules, reading.intact(), first_chunk=0, chunks=CHUNKS) == 3
+    what = transfer(reading, Model(1), Direction.TO_PAGED, ids=[[*IDS[0][:15], -1], *IDS[1:]])
+    with pytest.raises(BadBlocks, match="-1"):
+        carry(what, memory)
+
+
+def test_blocks_before_the_skipped_tokens_need_not_be_there() -> None:
+    """They are left alone, so what their ids are says nothing of the rest of the chunk."""
+    memory, digests = written(Model(0))
+    reading = table(digests=digests)
+    ids = [IDS[0], [-1] * 3 + IDS[1][3:], IDS[2]]
+    carry(transfer(reading, Model(1), Direction.TO_PAGED, ids=ids, skip_tokens=24), memory)
+    assert reading.intact() == ALL
 
 
 def test_skipped_tokens_are_skipped_in_every_group_by_its_own_blocks() -> None:
