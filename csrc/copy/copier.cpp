@@ -28,7 +28,7 @@ CopierOptions checked(const CopierOptions& options) {
 /// turn.
 void append_tiles(std::vector<Tile>& tiles, std::span<const Slice> side_by_side,
                   std::span<std::uint64_t* const> states, const BlockShape& shape,
-                  std::uint64_t tile_slots) {
+                  const TileOrder& order) {
   const Slice& first = side_by_side.front();
   std::uint64_t done = 0;
   while (done < first.slots) {
@@ -41,13 +41,19 @@ void append_tiles(std::vector<Tile>& tiles, std::span<const Slice> side_by_side,
                          static_cast<std::uint64_t>(slice.block_ids[block]) * shape.s_block +
                          slot * shape.s_slot;
       std::byte* object = slice.object + done * shape.slot_bytes();
-      for (std::uint64_t at = 0; at < strip; at += tile_slots) {
-        const std::uint64_t slots = std::min(tile_slots, strip - at);
+      for (std::uint64_t at = 0; at < strip; at += order.slots()) {
+        const std::uint64_t slots = std::min(order.slots(), strip - at);
         tiles.push_back({.paged = paged + at * shape.s_slot,
                          .object = object + at * shape.slot_bytes(),
                          .bytes = slots * shape.slot_bytes(),
-                         .state = states[i]});
+                         .state = states[i],
+                         .asked_from = paged + at * shape.s_slot,
+                         .part = 0});
       }
+    }
+    if (order.asks_for_both()) {
+      tiles.back().asked_from = tiles[tiles.size() - 2].paged;
+      tiles.back().part = 1;
     }
     done += strip;
   }
@@ -68,7 +74,7 @@ std::vector<std::uint64_t> Copier::copy(const CopyRequest& request) {
   const Stores stores = plan.bytes() >= streaming_bytes_min_ ? Stores::streaming : Stores::cached;
   const TileKernel kernel =
       select_kernel(*request.layout, request.direction, stores, instructions_);
-  const TileOrder order(plan.shape(), kernel.piece_bytes);
+  const TileOrder order(plan.shape(), kernel.piece_bytes, plan.apart());
 
   std::vector<std::uint64_t> slices(plan.slices());
   pool_.run(plan.groups(), plan.bytes() / kThreadBytesMin + 1,
@@ -107,7 +113,7 @@ void Copier::move_group(const CopyPlan& plan, std::uint64_t group, MoveTiles mov
       digests[index] =
           digest_in_place(part.skipped, part.skipped_bytes, digest::kAllOnes, instructions_);
     }
-    append_tiles(tiles, side_by_side, states, plan.shape(), order.slots());
+    append_tiles(tiles, side_by_side, states, plan.shape(), order);
   }
   if (!tiles.empty()) {
     move(order, tiles);

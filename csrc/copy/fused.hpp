@@ -61,18 +61,18 @@ KV_FUSED_TARGET inline void move_piece(std::byte* paged, std::byte* object, Vect
 
 /// `kVectors` of a piece: 1, 2 or 4. A round is one vector for each lane.
 template <Direction kDirection, Stores kStores, std::uint64_t kVectors>
-KV_FUSED_TARGET inline void move_tile(const TileOrder& order, const Tile& tile,
-                                      const std::byte* ahead, Vector::Lanes& lanes) noexcept {
+KV_FUSED_TARGET inline void move_tile(const TileOrder& order, const Tile& tile, const Tile& later,
+                                      Vector::Lanes& lanes) noexcept {
   constexpr std::uint64_t kPieceBytes = kVectors * Vector::kBytes;
   constexpr std::uint64_t kRoundPieces = kLanes / kVectors;
   const std::uint64_t* from = order.object_order();
-  const std::uint64_t* ask_for = order.memory_order();
+  const std::uint64_t* ask_for = order.memory_order(later.part);
   std::byte* object = tile.object;
   const Vector::Register by = Vector::multiplier();
   const std::uint64_t pieces = tile.bytes / kPieceBytes;
   const auto step = [&](Vector::Register* oldest) KV_FUSED_TARGET {
     if constexpr (kDirection == Direction::to_objects) {
-      ask<kPieceBytes>(ahead + *ask_for);
+      ask<kPieceBytes>(later.asked_from + *ask_for);
     }
     move_piece<kDirection, kStores, kVectors>(tile.paged + *from, object, by, oldest);
     ++from;
@@ -100,7 +100,7 @@ KV_FUSED_TARGET void move_tiles(const TileOrder& order, std::span<const Tile> ti
   if constexpr (kDirection == Direction::to_objects) {
     for (const Tile& tile : tiles.first(ahead)) {
       for (std::uint64_t i = 0; i < tile.bytes / kPieceBytes; ++i) {
-        ask<kPieceBytes>(tile.paged + order.memory_order()[i]);
+        ask<kPieceBytes>(tile.asked_from + order.memory_order(tile.part)[i]);
       }
     }
   }
@@ -114,7 +114,7 @@ KV_FUSED_TARGET void move_tiles(const TileOrder& order, std::span<const Tile> ti
       lanes = Vector::begin(*state);
     }
     const Tile& later = i + ahead < tiles.size() ? tiles[i + ahead] : tile;
-    move_tile<kDirection, kStores, kVectors>(order, tile, later.paged, lanes);
+    move_tile<kDirection, kStores, kVectors>(order, tile, later, lanes);
   }
   *state = Vector::finish(lanes);
   if constexpr (kStores == Stores::streaming) {

@@ -29,10 +29,12 @@ enum class Instructions : std::uint8_t { portable, pclmul, vpclmul512 };
 
 /// Consecutive slots of one block: at most as many as a tile of the order has.
 struct Tile {
-  std::byte* paged;      // where its first slot is
-  std::byte* object;     // and where that is in the object
-  std::uint64_t bytes;   // at least one slot
-  std::uint64_t* state;  // the digest register, which is continued over the tile's bytes
+  std::byte* paged;             // where its first slot is
+  std::byte* object;            // and where that is in the object
+  std::uint64_t bytes;          // at least one slot
+  std::uint64_t* state;         // the digest register, which is continued over the tile's bytes
+  const std::byte* asked_from;  // what the order's memory_order(part) counts from, for this tile
+  std::uint64_t part;
 };
 
 /// Moves tiles one after the other.

@@ -13,20 +13,27 @@ constexpr std::uint64_t kGroupsPerThread = 8;
 /// Below this, changing between K and V costs more than it gains.
 constexpr std::uint64_t kWovenBlockBytesMin = std::uint64_t{8} << 10;
 
-/// Whether K and V of a block lie within one block of memory, and are read.
-bool weaves(const CopyRequest& request) {
+/// How far after K the V of a block lies, where that is within one block of memory, alike in all
+/// layers, and read. Else 0.
+std::uint64_t woven_apart(const CopyRequest& request) {
   const PagedLayout& layout = *request.layout;
   if (request.direction == Direction::to_paged || layout.record().components != 2 ||
       layout.shape().block_bytes() < kWovenBlockBytesMin) {
-    return false;
+    return 0;
+  }
+  const auto apart_in = [&](std::uint64_t layer) {
+    return layout.base(layer, 1) - layout.base(layer, 0);
+  };
+  const std::ptrdiff_t apart = apart_in(request.layers.first);
+  if (apart <= 0 || static_cast<std::uint64_t>(apart) >= layout.shape().s_block) {
+    return 0;
   }
   for (std::uint64_t layer = request.layers.first; layer < request.layers.last; ++layer) {
-    const std::ptrdiff_t apart = layout.base(layer, 1) - layout.base(layer, 0);
-    if (apart < 0 || static_cast<std::uint64_t>(apart) >= layout.shape().s_block) {
-      return false;
+    if (apart_in(layer) != apart) {
+      return 0;
     }
   }
-  return true;
+  return static_cast<std::uint64_t>(apart);
 }
 
 }  // namespace
@@ -37,7 +44,7 @@ CopyPlan::CopyPlan(const CopyRequest& request, std::size_t threads)
       run_slots_(request.layout->shape().slots * request.object_blocks()),
       run_bytes_(run_slots_ * slot_bytes_),
       runs_(request.objects.size() * request.runs_per_object()),
-      woven_(weaves(request) ? 2 : 1) {
+      apart_(woven_apart(request)) {
   const std::uint64_t share = bytes() / (threads * kGroupsPerThread);
   const std::uint64_t group_bytes = std::clamp(share, kGroupBytesMin, kGroupBytesMax);
   slice_slots_ = std::clamp<std::uint64_t>(group_bytes / slot_bytes_, 1, run_slots_);
@@ -46,14 +53,14 @@ CopyPlan::CopyPlan(const CopyRequest& request, std::size_t threads)
     slice_slots_ -= slice_slots_ % block_slots;  // whole blocks are read best
   }
   slices_per_run_ = (run_slots_ + slice_slots_ - 1) / slice_slots_;
-  slices_per_group_ = std::max(group_bytes / this->slice_bytes() / woven_ * woven_, woven_);
+  slices_per_group_ = std::max(group_bytes / this->slice_bytes() / woven() * woven(), woven());
 }
 
 std::uint64_t CopyPlan::digest_index(std::uint64_t place) const noexcept {
   // K and V of one layer are neighbouring runs: [pair][slice][kv] becomes [pair][kv][slice].
-  const std::uint64_t pair = place / (woven_ * slices_per_run_);
-  const std::uint64_t in_pair = place % (woven_ * slices_per_run_);
-  return (pair * woven_ + in_pair % woven_) * slices_per_run_ + in_pair / woven_;
+  const std::uint64_t pair = place / (woven() * slices_per_run_);
+  const std::uint64_t in_pair = place % (woven() * slices_per_run_);
+  return (pair * woven() + in_pair % woven()) * slices_per_run_ + in_pair / woven();
 }
 
 CopyPlan::Part CopyPlan::part(std::uint64_t digest_index) const {

@@ -41,7 +41,9 @@ class CopyPlan {
   /// What a group's place in order means as a place among the digests.
   [[nodiscard]] std::uint64_t digest_index(std::uint64_t place) const noexcept;
   /// How many places in a row, 1 or 2, are moved in turn.
-  [[nodiscard]] std::uint64_t woven() const noexcept { return woven_; }
+  [[nodiscard]] std::uint64_t woven() const noexcept { return apart_ != 0 ? 2 : 1; }
+  /// How far after K the V of a block lies, if they are moved in turn; else 0.
+  [[nodiscard]] std::uint64_t apart() const noexcept { return apart_; }
 
   /// One slice: what stays where it is and is only digested, then what is moved.
   struct Part {
@@ -60,7 +62,7 @@ class CopyPlan {
   std::uint64_t slice_slots_;
   std::uint64_t slices_per_run_;
   std::uint64_t slices_per_group_;
-  std::uint64_t woven_;
+  std::uint64_t apart_;
 };
 
 }  // namespace penstock

@@ -21,7 +21,7 @@ std::uint64_t tile_slots(const BlockShape& shape) noexcept {
 
 }  // namespace
 
-TileOrder::TileOrder(const BlockShape& shape, std::uint64_t piece_bytes)
+TileOrder::TileOrder(const BlockShape& shape, std::uint64_t piece_bytes, std::uint64_t apart)
     : slots_(tile_slots(shape)),
       piece_bytes_(piece_bytes),
       tiles_ahead_(std::max<std::uint64_t>(kAheadBytes / (slots_ * shape.slot_bytes()), 1)) {
@@ -36,6 +36,13 @@ TileOrder::TileOrder(const BlockShape& shape, std::uint64_t piece_bytes)
   }
   memory_order_ = object_order_;
   std::ranges::sort(memory_order_);
+  if (apart != 0 && apart < memory_order_.back() && slots_ == shape.slots) {
+    for (const std::uint64_t offset : object_order_) {
+      memory_order_.push_back(offset + apart);
+    }
+    std::ranges::sort(memory_order_);
+    tiles_ahead_ = (tiles_ahead_ + 1) / 2 * 2;
+  }
 }
 
 }  // namespace penstock

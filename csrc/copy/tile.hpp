@@ -18,8 +18,9 @@ namespace penstock {
 
 class TileOrder {
  public:
-  /// `piece_bytes`, what a kernel moves in one go, divides the head runs of `shape`.
-  TileOrder(const BlockShape& shape, std::uint64_t piece_bytes);
+  /// `piece_bytes`, what a kernel moves in one go, divides the head runs of `shape`. Two tiles may
+  /// be moved in turn, the second `apart` bytes after the first; 0: they are not.
+  TileOrder(const BlockShape& shape, std::uint64_t piece_bytes, std::uint64_t apart);
 
   [[nodiscard]] std::uint64_t slots() const noexcept { return slots_; }
   [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
@@ -27,8 +28,15 @@ class TileOrder {
   /// Where each piece lies, from the first slot of the tile. Fewer slots are the first so many of
   /// them.
   [[nodiscard]] const std::uint64_t* object_order() const noexcept { return object_order_.data(); }
-  /// The same, lowest address first.
-  [[nodiscard]] const std::uint64_t* memory_order() const noexcept { return memory_order_.data(); }
+  /// The same, lowest address first. Of two tiles moved in turn that are whole blocks and lie
+  /// within each other (K and V of each head side by side), both together: the lower half of them
+  /// is part 0, the upper one part 1.
+  [[nodiscard]] const std::uint64_t* memory_order(std::uint64_t part) const noexcept {
+    return memory_order_.data() + part * object_order_.size();
+  }
+  [[nodiscard]] bool asks_for_both() const noexcept {
+    return memory_order_.size() != object_order_.size();
+  }
 
   /// How many tiles ahead of the moves a tile is asked for.
   [[nodiscard]] std::uint64_t tiles_ahead() const noexcept { return tiles_ahead_; }
