@@ -367,10 +367,12 @@ class Table:
 
     # Life cycle.
 
-    def expire(self, now: float) -> Expired:
+    def expire(self, now: float, *, objects_max: int = ...) -> Expired:
         """End what expires at or before `now`. Read leases become overdue: their objects may leave
         the index, their memory stays. Reservations leave the index, their memory is quarantined.
-        Tickets are closed.
+        Tickets are closed. One call ends leases and tickets until they had `objects_max` objects
+        and chunks (default: no bound), and one at least; while `next_expiry` is not later than
+        `now`, there are more.
         """
 
     def next_expiry(self) -> float:
@@ -593,11 +595,13 @@ class DlpackTensor:
     """A tensor taken over from a DLPack capsule, which is used up. Keeps the memory alive."""
 
     def __init__(self, capsule: object) -> None:
-        """Raises ValueError for a capsule that is none or was taken before."""
+        """Raises ValueError for a capsule that is none or was taken before, LayoutRefused for elements
+        that are no whole number of bytes."""
     @property
     def address(self) -> int: ...
     @property
-    def is_cpu(self) -> bool: ...
+    def is_cpu(self) -> bool:
+        """Whether the CPU reads it: memory of the host, pinned or not."""
     @property
     def element_bytes(self) -> int: ...
     @property

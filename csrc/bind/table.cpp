@@ -195,8 +195,8 @@ py::bytes settle(Table& table, const py::bytes& lease, std::uint64_t session,
       id_of(lease), {session, indices.empty(), indices, digest_words, run_words, now}));
 }
 
-py::object expire(Table& table, double now) {
-  const Table::Expired expired = table.expire(now);
+py::object expire(Table& table, double now, std::uint32_t objects_max) {
+  const Table::Expired expired = table.expire(now, objects_max);
   return named_tuple(expired_type(), {expired.read_leases, expired.write_leases, expired.tickets});
 }
 
@@ -306,7 +306,9 @@ void bind_writing(py::class_<Table>& table) {
 }
 
 void bind_life(py::class_<Table>& table) {
-  table.def("expire", &expire, "now"_a, "End what expires at or before `now`.")
+  table
+      .def("expire", &expire, "now"_a, py::kw_only(), "objects_max"_a = UINT32_MAX,
+           "End what expires at or before `now`.")
       .def("next_expiry", &Table::next_expiry, "Earliest expiry; inf if there is none.")
       .def("stream_lost", &Table::stream_lost, "session"_a, "Orphan all its leases.")
       .def("process_gone", &Table::session_over, "session"_a, "Proven dead: all of it is free.")

@@ -17,6 +17,7 @@ class ExpiryHeap {
   void add(std::uint32_t owner, double time);
   // Nothing happens if it is not in it.
   void remove(std::uint32_t owner);
+  [[nodiscard]] bool empty() const { return heap_.empty(); }
   // The earliest time, or kNever.
   [[nodiscard]] double next() const { return heap_.empty() ? kNever : heap_.front().time; }
   // Whose time that is; there must be one.

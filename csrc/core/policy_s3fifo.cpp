@@ -72,16 +72,15 @@ void S3FifoPolicy::removed(ChunkId chunk, std::uint64_t fingerprint, std::uint64
 }
 
 ChunkId S3FifoPolicy::victim(std::uint64_t stamp) {
-  // Ends: every turn takes a chunk out of SMALL for good, or lowers a frequency.
-  for (;;) {
-    StampQueue& small = queues_[kSmall];
-    StampQueue& main = queues_[kMain];
+  StampQueue& small = queues_[kSmall];
+  StampQueue& main = queues_[kMain];
+  for (std::uint32_t turn = 0;; ++turn) {
     const bool from_small = pages_[kSmall] > small_pages_max_ ? !small.empty() : main.empty();
     StampQueue& queue = from_small ? small : main;
     const ChunkId chunk = queue.oldest();
     if (chunk == kNoChunk) return kNoChunk;
     PolicyNode& node = nodes_[chunk];
-    if (from_small ? node.frequency <= 1 : node.frequency == 0) return chunk;
+    if (node.frequency <= (from_small ? 1U : 0U) || turn == kTurnsMax) return chunk;
     queue.remove(chunk);
     if (from_small) {
       promote(chunk, stamp);

@@ -52,6 +52,9 @@ class S3FifoPolicy final : public Policy {
  private:
   enum Queue : std::uint8_t { kSmall, kMain };
   static constexpr std::uint64_t kFrequencyMax = 3;
+  // Turns in search of a victim that nobody has touched; then the oldest must do, since a step of
+  // the loop may not pass over millions.
+  static constexpr std::uint32_t kTurnsMax = 1024;
 
   StampQueue& queue_of(ChunkId chunk) { return queues_[nodes_[chunk].queue]; }
   void promote(ChunkId chunk, std::uint64_t stamp);

@@ -15,9 +15,9 @@ namespace {
 
 }  // namespace
 
-StampQueue::StampQueue(PolicyNodes& nodes) : nodes_(nodes), buckets_(kBuckets) {}
+BucketRing::BucketRing(PolicyNodes& nodes) : nodes_(nodes), buckets_(kBuckets) {}
 
-void StampQueue::insert(ChunkId chunk) {
+void BucketRing::insert(ChunkId chunk) {
   assert(!nodes_[chunk].linked);
   const std::uint64_t stamp = nodes_[chunk].stamp;
   if (size_ == 0) {
@@ -32,7 +32,7 @@ void StampQueue::insert(ChunkId chunk) {
   ++size_;
 }
 
-void StampQueue::remove(ChunkId chunk) {
+void BucketRing::remove(ChunkId chunk) {
   PolicyNode& node = nodes_[chunk];
   assert(node.linked);
   const std::uint64_t number = number_of(node.stamp);
@@ -52,13 +52,13 @@ void StampQueue::remove(ChunkId chunk) {
   --size_;
 }
 
-ChunkId StampQueue::oldest() const {
+ChunkId BucketRing::oldest() const {
   if (size_ == 0) return kNoChunk;
   return buckets_[first_used_from(low_) % kBuckets].oldest;
 }
 
 // Afterwards the stamp's bucket lies within the ring.
-void StampQueue::make_room_for(std::uint64_t stamp) {
+void BucketRing::make_room_for(std::uint64_t stamp) {
   low_ = first_used_from(low_);
   for (;;) {
     const std::uint64_t number = number_of(stamp);
@@ -74,7 +74,7 @@ void StampQueue::make_room_for(std::uint64_t stamp) {
 }
 
 // Joins each bucket with its neighbour: 2 * kBuckets list ends at most are touched.
-void StampQueue::coarsen() {
+void BucketRing::coarsen() {
   std::vector<Bucket> joined(kBuckets);
   for (std::uint64_t number = low_; number <= high_; ++number) {
     append(joined[(number >> 1U) % kBuckets], bucket(number));
@@ -89,7 +89,7 @@ void StampQueue::coarsen() {
   }
 }
 
-void StampQueue::append(Bucket& bucket, const Bucket& newer) {
+void BucketRing::append(Bucket& bucket, const Bucket& newer) {
   if (newer.oldest == kNoChunk) return;
   if (bucket.oldest == kNoChunk) {
     bucket = newer;
@@ -100,18 +100,13 @@ void StampQueue::append(Bucket& bucket, const Bucket& newer) {
   bucket.newest = newer.newest;
 }
 
-void StampQueue::link(ChunkId chunk, Bucket& bucket) {
+bool BucketRing::is_too_coarse() const {
+  return shift_ > 0 && size_ > 0 && high_ - first_used_from(low_) < kBuckets / 16;
+}
+
+void BucketRing::link(ChunkId chunk, Bucket& bucket) {
   PolicyNode& node = nodes_[chunk];
-  ChunkId before = bucket.newest;
-  if (before != kNoChunk && nodes_[before].stamp > node.stamp) {
-    if (node.stamp <= nodes_[bucket.oldest].stamp) {
-      before = kNoChunk;
-    } else {
-      for (std::uint32_t step = 0; step < kLookBack && nodes_[before].stamp > node.stamp; ++step) {
-        before = nodes_[before].previous;
-      }
-    }
-  }
+  const ChunkId before = older_neighbour(node.stamp, bucket);
   const ChunkId after = before == kNoChunk ? bucket.oldest : nodes_[before].next;
   node.previous = before;
   node.next = after;
@@ -120,7 +115,23 @@ void StampQueue::link(ChunkId chunk, Bucket& bucket) {
   (after == kNoChunk ? bucket.newest : nodes_[after].previous) = chunk;
 }
 
-void StampQueue::mark(std::uint64_t number, bool used) {
+// Behind which entry of the bucket a stamp belongs, kNoChunk for none: from both ends, since late
+// entries are either a little older than the newest or a little newer than the last victim.
+ChunkId BucketRing::older_neighbour(std::uint64_t stamp, const Bucket& bucket) const {
+  ChunkId older = kNoChunk;
+  ChunkId next = bucket.oldest;
+  ChunkId newer = bucket.newest;
+  for (std::uint32_t step = 0; step < kLookBack; ++step) {
+    if (newer == kNoChunk || nodes_[newer].stamp <= stamp) return newer;
+    newer = nodes_[newer].previous;
+    if (next == kNoChunk || nodes_[next].stamp >= stamp) return older;
+    older = next;
+    next = nodes_[next].next;
+  }
+  return older;
+}
+
+void BucketRing::mark(std::uint64_t number, bool used) {
   const std::uint64_t place = number % kBuckets;
   const std::uint64_t bit = 1ULL << (place % 64);
   if (used) {
@@ -131,7 +142,7 @@ void StampQueue::mark(std::uint64_t number, bool used) {
 }
 
 // The lowest number >= `number` whose bucket is in use; there must be one within the ring.
-std::uint64_t StampQueue::first_used_from(std::uint64_t number) const {
+std::uint64_t BucketRing::first_used_from(std::uint64_t number) const {
   if (size_ == 0) return number;
   const std::uint64_t place = number % kBuckets;
   std::uint64_t word = used_[place / 64] >> (place % 64);
@@ -141,10 +152,10 @@ std::uint64_t StampQueue::first_used_from(std::uint64_t number) const {
     word = used_[(place + distance) % kBuckets / 64];
     if (word != 0) return number + distance + static_cast<std::uint64_t>(std::countr_zero(word));
   }
-  throw std::logic_error("stamp queue: not empty, but no bucket is in use");
+  throw std::logic_error("bucket ring: not empty, but no bucket is in use");
 }
 
-void StampQueue::validate() const {
+void BucketRing::validate() const {
   std::uint32_t counted = 0;
   for (std::uint64_t place = 0; place < kBuckets; ++place) {
     const Bucket& own = buckets_[place];
@@ -164,6 +175,21 @@ void StampQueue::validate() const {
     if (own.newest != previous) broken("a wrong newest end", previous);
   }
   if (counted != size_) broken("fewer in the buckets than counted", counted);
+}
+
+void StampQueue::insert(ChunkId chunk) {
+  if (rings_[older_].size() == 0 && rings_[1 - older_].is_too_coarse()) {
+    older_ = 1 - older_;
+    boundary_ = newest_ + 1;
+  }
+  newest_ = std::max<std::uint64_t>(newest_, nodes_[chunk].stamp);
+  ring_of(chunk).insert(chunk);
+}
+
+void StampQueue::validate() const {
+  for (const BucketRing& ring : rings_) ring.validate();
+  const ChunkId oldest = rings_[1 - older_].oldest();
+  if (oldest != kNoChunk && nodes_[oldest].stamp < boundary_) broken("in the wrong ring", oldest);
 }
 
 }  // namespace penstock

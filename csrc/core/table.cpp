@@ -8,6 +8,7 @@ namespace penstock {
 namespace {
 
 constexpr std::size_t kKeysMax = std::size_t{1} << 20U;     // in one call
+constexpr std::uint32_t kStoryEventsMax = 1U << 24U;        // of 56 bytes
 constexpr std::size_t kObjectsMax = std::size_t{1} << 20U;  // in one lease
 
 TableConfig checked(const TableConfig& config) {
@@ -19,6 +20,10 @@ TableConfig checked(const TableConfig& config) {
   if (config.objects_max == 0 || config.objects_max > (1U << 31U)) {
     throw BadArgument("objects_max is " + std::to_string(config.objects_max) +
                       ": give 1 to 2147483648");
+  }
+  if (config.story_events_max > kStoryEventsMax) {
+    throw BadArgument("story_events_max is " + std::to_string(config.story_events_max) +
+                      ": give at most " + std::to_string(kStoryEventsMax));
   }
   // Every lease and ticket may pin a chunk once, and pins are counted in 24 bits.
   const std::uint64_t holders = std::uint64_t{config.leases_max} + config.tickets_max;
@@ -63,6 +68,7 @@ void Table::begin() {
 
 void Table::begin(double now) {
   begin();
+  if (std::isnan(now)) throw BadArgument("now is not a number; give seconds");
   contents_.story().set_now(now);
 }
 

@@ -135,7 +135,8 @@ class Table {
     std::uint32_t objects = 0;
     std::vector<Key> keys;
   };
-  Expired expire(double now);
+  // Leases and tickets until they had `objects_max` objects and chunks, and one at least.
+  Expired expire(double now, std::uint32_t objects_max);
   [[nodiscard]] double next_expiry();
   // How many leases it leaves behind that hold memory, those overdue before included.
   std::uint32_t stream_lost(std::uint64_t session);

@@ -3,17 +3,25 @@
 
 namespace penstock {
 
-Table::Expired Table::expire(double now) {
+Table::Expired Table::expire(double now, std::uint32_t objects_max) {
   begin(now);
   Expired expired;
-  while (lease_expiry_.next() <= now) {
+  std::size_t objects = 0;
+  const auto due = [&](const ExpiryHeap& heap) {
+    return !heap.empty() && heap.next() <= now && (objects == 0 || objects < objects_max);
+  };
+  while (due(lease_expiry_)) {
     const BookId place = lease_expiry_.next_owner();
-    ++(leases_[place].kind == Lease::Kind::read ? expired.read_leases : expired.write_leases);
+    const Lease& lease = leases_[place];
+    ++(lease.kind == Lease::Kind::read ? expired.read_leases : expired.write_leases);
+    objects += lease.objects.size();
     make_overdue(place);
   }
-  while (ticket_expiry_.next() <= now) {
-    end_ticket(ticket_expiry_.next_owner());
+  while (due(ticket_expiry_)) {
+    const BookId place = ticket_expiry_.next_owner();
     ++expired.tickets;
+    objects += tickets_[place].chunks.size();
+    end_ticket(place);
   }
   return expired;
 }

@@ -192,7 +192,7 @@ class Driver {
 
   void live() {
     if (draw(5) != 0) {
-      table_.expire(now_ += static_cast<double>(draw(4)));
+      table_.expire(now_ += static_cast<double>(draw(4)), UINT32_MAX);
       return;
     }
     const std::uint64_t one = session();

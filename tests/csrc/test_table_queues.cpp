@@ -38,14 +38,14 @@ TEST_CASE(queue_orders_exactly_what_its_buckets_can_tell_apart) {
     } else {
       // Not far from each other, slowly rising, often in the past.
       base += random() % 2;
-      node.stamp = base + random() % (StampQueue::kBuckets / 2);
+      node.stamp = base + random() % (BucketRing::kBuckets / 2);
       queue.insert(chunk);
       twin.emplace(stamp_of(nodes, chunk), chunk);
     }
     CHECK_EQ(queue.size(), twin.size());
     if (twin.empty()) continue;
     // What stays in the queue must not stretch its range beyond the buckets.
-    if (base > twin.begin()->first + StampQueue::kBuckets / 2 - 1) {
+    if (base > twin.begin()->first + BucketRing::kBuckets / 2 - 1) {
       const ChunkId oldest = queue.oldest();
       CHECK_EQ(stamp_of(nodes, oldest), twin.begin()->first);
       twin.erase({stamp_of(nodes, oldest), oldest});
@@ -71,7 +71,7 @@ TEST_CASE(queue_orders_a_wide_range_to_a_bucket_of_it) {
   for (ChunkId chunk = 0; chunk < kNodes; ++chunk) stamps.insert(stamp_of(nodes, chunk));
   while (!queue.empty()) {
     const ChunkId oldest = queue.oldest();
-    const std::uint64_t width = 2 * kRange / StampQueue::kBuckets;
+    const std::uint64_t width = 2 * kRange / BucketRing::kBuckets;
     CHECK(nodes[oldest].stamp <= *stamps.begin() + width);
     stamps.erase(stamps.find(stamp_of(nodes, oldest)));
     queue.remove(oldest);
@@ -97,6 +97,41 @@ TEST_CASE(queue_keeps_the_order_of_rising_stamps_exactly) {
       CHECK_EQ(queue.oldest(), chunk);
       queue.remove(chunk);
     }
+  }
+}
+
+// A range that was wide once must not blur the order for ever.
+TEST_CASE(queue_is_exact_again_once_its_wide_past_has_gone) {
+  constexpr std::uint32_t kNodes = 2000;
+  Random random(5);
+  PolicyNodes nodes(kNodes);
+  StampQueue queue(nodes);
+  std::uint64_t stamp = 0;
+  for (ChunkId chunk = 0; chunk < kNodes; ++chunk) {
+    nodes[chunk].stamp = stamp += 100'000;
+    queue.insert(chunk);
+  }
+  // Everything turns over, one stamp at a time, a few times.
+  for (std::uint32_t turn = 0; turn < 4 * kNodes; ++turn) {
+    const ChunkId oldest = queue.oldest();
+    queue.remove(oldest);
+    nodes[oldest].stamp = ++stamp;
+    queue.insert(oldest);
+    if (turn % 100 == 0) queue.validate();
+  }
+  // Late entries, anywhere in what is there now.
+  std::multiset<std::uint64_t> stamps;
+  for (ChunkId chunk = 0; chunk < kNodes; ++chunk) {
+    queue.remove(chunk);
+    nodes[chunk].stamp = stamp - random() % kNodes;
+    queue.insert(chunk);
+    stamps.insert(stamp_of(nodes, chunk));
+  }
+  queue.validate();
+  for (const std::uint64_t expected : stamps) {
+    const ChunkId oldest = queue.oldest();
+    CHECK_EQ(stamp_of(nodes, oldest), expected);
+    queue.remove(oldest);
   }
 }
 

@@ -23,7 +23,7 @@ from support.table_twin_state import (
     TwinTicket,
 )
 
-from penstock._native import Answer, Outcome, Rule
+from penstock._native import Answer, Outcome
 
 
 class TableTwin(TwinState):

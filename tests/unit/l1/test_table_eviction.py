@@ -117,6 +117,20 @@ def test_s3fifo_takes_back_into_main_what_it_let_go_too_early() -> None:
     assert rig.hit(victim) == 1
 
 
+def test_s3fifo_looks_for_a_victim_in_a_bounded_number_of_turns() -> None:
+    """DESIGN 9: a million chunks that were all read again are no reason to pass over all of them."""
+    chunks = 20_000
+    rig = TableRig(pages=chunks, objects_max=chunks, policy=Policy.S3FIFO, leases_max=2)
+    keys = [prompt(f"{i}", 1)[0] for i in range(chunks)]
+    for key in keys:
+        rig.put([key])
+    for now in range(4):
+        rig.table.touch(b"".join(keys), now=now)
+    # Without a bound all are passed over, and it is the first one's turn again.
+    assert keys.index(rig.table.evict(1, now=9).keys) == 1024
+    rig.table.validate()
+
+
 def test_an_object_that_can_never_fit_asks_for_no_eviction() -> None:
     """B17: room is missing only where evicting could make it; a prompt is worth what its prefix needs."""
     rig = TableRig(pages=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.table_rig import PAGE_BYTES, TableRig, extents, prompt
 
-from penstock._native import Answer, Outcome, QuarantineFull, SessionUnknown
+from penstock._native import Answer, BadArgument, Outcome, QuarantineFull, SessionUnknown
 
 GIB = 1024**3
 
@@ -132,6 +132,36 @@ def test_offsets_beyond_4_gib_are_whole(tmp_path: Path) -> None:
                 assert os.pread(arena.fileno(), 1, place) == bytes([name + 1])
     assert rig.table.statistics().bytes_resident == 12 * GIB
     rig.table.validate()
+
+
+def test_time_may_be_any_number_but_must_be_one() -> None:
+    """C9. Seen to fail, by never returning, when expire looked for what expires at the end of time."""
+    rig = TableRig()
+    rig.reserve(prompt("p", 1), expires=5)
+    with pytest.raises(BadArgument, match="now is not a number"):
+        rig.table.expire(float("nan"))
+    assert tuple(rig.table.expire(float("-inf"))) == (0, 0, 0)
+    assert tuple(rig.table.expire(float("inf"))) == (0, 1, 0)
+    assert tuple(rig.table.expire(float("inf"))) == (0, 0, 0)
+    rig.table.give_up(1)
+    rig.table.attach(1, instance=1)
+    lease, _ = rig.reserve(prompt("p", 1))
+    assert tuple(rig.table.expire(float("inf"))) == (0, 0, 0), "what never expires does not"
+    assert rig.commit(lease, [1]) == [Outcome.OK]
+
+
+def test_much_that_expires_at_once_is_ended_in_steps() -> None:
+    """DESIGN 9: a step of the loop is bounded by objects, not by what a dead engine had open."""
+    rig, keys = TableRig(), prompt("p", 3)
+    rig.put(keys)
+    for _ in range(4):
+        rig.lookup(keys, expires=5)
+        rig.read(keys, expires=5)
+    steps = []
+    while rig.table.next_expiry() <= 5:
+        steps.append(tuple(rig.table.expire(5, objects_max=6)))
+        rig.table.validate()
+    assert steps == [(2, 0, 0), (2, 0, 0), (0, 0, 2), (0, 0, 2)]
 
 
 def test_a_dead_reader_does_not_pin_a_hot_key_for_ever() -> None:
