@@ -6,12 +6,16 @@ No tensor library is imported. A tensor is taken by what it can say of itself, i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Protocol, runtime_checkable
 
 from penstock._native import DlpackTensor, LayoutRefused
+
+# NumPy's array protocol: byte order, kind and size. Neither pointers nor text, dates or bit fields.
+_NUMBER = re.compile(r"[<|][biufcV]([0-9]{1,4})")
 
 
 @runtime_checkable
@@ -119,7 +123,7 @@ def _of_array(array: ArrayLike) -> TensorMemory:
         raise LayoutRefused("an array interface without an address, a shape and a type")
     if data[1]:
         raise LayoutRefused("the array is read-only: KV could not be copied back into it")
-    element_bytes = int(kind[2:])
+    element_bytes = _number_bytes(kind, interface.get("descr"))
     strides = interface.get("strides")
     return TensorMemory(
         address=data[0],
@@ -128,6 +132,18 @@ def _of_array(array: ArrayLike) -> TensorMemory:
         element_bytes=element_bytes,
         owner=array,
     )
+
+
+def _number_bytes(kind: str, fields: object) -> int:
+    """Bytes of an element. Void without fields counts as a number: bfloat16 and its like say that of themselves."""
+    number = _NUMBER.fullmatch(kind)
+    has_fields = isinstance(fields, Sequence) and any(field[0] for field in fields)
+    if number is None or has_fields:
+        raise LayoutRefused(
+            f"elements of NumPy type {kind[:16]!r}: give numbers in this machine's byte order, or view"
+            " the array as uint8"
+        )
+    return int(number[1])
 
 
 def _of_dlpack(producer: DlpackLike) -> TensorMemory:

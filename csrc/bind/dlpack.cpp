@@ -6,7 +6,10 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
+
+#include "copy/layout.hpp"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -34,15 +37,20 @@ class DlpackTensor {
     if (PyCapsule_SetName(capsule.ptr(), dlpack::kTakenName) != 0) {
       throw py::error_already_set();
     }
+    if (element_bits() % 8 != 0) {  // rounded up, its last elements would lie outside of it
+      throw penstock::LayoutRefused("elements of " + std::to_string(element_bits()) +
+                                    " bits: only whole bytes are copied; view the tensor as uint8");
+    }
   }
 
   [[nodiscard]] std::uint64_t address() const {
     return reinterpret_cast<std::uint64_t>(tensor().data) + tensor().byte_offset;
   }
-  [[nodiscard]] bool is_cpu() const { return tensor().device.type == dlpack::kCpu; }
-  [[nodiscard]] std::uint64_t element_bytes() const {
-    return (std::uint64_t{tensor().type.bits} * tensor().type.lanes + 7) / 8;
+  [[nodiscard]] bool is_cpu() const {
+    const std::int32_t type = tensor().device.type;
+    return type == dlpack::kCpu || type == dlpack::kCudaHost;
   }
+  [[nodiscard]] std::uint64_t element_bytes() const { return element_bits() / 8; }
   [[nodiscard]] std::vector<std::int64_t> shape() const {
     return {tensor().shape, tensor().shape + tensor().dimensions};
   }
@@ -54,6 +62,9 @@ class DlpackTensor {
   }
 
  private:
+  [[nodiscard]] std::uint64_t element_bits() const {
+    return std::uint64_t{tensor().type.bits} * tensor().type.lanes;
+  }
   [[nodiscard]] const dlpack::Tensor& tensor() const { return managed_->tensor; }
 
   std::unique_ptr<dlpack::Managed, Deleter> managed_;

@@ -9,6 +9,7 @@ namespace penstock::bind::dlpack {
 inline constexpr const char* kName = "dltensor";
 inline constexpr const char* kTakenName = "used_dltensor";
 inline constexpr std::int32_t kCpu = 1;
+inline constexpr std::int32_t kCudaHost = 3;  // pinned, and the CPU's all the same
 
 struct Device {
   std::int32_t type;

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import struct
 import weakref
 from array import array
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -36,6 +39,86 @@ class OnlyDlpack:
 
     def __dlpack__(self) -> object:
         return self._tensor.__dlpack__()
+
+
+class Made:
+    """A DLPack tensor made by hand, of a device and an element type that torch's CPU has not."""
+
+    def __init__(self, *, device: int, bits: int, lanes: int = 1) -> None:
+        self.memory = (ctypes.c_uint8 * (2 * 5 * 4 * 3 * 8 * 4))()
+        self._shape = (ctypes.c_int64 * 5)(*SHAPE)
+        address, shape = ctypes.addressof(self.memory), ctypes.addressof(self._shape)
+        # data, device type, its id, dimensions, type code, bits, lanes, shape, strides, offset,
+        # context, deleter: as the C structure lies in memory.
+        fields = (address, device, 0, 5, 1, bits, lanes, shape, 0, 0, 0, 0)
+        self._managed = ctypes.create_string_buffer(struct.pack("@PiiiBBHPPQPP", *fields))
+
+    def __dlpack__(self) -> object:
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype = ctypes.py_object
+        new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return new(ctypes.addressof(self._managed), b"dltensor", None)
+
+
+@pytest.mark.parametrize("device", [1, 3], ids=["host", "pinned host"])
+def test_memory_of_the_host_is_taken_pinned_or_not(device: int) -> None:
+    made = Made(device=device, bits=32)
+    layout = paged_layout(PRESET, [made], GEOMETRY)
+    assert layout.bases[0] == ctypes.addressof(made.memory)
+    assert layout.head_bytes == 8 * 4
+
+
+@pytest.mark.parametrize(("bits", "lanes"), [(4, 1), (6, 1), (4, 3), (1, 1)])
+def test_elements_that_are_no_whole_bytes_are_refused(bits: int, lanes: int) -> None:
+    """Seen to fail with the size rounded up: 4-bit elements then reach twice as far as they lie."""
+    with pytest.raises(LayoutRefused, match="bits: only whole bytes are copied"):
+        paged_layout(PRESET, [Made(device=1, bits=bits, lanes=lanes)], GEOMETRY)
+
+
+def test_memory_of_another_device_is_refused() -> None:
+    with pytest.raises(LayoutRefused, match="this machine's memory"):
+        paged_layout(PRESET, [Made(device=2, bits=32)], GEOMETRY)
+
+
+STRUCTURED = np.dtype([("k", "<f4"), ("v", "<f4")])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(SHAPE, dtype=object),
+        np.zeros(SHAPE, dtype=STRUCTURED),
+        np.zeros(SHAPE, dtype=">f4"),
+        np.zeros(SHAPE, dtype="M8[s]"),
+        np.zeros(SHAPE, dtype="U1"),
+    ],
+    ids=["object", "structured", "big-endian", "datetime", "text"],
+)
+def test_an_array_of_no_numbers_is_refused(array: Tensor) -> None:
+    """Copied bytes of an object array would be pointers. Seen to fail with a bare ValueError."""
+    with pytest.raises(LayoutRefused, match="elements"):
+        paged_layout(PRESET, [array], GEOMETRY)
+
+
+def test_plain_bytes_are_taken_as_bfloat16_shows_itself_in_numpy() -> None:
+    assert paged_layout(PRESET, [np.zeros(SHAPE, dtype="V2")], GEOMETRY).head_bytes == 8 * 2
+
+
+TYPES = ["", "<f", "<fx", "f4", "<f-4", "<f\N{ARABIC-INDIC DIGIT THREE}", "<f" + "9" * 5000]
+
+
+@pytest.mark.parametrize("typestr", TYPES, ids=range(len(TYPES)))
+def test_an_array_interface_with_a_type_that_is_none_is_refused(typestr: str) -> None:
+    class Claims:
+        __array_interface__: ClassVar[dict[str, object]] = {
+            "data": (4096, False),
+            "shape": SHAPE,
+            "typestr": typestr,
+            "version": 3,
+        }
+
+    with pytest.raises(LayoutRefused, match="elements"):
+        paged_layout(PRESET, [Claims()], GEOMETRY)
 
 
 def _fields(layout: PagedLayout) -> tuple[object, ...]:
