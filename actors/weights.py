@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class NoWeights(InvalidField):
-    """Yours: the directory holds no safetensors files, or one that is damaged."""
+    """Yours: the directory holds no safetensors files, or one that is damaged or no regular file."""
 
 
 def safetensors_fingerprint(directory: Path) -> str:
@@ -41,15 +43,24 @@ def safetensors_fingerprint(directory: Path) -> str:
     if not paths:
         raise NoWeights("weights", f"there are no safetensors files in {directory}")
     for path in paths:
-        with path.open("rb") as file:
+        with _open_regular(path) as file:
             for part in _parts(path, file):
                 digest.update(_LENGTH.pack(len(part)))
                 digest.update(part)
     return f"safetensors:{digest.hexdigest()}"
 
 
+def _open_regular(path: Path) -> BinaryIO:
+    """Without O_NONBLOCK, a pipe that nobody writes would be waited for. Raises NoWeights."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NoWeights("weights", f"{path} is no regular file")
+    return os.fdopen(handle, "rb")
+
+
 def _parts(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    yield path.name.encode()
+    yield os.fsencode(path.name)
     length = file.read(_LENGTH.size)
     header_bytes = _LENGTH.unpack(length)[0] if len(length) == _LENGTH.size else 0
     if not 0 < header_bytes <= HEADER_BYTES_MAX:
@@ -57,7 +68,7 @@ def _parts(path: Path, file: BinaryIO) -> Iterator[bytes]:
     header = file.read(header_bytes)
     yield header
     data_start = _LENGTH.size + header_bytes
-    data_bytes = path.stat().st_size - data_start
+    data_bytes = os.fstat(file.fileno()).st_size - data_start
     for start, end in _tensors(path, header, data_bytes):
         middle = start + max(0, end - start - SAMPLE_BYTES) // 2
         for place in (start, middle, max(start, end - SAMPLE_BYTES)):
@@ -76,8 +87,10 @@ def _tensors(path: Path, header: bytes, data_bytes: int) -> list[tuple[int, int]
             if name != "__metadata__"
             for start, end in [tensor["data_offsets"]]
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None
+    if data_bytes < 0:
+        raise damaged
     for start, end in places:
         if not (type(start) is type(end) is int and 0 <= start <= end <= data_bytes):
             raise damaged

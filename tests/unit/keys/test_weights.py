@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -77,12 +78,45 @@ def test_names_shapes_and_files_count(model: Path) -> None:
         struct.pack("<Q", 30) + b'{"q": {"data_offsets":[0,9]}} ',
         struct.pack("<Q", 30) + b'{"q":{"data_offsets":[-1,0]}} ',
         struct.pack("<Q", 30) + b'{"q":{"data_offsets":"ab"}}   ',
+        struct.pack("<Q", 30) + b'{"q":{"data_offsets":[0,"a"]}}',
+        struct.pack("<Q", 200_000) + b"[" * 200_000,  # deeper than the reader of JSON goes
+        struct.pack("<Q", 500_000) + b'{"a":' * 100_000,
+        struct.pack("<Q", 99_999_999) + b"{}",  # ends before its header does
     ],
+    ids=range(13),
 )
 def test_a_damaged_file_is_refused(model: Path, content: bytes) -> None:
     (model / "a.safetensors").write_bytes(content)
     with pytest.raises(NoWeights, match=r"a\.safetensors"):
         safetensors_fingerprint(model)
+
+
+def test_a_name_that_is_no_text_counts_as_its_bytes(model: Path) -> None:
+    """Seen to fail with UnicodeEncodeError."""
+    odd = model / os.fsdecode(b"\xff.safetensors")
+    (model / "b.safetensors").rename(odd)
+    first = safetensors_fingerprint(model)
+    odd.rename(model / os.fsdecode(b"\xfe.safetensors"))
+    assert safetensors_fingerprint(model) != first
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(model: Path) -> None:
+    """A pipe has no end to wait for. Seen to block for ever."""
+    os.mkfifo(model / "c.safetensors")
+    with pytest.raises(NoWeights, match=r"c\.safetensors is no regular file"):
+        safetensors_fingerprint(model)
+    (model / "c.safetensors").unlink()
+    (model / "c.safetensors").mkdir()
+    with pytest.raises(NoWeights, match=r"c\.safetensors is no regular file"):
+        safetensors_fingerprint(model)
+
+
+def test_a_link_to_a_file_is_followed(model: Path, tmp_path: Path) -> None:
+    """As the hub's cache lays its files out."""
+    first = safetensors_fingerprint(model)
+    (model / "b.safetensors").rename(tmp_path / "blob")
+    (model / "b.safetensors").symlink_to(tmp_path / "blob")
+    assert safetensors_fingerprint(model) == first
 
 
 def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
