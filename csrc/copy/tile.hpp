@@ -1,9 +1,9 @@
 // The order in which the head runs of a block are visited.
 //
-// A block is taken in tiles: some consecutive slots with all their heads, small enough that two of
-// them stay in the first cache. A tile is moved in the order of the object while one a few KiB
-// further on is asked for in the order of memory: engines scatter blocks, and where heads are
-// outermost the CPU's own prefetcher loses its way in the object's order.
+// A block is taken in tiles: some consecutive slots with all their heads, small enough that the
+// first cache holds one while the next comes in. A tile is moved in the order of the object while
+// one a few KiB further on is asked for in the order of memory: engines scatter blocks, and where
+// heads are outermost the CPU's own prefetcher loses its way in the object's order.
 //
 // Both orders are the same in every tile, so they are laid down once per call, as offsets.
 #pragma once

@@ -50,7 +50,8 @@ class Memory {
   std::unique_ptr<std::byte, FreeMemory> memory_;
 };
 
-enum class Order : std::uint8_t { slots_first, heads_first };
+/// heads_first_fused: K and V of a slot are side by side.
+enum class Order : std::uint8_t { slots_first, heads_first, heads_first_fused };
 
 struct Geometry {
   std::uint64_t layers = 3;
@@ -94,9 +95,18 @@ class Cache {
       record.s_slot = g.head_bytes;
       record.s_head = g.block_slots * g.head_bytes;
     }
+    const bool fused = g.order == Order::heads_first_fused;
+    if (fused) {
+      record.s_slot = g.components * g.head_bytes;
+      record.s_head = g.block_slots * record.s_slot;
+      record.s_block = g.heads * record.s_head + g.padding;
+    }
     for (std::uint64_t i = 0; i < g.layers * g.components; ++i) {
-      record.bases.push_back(first_base + i * span(g));
-      record.span_bytes.push_back(span(g));
+      const std::uint64_t layer = i / g.components;
+      const std::uint64_t kv = i % g.components;
+      const std::uint64_t within = fused ? kv * g.head_bytes : kv * span(g);
+      record.bases.push_back(first_base + layer * g.components * span(g) + within);
+      record.span_bytes.push_back(fused ? g.components * span(g) - within : span(g));
     }
     return record;
   }
