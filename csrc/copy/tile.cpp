@@ -5,8 +5,8 @@
 namespace penstock {
 namespace {
 
-/// Blocks up to this size are read best as they lie (seen with heads outermost: 0.95 of a plain copy
-/// as a whole, 0.70 in halves), although two of them are more than a first cache.
+/// Blocks up to this size are read best as they lie (seen with heads outermost: 0.95 of a plain
+/// copy as a whole, 0.70 in halves), although two of them are more than a first cache.
 constexpr std::uint64_t kWholeBlockBytesMax = std::uint64_t{32} << 10;
 constexpr std::uint64_t kTileBytes = std::uint64_t{16} << 10;
 
