@@ -130,8 +130,7 @@ async def test_a_heartbeat_and_health_are_answered_while_reservations_wait() -> 
             await room_is_made.wait()
             return 0
 
-        await engine.put(keys(1000))
-        await engine.lookup(keys(1000))
+        await engine.put(keys(1000))  # all of it could be evicted, so a reservation waits for that
         with mock.patch.object(EvictionController, "_evict", wait_for_ever):
             waiting = await engine.begin(
                 reserve=pb.Reserve(prompt=pb.Prompt(keys=keys(100, prompt="new"))), deadline_ms=800

@@ -19,7 +19,7 @@ from penstock.actors.engine.client import (
     new_engine_instance,
     plain_model,
 )
-from penstock.actors.engine.errors import RankBusy, RequestRefused
+from penstock.actors.engine.errors import MovesNoBytes, RankBusy, RequestRefused
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
@@ -266,13 +266,13 @@ async def test_a_live_owner_gives_up_its_orphaned_leases_when_it_is_back() -> No
 
 
 async def test_over_tcp_on_this_machine() -> None:
-    """The arena is shared there too: only the control messages take the other way."""
+    """Who comes over TCP looks up, and moves no bytes: nothing tells a tunnel from this machine."""
     listen = [{"address": "127.0.0.1:0"}]
     async with local_node(gateway__listen=listen) as node, node.attach(spec()) as client:
         assert not client.config.is_local
         writer = Blocks("NL_X_TWO_NB_BS_NH_HS")
         tokens = list(range(client.chunk_tokens))
         ids = blocks_of(client, tokens)
-        assert (await client.store(tokens, [writer.layout], [ids])).chunks_written == 1
-        async with await client.lookup(tokens) as ticket:
-            assert (await client.load(ticket, [writer.layout], [ids])).bytes > 0
+        assert (await client.lookup(tokens)).hit_tokens == 0
+        with pytest.raises(MovesNoBytes):
+            await client.store(tokens, [writer.layout], [ids])
