@@ -2,16 +2,20 @@
 
     key_0       = H(namespace)                         the namespace's digest
     key_i       = H(key_{i-1} || tokens of chunk i || extra_i)
-    object key  = H(key_i || group || shard)
+    object key  = H(domain || key_i || group || shard)
 
 `H` is SHA-256; tokens, group and shard are packed little-endian uint32. The chain is unambiguous,
 because key and tokens of a chunk have fixed lengths (`chunk_tokens` is part of the namespace) and
 the extra comes last. Equal keys therefore mean equal prefixes, whoever asks.
+
+`domain` is a constant as long as a key. It stands where a chunk has the key before it, and no
+SHA-256 comes out as that text: so no chunk key is ever an object key, whatever the tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import operator
 import struct
 import sys
 from array import array
@@ -35,6 +39,7 @@ NO_EXTRAS: Mapping[int, bytes] = MappingProxyType({})
 _BYTE_KINDS = frozenset("Bbc")
 _INTEGER_KINDS = frozenset("iIlLqQ")
 _OBJECT = struct.Struct("<II")
+_OBJECT_DOMAIN = b"penstock object key".ljust(KEY_BYTES, b"\0")
 
 assert sys.byteorder == "little", "keys are packed as they lie in memory"
 
@@ -89,15 +94,15 @@ def chunk_keys(
 def object_key(chunk_key: bytes, *, group: int, shard: int) -> bytes:
     """The name of one object outside the table: in stores and among peers.
 
-    `group` and `shard` are positions, as in the namespace. Raises InvalidField when they are not
-    uint32, or `chunk_key` is no key.
+    `group` and `shard` are positions, as in the namespace. Never equal to a chunk key.
+    Raises InvalidField when they are not uint32, or `chunk_key` is no key.
     """
     if len(chunk_key) != KEY_BYTES:
         raise InvalidField("chunk_key", f"a key has {KEY_BYTES} bytes, not {len(chunk_key)}")
     for name, value in (("group", group), ("shard", shard)):
         if not 0 <= value <= TOKEN_MAX:
             raise InvalidField(name, f"{value} is not a uint32")
-    return hashlib.sha256(chunk_key + _OBJECT.pack(group, shard)).digest()
+    return hashlib.sha256(_OBJECT_DOMAIN + chunk_key + _OBJECT.pack(group, shard)).digest()
 
 
 def pack_tokens(tokens: Tokens) -> bytes:
@@ -156,6 +161,10 @@ def _first_bad(tokens: Sequence[object]) -> BadTokens:
     if not isinstance(tokens, Sequence) or isinstance(tokens, str):
         return BadTokens("tokens", f"{type(tokens).__name__} is neither a buffer nor a sequence")
     for index, token in enumerate(tokens):
-        if not isinstance(token, int) or not 0 <= token <= TOKEN_MAX:
+        try:
+            number = operator.index(token)  # type: ignore[arg-type]  # NumPy's integers are none of int
+        except TypeError:
             return BadTokens("tokens", f"token {index} is {token!r}, not an integer below 2**32")
+        if not 0 <= number <= TOKEN_MAX:
+            return BadTokens("tokens", f"token {index} is {number}, not an integer below 2**32")
     raise AssertionError("every token is good")

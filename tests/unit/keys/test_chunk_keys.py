@@ -17,7 +17,8 @@ from penstock.actors.api.errors import InvalidField
 from penstock.actors.keys import BadTokens, Tokens, chunk_keys, object_key, pack_tokens
 
 ROOT = hashlib.sha256(b"namespace").digest()
-TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=40)
+TOKEN = st.integers(0, 2**32 - 1)
+TOKENS = st.lists(TOKEN, max_size=40)
 
 
 def numpy(tokens: object, dtype: str) -> Any:
@@ -118,6 +119,9 @@ def test_an_extra_enters_the_key_of_its_chunk_and_of_all_after_it() -> None:
         ([0, 1.5], "token 1 is 1.5"),
         ([0, "a"], "token 1 is 'a'"),
         ([None], "token 0 is None"),
+        ([np.int64(5), np.int64(-1)], "token 1 is -1"),
+        ([np.int64(5), np.uint64(2**32)], "token 1 is 4294967296"),
+        ([np.int64(5), np.float32(1)], "token 1 is .*1.0"),
         (numpy([0, -7], "int64"), "token 1 is -7"),
         (numpy([0, 2**32], "int64"), "token 1 is 4294967296"),
         (numpy([5, -1], "int32"), "token 1 is -1"),
@@ -150,9 +154,17 @@ def test_what_is_no_key_is_refused() -> None:
 
 
 def test_an_object_is_named_by_chunk_group_and_shard() -> None:
-    assert (
-        object_key(ROOT, group=1, shard=2)
-        == hashlib.sha256(ROOT + bytes([1, 0, 0, 0, 2, 0, 0, 0])).digest()
-    )
+    domain = b"penstock object key".ljust(32, b"\0")
+    expected = hashlib.sha256(domain + ROOT + bytes([1, 0, 0, 0, 2, 0, 0, 0])).digest()
+    assert object_key(ROOT, group=1, shard=2) == expected
     names = {object_key(ROOT, group=g, shard=s) for g in range(20) for s in range(20)}
     assert len(names) == 400
+
+
+@given(previous=st.binary(min_size=32, max_size=32), group=TOKEN, shard=TOKEN)
+def test_no_object_has_the_name_of_a_chunk(previous: bytes, group: int, shard: int) -> None:
+    """Seen to fail without the prefix: a chunk of two tokens was named as an object."""
+    name = object_key(previous, group=group, shard=shard)
+    assert name != chunk_keys(previous, [group, shard], 2)
+    extra = struct.pack("<2I", group, shard)
+    assert name != chunk_keys(previous, extra[:4], 1, extras={0: extra[4:]})
