@@ -28,6 +28,7 @@ from penstock.runtime.errors import CallerError
 
 T = TypeVar("T")
 _HEXADECIMAL = re.compile(r"([0-9a-fA-F]{2})*")
+_CHUNK = re.compile(r"0|[1-9][0-9]{0,9}")  # one way to write each; no prompt has more digits
 _PARTS = ("namespace", "tokens", "keys", "extras")
 
 
@@ -61,11 +62,12 @@ def read_chain(path: Path, *, name: str) -> Chain:
     """The record in `path`. Raises UnreadableRecord, naming the file and the field."""
     try:
         document = json.loads(path.read_bytes())
-        return _chain(document, name)
     except OSError as problem:
         raise UnreadableRecord(f"{path}: {problem.strerror}") from problem
     except (ValueError, RecursionError) as problem:
         raise UnreadableRecord(f"{path}: is no JSON: {problem}") from problem
+    try:
+        return _chain(document, name)
     except InvalidField as problem:
         raise UnreadableRecord(f"{path}: {problem}") from problem
 
@@ -111,8 +113,8 @@ def _keys(given: list[object]) -> tuple[bytes, ...]:
 
 def _extras(given: dict[str, object]) -> dict[int, bytes]:
     for chunk in given:
-        if not chunk.isdecimal():
-            raise InvalidField("extras", f"{chunk!r} is no chunk number")
+        if not _CHUNK.fullmatch(chunk):
+            raise InvalidField("extras", f"{chunk[:40]!r} is no chunk number")
     return {int(chunk): _bytes(f"extras.{chunk}", extra) for chunk, extra in given.items()}
 
 

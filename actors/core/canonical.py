@@ -5,11 +5,13 @@
             | 'b' length data              bytes
             | 's' length data              string, UTF-8
             | 't' length value*            tuple
-            | 'r' length (name value)*     record; fields in order of declaration
+            | 'e' name name                enum: its type, its member
+            | 'r' name length (name value)*  record: its type, its fields in order of declaration
     length := u64, u64 little-endian; name := length data
 
 Every value tells its own length before its contents, so that the same bytes cannot be cut in two
 ways: ("ab", "c") and ("a", "bc") differ. A value can be read back, which is how the tests know.
+Types are told apart by their names without the module: those of one encoding must not share one.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class Difference:
 
 
 def encode(value: object) -> bytes:
-    """The canonical bytes of `value`: None, int, bytes, str, Enum (its name), tuple, or dataclass.
+    """The canonical bytes of `value`: None, int, bytes, str, Enum, tuple, or dataclass.
 
     Raises TypeError for any other type (bool and float too) and ValueError for an integer out of
     range or a string that is no Unicode text.
@@ -51,7 +53,7 @@ def _append(parts: list[bytes], value: object) -> None:
     elif value is None:
         parts.append(b"n")
     elif isinstance(value, Enum):
-        _append(parts, value.name)
+        parts += (b"e", encode_name(type(value).__name__), encode_name(value.name))
     elif isinstance(value, bytes):
         parts += (b"b", _U64.pack(len(value)), value)
     elif isinstance(value, str):
@@ -63,7 +65,7 @@ def _append(parts: list[bytes], value: object) -> None:
             _append(parts, item)
     elif is_dataclass(value) and not isinstance(value, type):
         names = _names(type(value))
-        parts += (b"r", _U64.pack(len(names)))
+        parts += (b"r", encode_name(type(value).__name__), _U64.pack(len(names)))
         for name, encoded in names:
             parts.append(encoded)
             _append(parts, getattr(value, name))
@@ -72,7 +74,7 @@ def _append(parts: list[bytes], value: object) -> None:
 
 
 def encode_name(name: str) -> bytes:
-    """A field's name as it stands before its value in a record."""
+    """A name as it stands in a record, before its field's value."""
     data = name.encode()
     return _U64.pack(len(data)) + data
 

@@ -232,11 +232,14 @@ def chunk_tokens_for(configured: int, block_tokens: Iterable[int]) -> int:
 def config_digest(config: Mapping[str, object]) -> bytes:
     """The digest of a model's effective configuration, overrides included, whatever its order.
 
-    `config` holds what JSON holds. Raises InvalidField for anything else, NaN and infinities too.
+    `config` holds what JSON holds. Raises InvalidField for anything else: NaN and infinities, tuples,
+    names that are no strings (JSON's writer would make them lists and strings, so that two
+    configurations had one digest), and what is nested deeper than Python's stack.
     """
     try:
+        _check_json(config)
         text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, RecursionError) as problem:
         raise InvalidField("model_config", f"is no JSON value: {problem}") from None
     return hashlib.sha256(text.encode()).digest()
 
@@ -268,17 +271,39 @@ def _shown(value: object) -> str:
 # Checks.
 
 
+def _check_json(value: object) -> None:
+    """Raises TypeError for what JSON's writer would turn into something else, ValueError for no text."""
+    match value:
+        case str():
+            value.encode()  # half a surrogate pair is no text, and two would be written as a whole
+        case tuple():
+            raise TypeError(f"{value!r:.60} is a tuple: give a list")
+        case list():
+            for item in value:
+                _check_json(item)
+        case dict():
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    raise TypeError(f"the name {name!r:.60} is no string")
+                _check_json(name)
+                _check_json(item)
+        case _:
+            return  # numbers, true, false and null; the writer refuses the rest
+
+
 def _check_weights(weights: str) -> None:
     if _COMMIT.fullmatch(weights) or _FINGERPRINT.fullmatch(weights):
+        _check_name("weights", weights)
         return
+    shown = repr(weights[:NAME_CHARS_MAX])
     if not weights:
         problem = "is empty"
     elif weights.startswith(("/", ".", "~")) or "\\" in weights:
-        problem = f"{weights!r} is a local path, and what lies there can change"
+        problem = f"{shown} is a local path, and what lies there can change"
     elif "@" in weights:
-        problem = f"{weights!r} names a branch or a tag, and those move"
+        problem = f"{shown} names a branch or a tag, and those move"
     else:
-        problem = f"{weights!r} names no revision"
+        problem = f"{shown} names no revision"
     raise UnknownWeights(
         "weights",
         f"{problem}: give 'NAME@COMMIT', or the 'safetensors:SHA256' of penstock.actors.weights",

@@ -177,6 +177,17 @@ def test_a_file_that_is_no_record_is_refused(
     assert f"penstock: {path}: {says}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", [{"tokens": [1]}, {"keys": ["00" * 32]}])
+def test_weights_that_are_no_text_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], part: Mapping[str, object]
+) -> None:
+    """Seen to fail with "is no JSON", which it is."""
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({"namespace": changed("weights", "\ud800@" + "ab" * 20), **part}))
+    assert main(["doctor", "keys", str(path), str(path)]) == 2
+    assert f"penstock: {path}: weights: must be" in capsys.readouterr().err
+
+
 def test_a_file_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "keys", "no.json", "no.json"]) == 2
     assert "no.json: No such file" in capsys.readouterr().err
@@ -193,6 +204,9 @@ def test_a_file_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str])
         ({"keys": ["00"]}, "keys[0]: a key has 32 bytes"),
         ({"tokens": [], "extras": []}, "extras: must be an object"),
         ({"tokens": [], "extras": {"a": ""}}, "extras: 'a' is no chunk number"),
+        ({"tokens": [], "extras": {"9" * 5000: ""}}, "extras: '999"),
+        ({"tokens": [], "extras": {"\u0663": ""}}, "is no chunk number"),
+        ({"tokens": [], "extras": {"01": ""}}, "extras: '01' is no chunk number"),
         ({"tokens": [], "extras": {"1": "zz"}}, "extras.1: must be a string of hexadecimal"),
         ({"tokens": [], "extras": {"1": "00"}}, "extras: there is no chunk 1"),
     ],
