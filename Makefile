@@ -24,7 +24,7 @@ native: $(STAMPS)/venv
 
 demo: setup
 	@mkdir -p demo-out
-	@$(BIN)/penstock demo --json demo-out/demo.json --plot demo-out/demo.png
+	@$(BIN)/penstock demo --json demo-out/demo.json --plot demo-out/demo.png --record-keys demo-out/keys
 
 test: setup
 	@cd tests && ../$(BIN)/python -m pytest .

@@ -31,6 +31,7 @@ from penstock.runtime.telemetry import Telemetry
 
 NO_LEASE = LeaseId(b"")
 NO_TICKET = TicketId(b"")
+EXPIRED_OBJECTS_MAX = 4096  # of leases and tickets that end in one step of the loop
 
 _REFUSALS: dict[type[BaseException], Callable[[str], PenstockError]] = {
     _native.TicketUnknown: errors.TicketOver,
@@ -298,9 +299,7 @@ class L1Manager(l1.L1Manager):
     # Room and time.
 
     def _evict(self, msg: l1.Evict) -> l1.Room:
-        self._pressure_told = (
-            False  # whoever evicts lives: should it have lost the last one, it hears again
-        )
+        self._pressure_told = False  # who evicts lives, and hears again if it lost the last one
         evicted = self._table.evict(msg.bytes_wanted, chunks_max=msg.chunks_max, now=_now())
         return l1.Room(evicted.bytes, evicted.chunks)
 
@@ -327,8 +326,9 @@ class L1Manager(l1.L1Manager):
             self._sweeps_at = self._table.next_expiry()
             wait_s = self._sweeps_at - _now()
             if wait_s <= 0:
-                self._table.expire(_now())
+                self._table.expire(_now(), objects_max=EXPIRED_OBJECTS_MAX)
                 self._watching.advance(_now())
+                await asyncio.sleep(0)  # others first: there may be more
                 continue
             try:
                 async with asyncio.timeout(None if wait_s == float("inf") else wait_s):
