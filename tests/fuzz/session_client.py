@@ -57,23 +57,23 @@ class Sent:
     bodies: frozenset[str]
 
     @staticmethod
-    def of(raw: bytes, *, message_bytes_max: int) -> Sent:
+    def of(raw: bytes) -> Sent:
         try:
             request = engine_pb2.SessionRequest.FromString(raw)
         except DecodeError:
             return Sent(raw, None, frozenset({correlation_of(raw)}), frozenset({"error"}))
-        if len(raw) > message_bytes_max:
-            # It is not parsed, so the id is found only if it comes first.
-            ids = frozenset({request.correlation_id, correlation_of(raw), 0})
-            return Sent(raw, request, ids, frozenset({"error", "welcome"}))
         bodies = {"error"}
         if (body := request.WhichOneof("body")) is not None:
             bodies.add(REPLIES[body])
         return Sent(raw, request, frozenset({request.correlation_id}), frozenset(bodies))
 
     def accepts(self, reply: engine_pb2.SessionReply) -> bool:
-        body = reply.WhichOneof("body")
-        return reply.correlation_id in self.correlation_ids and body in self.bodies
+        # What was refused before it was parsed has the correlation id that comes first in its bytes, or none.
+        is_unparsed = reply.error.code == common_pb2.ERROR_CODE_TOO_LARGE
+        is_ours = reply.correlation_id in self.correlation_ids
+        if is_unparsed:
+            is_ours = is_ours or reply.correlation_id == correlation_of(self.raw)
+        return is_ours and reply.WhichOneof("body") in self.bodies
 
 
 class Book(Protocol):
@@ -90,7 +90,6 @@ class Context:
     """One call of Engine.Session, seen from both sides."""
 
     peer_name: str
-    message_bytes_max: int
     book: Book
     _inbox: deque[object] = field(default_factory=deque)
     _arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -168,13 +167,13 @@ class Context:
 
     def send(self, raw: bytes) -> None:
         """Of two messages under way with one correlation id, nobody could tell the replies apart: ours gets another."""
-        sent = Sent.of(raw, message_bytes_max=self.message_bytes_max)
+        sent = Sent.of(raw)
         taken = {known for one in self.unanswered for known in one.correlation_ids}
         if sent.request is not None and sent.request.correlation_id in taken - {0}:
             self._ids_given += 1
             other = engine_pb2.SessionRequest(correlation_id=IDS_GIVEN_FROM + self._ids_given)
             raw += other.SerializeToString()  # of a field that is there twice, the last counts
-            sent = Sent.of(raw, message_bytes_max=self.message_bytes_max)
+            sent = Sent.of(raw)
         self.unanswered.append(sent)
         self.book.note_sent(sent)
         self._put(raw)

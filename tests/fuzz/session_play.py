@@ -197,7 +197,7 @@ class Player:
     # Streams.
 
     def _open(self, peer: str) -> Context:
-        context = Context(peer, self._world.limits.message_bytes_max, self.ledger)
+        context = Context(peer, self.ledger)
         self._opened.append(context)
         self._tasks.start_soon(self._serve, context, name=f"handler of {peer}")
         return context
