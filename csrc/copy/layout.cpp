@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
+#include <iterator>
 #include <string>
 
 namespace penstock {
@@ -67,6 +69,45 @@ std::uint64_t checked_extent(const LayoutRecord& record) {
   return static_cast<std::uint64_t>(extent);
 }
 
+/// The dimensions that have a stride, largest stride first.
+std::vector<Dimension> strided(const LayoutRecord& record) {
+  std::vector<Dimension> kept;
+  std::ranges::copy_if(dimensions(record), std::back_inserter(kept),
+                       [](const Dimension& dimension) { return dimension.count > 1; });
+  std::ranges::sort(kept, std::ranges::greater(), &Dimension::stride);
+  return kept;
+}
+
+/// Whether a head run of one base shares a byte with one of a base `distance` bytes further on.
+/// Each stride steps over everything below it, so of a dimension's multiples only the two around
+/// the distance come near enough; what matters below is how far off they are, not to which side.
+bool runs_meet(std::span<const Dimension> dimensions, std::uint64_t head_bytes,
+               std::uint64_t distance) {
+  if (dimensions.empty()) return distance < head_bytes;
+  const auto [name, count, stride] = dimensions.front();
+  const std::uint64_t steps = distance / stride;
+  const std::uint64_t beyond = distance % stride;
+  const std::span<const Dimension> below = dimensions.subspan(1);
+  return (steps < count && runs_meet(below, head_bytes, beyond)) ||
+         (steps + 1 < count && runs_meet(below, head_bytes, stride - beyond));
+}
+
+/// Memory of two (layer, component) pairs may be interleaved, as it is where the layers or K and V
+/// of a block lie side by side, but no byte may be of both.
+void check_apart(const LayoutRecord& record, std::uint64_t extent) {
+  std::vector<std::uint64_t> sorted = record.bases;
+  std::ranges::sort(sorted);
+  const std::vector<Dimension> dimensions = strided(record);
+  for (auto base = sorted.begin(); base != sorted.end(); ++base) {
+    for (auto other = base + 1; other != sorted.end() && *other - *base < extent; ++other) {
+      require(!runs_meet(dimensions, record.head_bytes, *other - *base),
+              "two (layer, component) pairs overlap: their bases are " +
+                  std::to_string(*other - *base) +
+                  " bytes apart, and with the declared strides some head runs of both share bytes");
+    }
+  }
+}
+
 void check_bases(const LayoutRecord& record, std::uint64_t extent) {
   for (std::size_t i = 0; i < record.bases.size(); ++i) {
     require(record.bases[i] != 0, "base " + std::to_string(i) + " is a null pointer");
@@ -77,10 +118,6 @@ void check_bases(const LayoutRecord& record, std::uint64_t extent) {
                                                 " bytes, and the declared blocks reach " +
                                                 std::to_string(extent) + " bytes");
   }
-  std::vector<std::uint64_t> sorted = record.bases;
-  std::ranges::sort(sorted);
-  require(std::ranges::adjacent_find(sorted) == sorted.end(),
-          "two (layer, component) pairs have the same base");
 }
 
 /// Joins heads that touch, then slots that touch. A single long run is cut into slots again, by
@@ -144,6 +181,7 @@ PagedLayout::PagedLayout(LayoutRecord record) : record_(std::move(record)) {
   check_counts(record_);
   const std::uint64_t extent = checked_extent(record_);
   check_bases(record_, extent);
+  check_apart(record_, extent);
   shape_ = joined_shape(record_);
   alignment_ = common_alignment(record_);
   spans_ = merged_spans(record_, extent);

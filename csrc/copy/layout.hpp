@@ -50,8 +50,8 @@ struct BlockShape {
 /// A checked layout. It owns no memory: the engine's tensors must outlive it.
 class PagedLayout {
  public:
-  /// Throws LayoutRefused when a count is zero, the bases are not layers * components many or not
-  /// distinct, blocks, slots or heads overlap, or a block reaches beyond its span.
+  /// Throws LayoutRefused when a count is zero, the bases are not layers * components many, a byte
+  /// would belong to two (layer, kv, block, slot, head), or a block reaches beyond its span.
   explicit PagedLayout(LayoutRecord record);
 
   [[nodiscard]] const LayoutRecord& record() const noexcept { return record_; }

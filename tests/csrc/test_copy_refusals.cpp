@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "check.hpp"
@@ -152,6 +153,51 @@ TEST_CASE(layouts_that_cannot_be_are_refused) {
   layout_refused([](LayoutRecord& r) { r.s_block -= 1; });
   layout_refused([](LayoutRecord& r) { r.s_block = ~std::uint64_t{0}; });
   layout_refused([](LayoutRecord& r) { r.blocks = ~std::uint64_t{0}; });
+}
+
+// Bases `distance` bytes apart: K and V of 5 blocks of 4 slots of 2 heads of 64 bytes.
+static LayoutRecord two_bases(std::uint64_t address, std::uint64_t distance) {
+  return {.bases = {address, address + distance},
+          .span_bytes = {1 << 19, 1 << 19},
+          .layers = 1,
+          .components = 2,
+          .blocks = 5,
+          .block_slots = 4,
+          .heads = 2,
+          .head_bytes = 64,
+          .s_block = 4096,
+          .s_slot = 512,
+          .s_head = 128};
+}
+
+TEST_CASE(pairs_that_share_bytes_are_refused_and_interleaved_ones_are_not) {
+  const Memory memory(1 << 20);
+  const auto every_byte_has_one_owner = [](const LayoutRecord& r) {
+    std::vector<std::uint64_t> bytes;
+    for (const std::uint64_t base : r.bases) {
+      for (std::uint64_t i = 0; i < r.blocks * r.block_slots * r.heads; ++i) {
+        const std::uint64_t slot = i / r.heads;
+        const std::uint64_t run = base + i % r.heads * r.s_head + slot % r.block_slots * r.s_slot +
+                                  slot / r.block_slots * r.s_block;
+        for (std::uint64_t byte = 0; byte < r.head_bytes; ++byte) bytes.push_back(run + byte);
+      }
+    }
+    std::ranges::sort(bytes);
+    return std::ranges::adjacent_find(bytes) == bytes.end();
+  };
+  int refused = 0;
+  int accepted = 0;
+  for (std::uint64_t distance = 16; distance < 6 * 4096; distance += 16) {
+    const LayoutRecord record = two_bases(memory.address(), distance);
+    if (every_byte_has_one_owner(record)) {
+      const PagedLayout interleaved(record);
+      ++accepted;
+    } else {
+      CHECK_THROWS(PagedLayout(record), LayoutRefused);
+      ++refused;
+    }
+  }
+  CHECK(refused > 100 && accepted > 100);
 }
 
 TEST_CASE(a_dimension_of_one_needs_no_stride) {
