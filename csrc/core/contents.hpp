@@ -96,7 +96,11 @@ class Contents final : public ChunkFacts {
   Grant reserve(const Key& key, ChunkId& id, std::uint16_t geometry, std::uint16_t slot,
                 std::uint32_t tenant);
   // `child` rests on `parent` from now on, unless it rests on something or that would be a circle.
-  void adopt(ChunkId parent, ChunkId child);
+  // To tell, at most `ancestors_left` ancestors are looked at, which becomes less by as many; when
+  // they do not suffice the child stays without a parent, so the parent may be evicted
+  // before it.
+  static constexpr std::uint32_t kAncestorsMax = 65536;  // for all chunks of one call
+  void adopt(ChunkId parent, ChunkId child, std::uint32_t& ancestors_left);
   void load(ObjectRef ref, std::uint64_t digest, std::span<const std::uint64_t> runs);
   // RESERVED or LOADED -> RESIDENT. False, and discarded, if a reader found it damaged meanwhile.
   bool commit(ObjectRef ref, std::uint64_t stamp);
@@ -148,7 +152,7 @@ class Contents final : public ChunkFacts {
 
   [[nodiscard]] std::uint64_t groups_by_object(const Geometry& own, ChunkId id,
                                                std::uint32_t states) const;
-  [[nodiscard]] bool rests_on(ChunkId id, ChunkId ancestor) const;
+  [[nodiscard]] bool rests_on(ChunkId id, ChunkId ancestor, std::uint32_t& ancestors_left) const;
   [[nodiscard]] std::uint64_t fingerprint(ChunkId id) const;
   [[nodiscard]] std::uint32_t live(ChunkId id) const {
     return store_.chunk(id).resident + store_.lineage(id).in_flight;

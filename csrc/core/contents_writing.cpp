@@ -4,12 +4,6 @@
 #include "core/contents.hpp"
 
 namespace penstock {
-namespace {
-
-// Longer lines of parents than this are not followed; what might be a circle is taken for one.
-constexpr std::uint32_t kAncestorsMax = 1U << 20U;
-
-}  // namespace
 
 Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geometry,
                                   std::uint16_t slot, std::uint32_t tenant) {
@@ -44,21 +38,23 @@ Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geo
   return {Answer::granted, made};
 }
 
-void Contents::adopt(ChunkId parent, ChunkId child) {
+void Contents::adopt(ChunkId parent, ChunkId child, std::uint32_t& ancestors_left) {
   if (parent == kNoChunk || child == kNoChunk) return;
   if (store_.lineage(child).parent != kNoChunk) return;
-  if (rests_on(parent, child)) return;
+  if (rests_on(parent, child, ancestors_left)) return;
   store_.lineage(child).parent = parent;
   ++store_.lineage(parent).children;
   store_.chunk(parent).base = 1;
   unqueue(parent);
 }
 
-bool Contents::rests_on(ChunkId id, ChunkId ancestor) const {
+// When no more ancestors may be looked at, what might be a circle is taken for one.
+bool Contents::rests_on(ChunkId id, ChunkId ancestor, std::uint32_t& ancestors_left) const {
   if (id == ancestor) return true;
   if (store_.lineage(ancestor).children == 0) return false;
-  for (std::uint32_t steps = 0; id != kNoChunk; id = store_.lineage(id).parent) {
-    if (id == ancestor || ++steps > kAncestorsMax) return true;
+  for (; id != kNoChunk; id = store_.lineage(id).parent) {
+    if (id == ancestor || ancestors_left == 0) return true;
+    --ancestors_left;
   }
   return false;
 }

@@ -25,7 +25,8 @@ TableConfig checked(const TableConfig& config) {
     throw BadArgument("story_events_max is " + std::to_string(config.story_events_max) +
                       ": give at most " + std::to_string(kStoryEventsMax));
   }
-  // Every lease and ticket may pin a chunk once, and pins are counted in 24 bits.
+  // Every lease and ticket pins a chunk, and pins are counted in 24 bits. Prompts that repeat a key
+  // pin more; require_pins() sees to those.
   const std::uint64_t holders = std::uint64_t{config.leases_max} + config.tickets_max;
   if (config.leases_max == 0 || config.tickets_max == 0 || holders > kPinsMax / 4) {
     throw BadArgument("leases_max and tickets_max are " + std::to_string(config.leases_max) +
@@ -200,6 +201,7 @@ BookId Table::open_lease(const Id& id, std::uint64_t session, Lease::Kind kind, 
 // Makes a read lease of its objects, `width` a chunk: a reader of each, and a pin of their chunks.
 // Throws TableFull, and holds nothing then.
 void Table::hold(std::span<const ObjectRef> objects, std::size_t width) {
+  each_chunk(objects, width, [this](ChunkId id) { require_pins(id); });
   for (std::size_t i = 0; i < objects.size(); ++i) {
     if (objects[i].none()) continue;
     if (contents_.object(objects[i]).readers == kReadersMax) {

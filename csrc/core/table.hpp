@@ -201,6 +201,7 @@ class Table {
   // Reading.
   void require_ticket(const TicketRequest& request) const;
   void require_pins(std::span<const ChunkId> chunks) const;
+  void require_pins(ChunkId id) const;
   void require_prompt_of(const Ticket& ticket, KeyBatch keys) const;
   Hit scan(KeyBatch keys, std::uint32_t geometry);
   void hide_foreign(std::span<ChunkId> found, std::uint32_t geometry) const;
@@ -231,6 +232,7 @@ class Table {
     std::uint32_t granted = 0;
     std::optional<Answer> refusal{};  // the first NO_ROOM or QUOTA; all that follows gets the same
     bool beyond_help = false;         // what is missing up to here is more than eviction can make
+    std::uint32_t ancestors_left = Contents::kAncestorsMax;  // to be looked at for circles
   };
   struct Write {  // one object of a commit
     std::uint32_t index;

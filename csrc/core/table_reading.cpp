@@ -141,12 +141,17 @@ BookId Table::make_ticket(const TicketRequest& request) {
   return place;
 }
 
-// Only a prompt that repeats one key very often can come near this.
 void Table::require_pins(std::span<const ChunkId> chunks) const {
   for (const ChunkId id : chunks) {
-    if (id != kNoChunk && contents_.chunk(id).pins > kPinsMax / 2) {
-      throw TableFull("a chunk is pinned 8388608 times; close some tickets first");
-    }
+    if (id != kNoChunk) require_pins(id);
+  }
+}
+
+// Only prompts that repeat one key very often can come near this. What is left is more than
+// the 2^20 chunks or objects that one call can name.
+void Table::require_pins(ChunkId id) const {
+  if (contents_.chunk(id).pins > kPinsMax / 2) {
+    throw TableFull("a chunk is pinned 8388608 times; close tickets and release leases first");
   }
 }
 

@@ -40,7 +40,7 @@ Table::Reserved Table::reserve(KeyBatch keys, const ReserveRequest& request) {
     // A key that is given twice was found by none of the two searches.
     ChunkId id = found[i] == kNoChunk && work.granted > 0 ? contents_.find(key) : found[i];
     reserve_chunk(key, id, work);
-    contents_.adopt(before, id);
+    contents_.adopt(before, id, work.ancestors_left);
     before = id;
   }
   if (work.granted > 0) {
