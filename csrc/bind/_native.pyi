@@ -166,7 +166,7 @@ class Statistics:
     overdue_leases: int  # expired or orphaned, not yet given up: they hold memory back
     tickets: int
     sessions: int
-    metadata_bytes: int  # of the table's own records: all that were ever used, and the whole index
+    metadata_bytes: int  # records ever used, the whole index, run digests, the allocator's pages
     evicted_chunks: int  # counter
     evicted_bytes: int  # counter
     damaged_objects: int  # counter: named in a release

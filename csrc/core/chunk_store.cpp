@@ -5,6 +5,16 @@
 #include <cassert>
 
 namespace penstock {
+namespace {
+
+// What the heap takes for the digests of one object and their number: glibc puts one word before
+// them and rounds up to 16 bytes.
+std::uint64_t runs_bytes(std::uint64_t digests) {
+  constexpr std::uint64_t kGrain = 16;
+  return ((digests + 2) * sizeof(std::uint64_t) + kGrain - 1) / kGrain * kGrain;
+}
+
+}  // namespace
 
 ChunkStore::ChunkStore(std::uint32_t objects_max, std::uint64_t hash_seed)
     : index_(objects_max, hash_seed),
@@ -182,7 +192,9 @@ void ChunkStore::set_runs(ObjectRef ref, std::span<const std::uint64_t> digests)
   runs = new std::uint64_t[digests.size() + 1];
   runs[0] = digests.size();
   std::ranges::copy(digests, runs + 1);
-  runs_bytes_ += (digests.size() + 1) * sizeof(std::uint64_t);
+  runs_bytes_ += runs_bytes(digests.size());
+  std::uint32_t& ever = ref.object == 0 ? first_runs_ever_ : object_runs_ever_;
+  ever = std::max(ever, ref.object == 0 ? ref.chunk + 1 : ref.object);
   object(ref).has_runs = true;
 }
 
@@ -196,7 +208,7 @@ void ChunkStore::drop_runs(ObjectRef ref) {
   Object& owner = object(ref);
   if (!owner.has_runs) return;
   Runs& runs = runs_of(ref);
-  runs_bytes_ -= (runs[0] + 1) * sizeof(std::uint64_t);
+  runs_bytes_ -= runs_bytes(runs[0]);
   delete[] runs;
   runs = nullptr;
   owner.has_runs = false;
@@ -205,7 +217,8 @@ void ChunkStore::drop_runs(ObjectRef ref) {
 std::uint64_t ChunkStore::bytes() const {
   return index_.bytes() + runs_bytes_ +
          chunks_ever_ * static_cast<std::uint64_t>(sizeof(Chunk) + sizeof(Lineage)) +
-         objects_ever_ * static_cast<std::uint64_t>(sizeof(Object));
+         objects_ever_ * static_cast<std::uint64_t>(sizeof(Object)) +
+         (std::uint64_t{first_runs_ever_} + object_runs_ever_) * sizeof(Runs);
 }
 
 }  // namespace penstock

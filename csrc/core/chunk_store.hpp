@@ -110,7 +110,9 @@ class ChunkStore {
     return first.state != ObjectState::free || first.next != 0;
   }
 
-  // Run digests, kept outside the records since few objects have any. An empty span keeps none.
+  // Run digests, kept outside the records: an object of one run has none beside its own. 8 bytes
+  // each, 8 for their number, 8 for where they are, and what the heap adds (24 at most). An empty
+  // span keeps none.
   void set_runs(ObjectRef ref, std::span<const std::uint64_t> digests);
   [[nodiscard]] std::span<const std::uint64_t> runs(ObjectRef ref) const;
 
@@ -118,7 +120,8 @@ class ChunkStore {
   [[nodiscard]] std::uint32_t chunks_used() const { return chunks_used_; }
   [[nodiscard]] std::uint32_t chunks_indexed() const { return index_.size(); }
   [[nodiscard]] std::uint32_t objects_used() const { return objects_used_; }
-  // Memory these records take: all that were ever used, and the whole index.
+  // Memory these records take: all that were ever used, run digests with what the heap adds to
+  // them, and the whole index.
   [[nodiscard]] std::uint64_t bytes() const;
 
  private:
@@ -142,7 +145,9 @@ class ChunkStore {
   std::uint32_t objects_ever_ = 0;  // the same for objects_, a list through next
   std::uint32_t objects_used_ = 0;  // those inside chunks are counted too
   std::uint32_t free_object_ = 0;
-  std::uint64_t runs_bytes_ = 0;
+  std::uint32_t first_runs_ever_ = 0;   // entries of first_runs_ below this were used
+  std::uint32_t object_runs_ever_ = 0;  // the same for object_runs_
+  std::uint64_t runs_bytes_ = 0;        // of the digests that are kept
 };
 
 template <typename Visitor>

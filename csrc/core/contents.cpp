@@ -174,7 +174,7 @@ std::uint64_t Contents::resident_pages(ChunkId id) const {
 }
 
 std::uint64_t Contents::metadata_bytes() const {
-  return store_.bytes() + policy_->extra_bytes() +
+  return store_.bytes() + allocator_.metadata_bytes() + policy_->extra_bytes() +
          store_.chunks_ever() * static_cast<std::uint64_t>(sizeof(PolicyNode));
 }
 

@@ -35,6 +35,7 @@ ExtentAllocator::ExtentAllocator(std::uint64_t arena_bytes)
   // Kernels without huge pages refuse the advice, which is as good.
   static_cast<void>(madvise(memory, bytes, MADV_NOHUGEPAGE));
   pages_ = static_cast<Page*>(memory);
+  written_.resize((bytes - 1) / kPageBytes + 1);
   for (auto& level : heads_) level.fill(kNone);
   insert_free(0, static_cast<std::uint32_t>(pages_total_));
 }
@@ -141,9 +142,25 @@ void ExtentAllocator::insert_free(std::uint32_t first, std::uint32_t pages) {
   head = first;
   pages_[first].tag = pages | kFree;
   pages_[first + pages - 1].tag = pages | kFree;
+  note_written(first);
+  note_written(first + pages - 1);
   subclasses_nonempty_[level] |= 1ULL << subclass;
   levels_nonempty_ |= 1U << level;
   pages_free_ += pages;
+}
+
+// Of free runs only: every other entry that is written was the first or last of one before.
+void ExtentAllocator::note_written(std::uint32_t page) {
+  const std::uint64_t first_byte = page * std::uint64_t{sizeof(Page)};
+  for (const std::uint64_t byte : {first_byte, first_byte + sizeof(Page) - 1}) {
+    if (written_[byte / kPageBytes]) continue;
+    written_[byte / kPageBytes] = true;
+    ++written_pages_;
+  }
+}
+
+std::uint64_t ExtentAllocator::metadata_bytes() const {
+  return written_pages_ * kPageBytes;
 }
 
 void ExtentAllocator::remove_free(std::uint32_t first, std::uint32_t pages) {

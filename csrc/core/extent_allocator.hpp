@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace penstock {
 
@@ -52,6 +53,10 @@ class ExtentAllocator {
   // more than kLastResortCandidates runs). Constant time. 0 when nothing is free.
   [[nodiscard]] std::uint64_t largest_free_pages() const;
 
+  // Memory that the metadata takes: all pages of it that were ever written. The entry of an extent
+  // is 12 bytes, but where extents are longer than 341 pages each has a page of metadata to itself.
+  [[nodiscard]] std::uint64_t metadata_bytes() const;
+
   // For tests: walks everything and throws std::logic_error naming the first broken invariant.
   void validate() const;
 
@@ -85,12 +90,15 @@ class ExtentAllocator {
   [[nodiscard]] std::uint32_t find_above(SizeClass size_class) const;
   void insert_free(std::uint32_t first, std::uint32_t pages);
   void remove_free(std::uint32_t first, std::uint32_t pages);
+  void note_written(std::uint32_t page);
   [[nodiscard]] std::uint64_t validate_runs() const;
   [[nodiscard]] std::uint64_t validate_lists() const;
 
   std::uint64_t pages_total_;
   std::uint64_t pages_free_ = 0;
   Page* pages_ = nullptr;              // pages_total_ entries, zero until touched
+  std::vector<bool> written_;          // by page of the metadata: it was written once
+  std::uint64_t written_pages_ = 0;    // how many of them
   std::uint32_t levels_nonempty_ = 0;  // bit l: subclasses_nonempty_[l] != 0
   std::array<std::uint64_t, kLevels> subclasses_nonempty_{};
   std::array<std::array<std::uint32_t, kSubclasses>, kLevels> heads_{};
