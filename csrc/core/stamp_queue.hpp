@@ -26,9 +26,9 @@ using PolicyNodes = MappedArray<PolicyNode>;
 // A list of chunks cut into kBuckets buckets of equal stamp range, each a doubly linked list,
 // oldest first. When the range of stamps outgrows the buckets, neighbours are joined and each
 // bucket covers twice as much. Within a bucket an entry looks back over at most kLookBack nodes
-// from the newest end and over as many from the oldest, so its place is exact, or off by at most
-// 1/kBuckets of the range. Entries with the newest stamp so far, or none newer than the oldest, are
-// always placed exactly.
+// from the newest end and over as many from the oldest, so its place is exact, or off by at most a
+// bucket's width: 2/kBuckets of the widest range there was since the ring was last empty. Entries
+// with the newest stamp so far, or none newer than the oldest, are always placed exactly.
 class BucketRing {
  public:
   static constexpr std::uint32_t kBuckets = 4096;
