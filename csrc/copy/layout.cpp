@@ -97,6 +97,8 @@ bool runs_meet(std::span<const Dimension> dimensions, std::uint64_t head_bytes,
 void check_apart(const LayoutRecord& record, std::uint64_t extent) {
   std::vector<std::uint64_t> sorted = record.bases;
   std::ranges::sort(sorted);
+  require(std::ranges::adjacent_find(sorted) == sorted.end(),
+          "two (layer, component) pairs have the same base");
   const std::vector<Dimension> dimensions = strided(record);
   for (auto base = sorted.begin(); base != sorted.end(); ++base) {
     for (auto other = base + 1; other != sorted.end() && *other - *base < extent; ++other) {
