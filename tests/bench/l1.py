@@ -23,6 +23,7 @@ HASHED_TOKENS = 128 * 1024
 CHUNK_TOKENS = 256
 KEYS = 10_000_000
 KEYS_FEW = 10_000
+KEYS_OF_RUNS = 512_000  # of objects with 64 runs
 
 
 def main() -> None:
@@ -70,7 +71,14 @@ def add_table_rows(report: Report, options: Options) -> None:
     }
     for key, sample in interleaved(cases, rounds=options.rounds).items():
         report.add(key, sample, unit="us")
-    report.add("bytes_per_object", many.bytes_per_object(), unit="bytes")
+    add_memory_rows(report, "", many)
+    add_memory_rows(report, "_64_runs", FullTable.of(KEYS_OF_RUNS, runs=64))
+
+
+def add_memory_rows(report: Report, suffix: str, full: FullTable) -> None:
+    """By the table's own count, and by what the process grew by."""
+    report.add(f"bytes_per_object{suffix}", full.bytes_per_object(), unit="bytes")
+    report.add(f"rss_bytes_per_object{suffix}", full.rss_bytes_per_object, unit="bytes")
 
 
 def _hash_ms(tokens: bytes | list[int]) -> float:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from penstock._native import Group, Policy, Rule, Table
 
@@ -31,9 +32,11 @@ class FullTable:
     table: Table
     geometry: int
     prompts: list[bytes]  # packed keys
+    runs: int  # of each object
+    rss_bytes_per_object: float  # by how much writing them made the process grow
 
     @staticmethod
-    def of(keys: int, policy: Policy = Policy.LRU) -> FullTable:
+    def of(keys: int, policy: Policy = Policy.LRU, *, runs: int = 1) -> FullTable:
         objects_max = keys + BATCHES * BATCH_KEYS
         table = Table(
             arena_bytes=objects_max * OBJECT_BYTES,
@@ -41,11 +44,16 @@ class FullTable:
             policy=policy,
             quarantine_bytes_max=OBJECT_BYTES,
         )
-        geometry = table.add_geometry([Group(rule=Rule.FULL, shard_bytes=[OBJECT_BYTES])])
+        group = Group(rule=Rule.FULL, shard_bytes=[OBJECT_BYTES], shard_runs=[runs])
+        geometry = table.add_geometry([group])
         table.attach(SESSION, instance=INSTANCE)
-        full = FullTable(table, geometry, _new_prompts(keys // BATCH_KEYS))
-        for prompt in full.prompts:
+        prompts = _new_prompts(keys // BATCH_KEYS)
+        full = FullTable(table, geometry, prompts, runs, rss_bytes_per_object=0.0)
+        before_bytes = _rss_bytes()
+        for prompt in prompts:
             full.write(prompt)
+        grown_bytes = _rss_bytes() - before_bytes
+        full = replace(full, rss_bytes_per_object=grown_bytes / (len(prompts) * BATCH_KEYS))
         full.writing_us_per_key()  # the first touch of every record is the kernel's time, not ours
         return full
 
@@ -88,7 +96,8 @@ class FullTable:
             expires=60.0,
         )
         assert not any(reserved.answers)  # all GRANTED
-        self.table.commit(lease, session=SESSION, digests=_DIGESTS, now=0.0)
+        runs = _DIGESTS * self.runs if self.runs > 1 else b""
+        self.table.commit(lease, session=SESSION, digests=_DIGESTS, runs=runs, now=0.0)
 
     def reading_us_per_key(self) -> float:
         return self._timed_readings([self._scattered_keys() for _ in range(BATCHES)])
@@ -113,7 +122,7 @@ class FullTable:
         return _us_per_key(took_s)
 
     def bytes_per_object(self) -> float:
-        """All the table's own records and its index; the allocator's 12 bytes a page come on top."""
+        """What the table says of itself: records, index, run digests and the allocator's pages."""
         numbers = self.table.statistics()
         return numbers.metadata_bytes / numbers.objects
 
@@ -127,6 +136,11 @@ class FullTable:
 
 def _new_prompts(count: int) -> list[bytes]:
     return [os.urandom(BATCH_KEYS * KEY_BYTES) for _ in range(count)]
+
+
+def _rss_bytes() -> int:
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return resident_pages * os.sysconf("SC_PAGESIZE")
 
 
 def _us_per_key(took_s: float) -> float:
