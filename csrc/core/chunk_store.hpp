@@ -111,7 +111,7 @@ class ChunkStore {
   }
 
   // Run digests, kept outside the records: an object of one run has none beside its own. 8 bytes
-  // each, 8 for their number, 8 for where they are, and what the heap adds (24 at most). An empty
+  // each, 8 for their number, 8 for where they are, and what the heap adds (8 or 16). An empty
   // span keeps none.
   void set_runs(ObjectRef ref, std::span<const std::uint64_t> digests);
   [[nodiscard]] std::span<const std::uint64_t> runs(ObjectRef ref) const;
