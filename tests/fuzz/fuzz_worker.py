@@ -9,6 +9,7 @@ slowest step. Started by `fuzz_session.py`.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -96,8 +97,10 @@ def main() -> None:
     def cross(data: bytes, other: bytes, bytes_max: int, seed: int) -> bytes:
         return Mutator(seed, atheris.Mutate).crossed(data, other, bytes_max)
 
+    # libFuzzer starts itself again for some of its work, by a shell, with its own arguments after this.
+    again = shlex.join([sys.executable, *sys.argv[:3]])
     atheris.Setup(
-        [sys.argv[0], *sys.argv[3:]], worker.take, custom_mutator=mutate, custom_crossover=cross
+        [again, *sys.argv[3:]], worker.take, custom_mutator=mutate, custom_crossover=cross
     )
     atheris.Fuzz()
 

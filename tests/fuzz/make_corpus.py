@@ -19,9 +19,7 @@ from session_input import Input
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 FOUND = "fuzz-"  # begins the names of files that no scenario writes
-FOUND_MAX = (
-    64  # so many files of the fuzzer's own making are kept, the smallest that cover something
-)
+FOUND_MAX = 64  # files of the fuzzer's own making that are kept: the smallest of those that cover an edge more
 
 
 def main(arguments: list[str]) -> None:
@@ -68,6 +66,7 @@ def merge(found: Path) -> None:
                 scratch,
                 "1e9",
                 "-merge=1",
+                "-use_counters=0",  # an edge more, not an edge more often
                 chosen,
                 found,
                 before,
