@@ -252,6 +252,10 @@ def _wrong() -> dict[str, list[Step]]:
 
 def _found() -> dict[str, list[Step]]:
     """Bugs that fuzzing found, in the form that shows them soonest."""
+    return {**_found_in_leases(), **_found_in_tickets()}
+
+
+def _found_in_leases() -> dict[str, list[Step]]:
     one_index_six_digests = commit(5)
     one_index_six_digests.commit.digests = bytes(48)
     release_of_a_reservation = release()
@@ -273,6 +277,18 @@ def _found() -> dict[str, list[Step]]:
             say(reserve(prompt(family=2))),
             say(release_of_a_reservation),
         ],
+        # A stale commit was answered with as many outcomes as it had digests.
+        "found_outcomes_of_a_stale_commit": [
+            say(hello()),
+            say(reserve(prompt(chunks=3), lease_ms=50)),
+            wait(1),
+            say(one_index_six_digests),
+        ],
+    }
+
+
+def _found_in_tickets() -> dict[str, list[Step]]:
+    return {
         # The writer of a stream died of a ticket that was cancelled while its client did not read.
         "found_ticket_over_while_its_news_wait": [
             say(hello()),
@@ -289,13 +305,6 @@ def _found() -> dict[str, list[Step]]:
             say(stat(), 1),
             wait(0.1),
             Step(Kind.READ_ON, 1),
-        ],
-        # A stale commit was answered with as many outcomes as it had digests.
-        "found_outcomes_of_a_stale_commit": [
-            say(hello()),
-            say(reserve(prompt(chunks=3), lease_ms=50)),
-            wait(1),
-            say(one_index_six_digests),
         ],
         # A ticket that was closed with its instance was still watched: giving the session up failed half-way.
         "found_watched_ticket_of_a_session_given_up": [
