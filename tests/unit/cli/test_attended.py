@@ -14,8 +14,9 @@ from penstock.actors.cli.attended import attended
 PARENT = """
 import subprocess, sys
 from penstock.actors.cli.attended import attended
-child = subprocess.Popen(attended([sys.executable, "-c", "print(flush=True); input()"]),
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+sleeper = "import signal; print(flush=True); signal.pause()"
+child = subprocess.Popen(attended([sys.executable, "-c", sleeper]),
+                         stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
 sys.stdin.read()
