@@ -92,8 +92,7 @@ def slow_steps(node: ServedNode) -> float:
 async def test_no_message_holds_the_loop(tmp_path: Path, act: Act) -> None:
     """B12: millions of empty parts, lists and tokens up to the bound: refused or served in short steps.
 
-    Seen to fail with messages parsed before they are counted (221 ms), tokens of the unary Lookup hashed before they
-    are counted and all at once (24 ms), and a Hello of 1024 shards read in one step (7 ms).
+    Seen to fail with messages parsed before they are counted.
     """
     with served_node(tmp_path / "state", program=PROGRAM) as node:
         async with attached(node.address, hello()) as engine:
