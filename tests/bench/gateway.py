@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from harness import Report, Sample, parse_options, percentile, quiet, ratio
-from processes import Server, cpu_s, echo_process, node_process
+from processes import Server, bad_client_process, cpu_s, echo_process, node_process
 
 from penstock.actors.engine.client import new_engine_instance, plain_model
 from penstock.actors.keys import chunk_keys
@@ -118,6 +118,17 @@ async def throughput(sessions: list[RawSession], message: bytes, pid: int) -> tu
     return lookups / wall, lookups / cpu
 
 
+async def beside_bad(
+    node: Server, rounds: int, lookups: Callable[[], Awaitable[list[float]]]
+) -> list[list[float]]:
+    """The same lookups while another session sends bad messages, as fast as each is refused."""
+    seen = []
+    for _ in range(rounds):
+        with bad_client_process(node):
+            seen.append(await lookups())
+    return seen
+
+
 async def nothing(_: bytes) -> None:
     return None
 
@@ -157,6 +168,7 @@ async def measure(node: Server, echo: Server, rounds: int) -> Report:
                 for name, case in cases.items():
                     times[name].append(await case())
                 rates.append(await throughput(sessions, by_keys, node.pid))
+        times["beside_bad"] = await beside_bad(node, rounds, cases["lookup"])
 
     def sample(name: str, percent: float) -> Sample:
         return Sample(tuple(percentile(seen, percent) for seen in times[name]))
@@ -165,6 +177,9 @@ async def measure(node: Server, echo: Server, rounds: int) -> Report:
     report.add("lookup_us_p50", sample("lookup", 50), unit="us")
     report.add("lookup_us_p99", sample("lookup", 99), unit="us")
     report.add("lookup_to_echo", ratio(sample("lookup", 50), sample("echo", 50)), unit="x")
+    report.add("lookup_us_p99_beside_bad", sample("beside_bad", 99), unit="us")
+    p99s = ratio(sample("beside_bad", 99), sample("lookup", 99))
+    report.add("p99_beside_bad_to_quiet", p99s, unit="x")
     report.add("echo_32k_tokens_us_p50", sample("echo_tokens", 50), unit="us")
     report.add("lookup_32k_tokens_us_p50", sample("tokens", 50), unit="us")
     report.add("lookups_per_s", Sample(tuple(wall for wall, _ in rates)), unit="1/s")

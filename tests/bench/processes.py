@@ -51,6 +51,16 @@ def echo_process() -> Iterator[Server]:
 
 
 @contextmanager
+def bad_client_process(node: Server) -> Iterator[Server]:
+    """A session of `node` that sends bad messages as fast as they are refused."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as directory:
+        script = str(Path(__file__).with_name("bad_client.py"))
+        target = node.address.replace("unix://", "unix:")
+        with _process([sys.executable, script, target], Path(directory)) as server:
+            yield server
+
+
+@contextmanager
 def _process(command: Sequence[str], directory: Path) -> Iterator[Server]:
     read_fd, write_fd = os.pipe()
     log = directory / "log"
