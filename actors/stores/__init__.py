@@ -1,1 +1,1 @@
-
+"""Stores: tiers below L1, one file each."""

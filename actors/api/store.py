@@ -1,0 +1,188 @@
+"""What one may ask of a store, and the words all stores speak.
+
+An object on any store is a header (`stores/header.py`) and a payload. Bytes never travel in a message: `Target` and
+`Source` name memory of the arena, and whoever touches that memory keeps their `hold` alive until it has finished.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from penstock.actors.api.types import KEY_BYTES
+from penstock.runtime.actor import Actor
+from penstock.runtime.message import Msg
+
+DEVICE_BYTES = 2
+
+
+class StoreActor(Actor["Message"]):
+    """Address of the actor around one store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of objects, packed. `devices`: one little-endian u16 each, the rank of the shard the object is of."""
+
+    packed: bytes
+    devices: bytes
+
+    def __post_init__(self) -> None:
+        assert len(self.packed) * DEVICE_BYTES == len(self.devices) * KEY_BYTES
+
+    @staticmethod
+    def of(named: list[tuple[bytes, int]]) -> Keys:
+        """From (key, device) pairs."""
+        devices = b"".join(device.to_bytes(DEVICE_BYTES, "little") for _, device in named)
+        return Keys(b"".join(key for key, _ in named), devices)
+
+    def __len__(self) -> int:
+        return len(self.devices) // DEVICE_BYTES
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.packed[index * KEY_BYTES : (index + 1) * KEY_BYTES]
+
+    def device(self, index: int) -> int:
+        start = index * DEVICE_BYTES
+        return int.from_bytes(self.devices[start : start + DEVICE_BYTES], "little")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One object to be loaded, and where to.
+
+    `payload` is writable and has whole pages: `logical_bytes` rounded up. Nothing is ever written outside it.
+    """
+
+    key: bytes
+    device: int
+    namespace: bytes  # digest of the namespace it must have been saved under
+    logical_bytes: int
+    runs: int  # (layer, component) runs in it
+    payload: memoryview = field(repr=False)
+    hold: object = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One object to be saved. `payload` as in Target; its bytes from `logical_bytes` on mean nothing."""
+
+    key: bytes
+    device: int
+    namespace: bytes
+    logical_bytes: int
+    digest: int  # CRC-64/NVME of the object
+    run_digests: bytes  # packed u64, one per run
+    tenant: bytes  # digest of the salt; b"": none
+    payload: memoryview = field(repr=False)
+    hold: object = field(repr=False)
+
+
+class LoadOutcome(enum.Enum):
+    LOADED = "whole, under its key, with its digest good"
+    MISSING = "the store does not have it"
+    DAMAGED = "what the store had was not this object; it is dropped there"
+    FAILED = "the store could not say, in the time and attempts it had"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of one target. `digest` and `run_digests` are meaningful only when it is LOADED."""
+
+    outcome: LoadOutcome
+    digest: int = 0
+    run_digests: bytes = b""
+    reason: str = ""
+
+
+class SaveOutcome(enum.Enum):
+    SAVED = "whole, and visible; durable as the store was configured"
+    NO_ROOM = "the store, or the tenant's part of it, is full and nothing may be evicted"
+    FAILED = "finally, after the attempts it had; nothing of it is visible"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    outcome: SaveOutcome
+    reason: str = ""
+
+
+class StoreState(enum.Enum):
+    RECOVERING = "what it holds is being counted; loads work, saves wait"
+    OPEN = "works"
+    BROKEN = "its breaker is open: everything is missing until a probe succeeds"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """Of one store. Bytes are those it takes on the medium, headers and padding included; shared stores know only
+    what this node wrote."""
+
+    name: str
+    state: StoreState
+    objects: int
+    used_bytes: int
+    capacity_bytes: int  # 0: not ours to bound
+    loads_waiting: int
+    saves_waiting: int
+    detail: str  # one sentence; empty when there is nothing to say
+
+
+@dataclass(frozen=True, slots=True)
+class Locate(Msg["StoreActor", bytes]):
+    """Answers one byte per key: 1 if the store has it, as far as it knows. A store that cannot say has nothing."""
+
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Msg["StoreActor", tuple[Loaded, ...]]):
+    """Answers one per target, in order, when all are settled and nothing of this load writes any more, or, given up,
+    leaves what is still written to by whoever holds `hold`."""
+
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Msg["StoreActor", tuple[Saved, ...]]):
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(Msg["StoreActor", None]):
+    """Used again, elsewhere: keep them longer. In prompt order; a prefix outlives its suffix."""
+
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Msg["StoreActor", int]):
+    """Answers how many of them the store had, as far as it knows."""
+
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Msg["StoreActor", StoreUsage]):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What a load costs now: for a planner. Medians of what was seen; 0 where nothing has been."""
+
+    latency_s: float  # of the smallest load
+    bytes_per_s: float  # of all loads together
+    queued_bytes: int  # waiting or under way
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSpeed(Msg["StoreActor", Speed]):
+    pass
+
+
+Message = Locate | Load | Save | Touch | Delete | Measure | MeasureSpeed

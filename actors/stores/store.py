@@ -1,0 +1,132 @@
+"""What a store is: five methods over batches, plus how it is opened and what it recovers.
+
+Everything else exists once, in the actor around it (`store_actor.py`): admission, deadlines, retries, breaker, usage,
+eviction, header and digest checks, metrics. A store may lose objects, which is a miss; it may never give out bytes
+that differ from what was saved under that key, nor make visible what was not saved whole.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from penstock.actors.api.store import Keys
+from penstock.actors.api.types import Epoch
+from penstock.runtime.errors import ConfigError, UnavailableError
+
+BLOCK_BYTES = 4096
+"""Headers and the views of payloads are whole blocks of so many bytes at addresses that are multiples of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Read one object: its header into `header`, all of it, and its payload into `payload`, no byte beyond.
+
+    Both are writable, page-aligned and whole blocks. Whoever may still write them keeps `hold` alive."""
+
+    key: bytes
+    device: int
+    header: memoryview = field(repr=False)
+    payload: memoryview = field(repr=False)
+    hold: object = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Write one object: `header` (whole blocks) and the first `payload_bytes` of `payload` (whole blocks)."""
+
+    key: bytes
+    device: int
+    tenant: bytes  # 16 bytes; zeros: none
+    header: memoryview = field(repr=False)
+    payload: memoryview = field(repr=False)
+    payload_bytes: int
+    hold: object = field(repr=False)
+
+
+class Fate(enum.Enum):
+    """Of one object in a batch."""
+
+    DONE = "read or written, whole"
+    MISSING = "there is no such object"
+    REFUSED = "it does not fit, or is not what was asked for; asking again is of no use"
+    FAULT = "the medium or the service failed; asking again may help"
+    FULL = "the medium or the service has no room"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    fate: Fate
+    payload_bytes: int = 0  # of a load: how many bytes the stored payload has
+    reason: str = ""
+
+
+DONE = Outcome(Fate.DONE)
+MISSING = Outcome(Fate.MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object found by recovery."""
+
+    key: bytes
+    device: int
+    stored_bytes: int  # as by Store.cost
+    tenant: bytes  # 16 bytes; zeros: none, or not known without reading it
+
+
+class Ownership(enum.Enum):
+    EXCLUSIVE = "ours alone: usage is byte-exact and eviction is ours"
+    SHARED = "others write it too: expiry is the service's, or by TTL"
+
+
+class StoreFault(UnavailableError):
+    """The medium or service failed for a whole batch; asking again may help. Says what and where."""
+
+
+class StoreRefused(ConfigError):
+    """The store cannot be opened as configured: says what is wrong, and what to do."""
+
+
+class Store(Protocol):
+    """One backend. All methods are coroutines that never block the loop; outcomes are per object, in order.
+
+    A batch may name a key twice. Cancelled at any await, a method leaves nothing half-visible, and memory it may still
+    touch to whoever holds `hold`. Methods raise StoreFault and nothing else.
+    """
+
+    ownership: Ownership
+
+    async def locate(self, keys: Keys) -> bytes:
+        """One byte per key: 1 if it is there."""
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]: ...
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        """Each becomes visible at once and whole, or not at all; what was there under its key stays until then."""
+
+    async def delete(self, keys: Keys) -> None: ...
+
+    def recover(self) -> AsyncIterator[list[Entry]]:
+        """What is there, in bounded batches, oldest first if that is known. Called once, by the owner of an
+        exclusive store, before the first save. A shared store yields nothing."""
+
+    def cost(self, header_bytes: int, payload_bytes: int) -> int:
+        """Bytes of the medium that one such object takes."""
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Of the medium, for objects; 0: as configured."""
+
+    async def aclose(self) -> None:
+        """Let go of everything, when nothing is under way. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContext:
+    """What a store is opened with, beside its own configuration."""
+
+    name: str
+    epoch: Epoch  # unique to this life of this node: for temporary names
