@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import msgspec
 
+from penstock.actors.config_words import Count, PolicyName, TenantQuota
+from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.runtime.config import Config
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.security import Address, TcpAddress, parse_address
@@ -16,8 +17,6 @@ from penstock.runtime.units import GIB, KIB, MIB, ByteSize, Seconds
 
 PAGE_BYTES = 4 * KIB
 WIRE_SECONDS_MAX = 4_000_000.0  # durations travel as milliseconds in 32 bits
-
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
 
 def _parse(key: str, text: str) -> Address:
@@ -30,23 +29,6 @@ def _parse(key: str, text: str) -> Address:
 def _check_duration(name: str, seconds: float) -> None:
     if not 0.001 <= seconds <= WIRE_SECONDS_MAX:
         raise ValueError(f"{name} must be 1 ms to {WIRE_SECONDS_MAX:g} s, not {seconds:g} s")
-
-
-class PolicyName(enum.Enum):
-    """Which chunk L1 gives up first."""
-
-    LRU = "lru"
-    S3FIFO = "s3fifo"
-
-
-class TenantQuota(Config, frozen=True):
-    """What one tenant (a cache salt) may hold in L1."""
-
-    salt: str
-    bytes: ByteSize
-
-    def __repr__(self) -> str:
-        return f"TenantQuota(salt=***, bytes={self.bytes!r})"
 
 
 class L1Config(Config, frozen=True):
@@ -183,6 +165,7 @@ class NodeConfig(Config, frozen=True):
     l1: L1Config = L1Config()
     gateway: GatewayConfig = GatewayConfig()
     sessions: SessionsConfig = SessionsConfig()
+    stores: tuple[AnyStoreConfig, ...] = ()  # tiers below L1, in this order; see stores/config.py
     mailbox_max: Count = 8192  # messages waiting for one actor
     ask_within: Seconds = Seconds(5)  # between actors
     drain: Seconds = Seconds(30)  # how long a drain waits that names no time
@@ -197,6 +180,10 @@ class NodeConfig(Config, frozen=True):
             _check_duration("ask_within", self.ask_within)
         except ValueError as problem:
             raise ConfigError("ask_within", str(problem)) from None
+        names = [store.name for store in self.stores]
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                raise ConfigError(f"stores.{position}.name", f"two stores are called {name!r}")
         if not self.drain <= self.drain_max:
             raise ConfigError("drain", f"must be at most drain_max, {self.drain_max:g} s")
         if self.metrics_address:

@@ -22,7 +22,8 @@ from penstock import _native
 from penstock.actors.api import control, eviction, gateway, l1, session
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
-from penstock.actors.config import NodeConfig, PolicyName
+from penstock.actors.config import NodeConfig
+from penstock.actors.config_words import PolicyName
 from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watches

@@ -31,7 +31,7 @@ from penstock.actors.cli.replay_drive import (
 )
 from penstock.actors.cli.replay_node import serving
 from penstock.actors.cli.traces import TraceFormat, TraceRequest, read_trace
-from penstock.actors.config import PolicyName
+from penstock.actors.config_words import PolicyName
 from penstock.actors.engine.client import Client, ClientConfig
 from penstock.runtime.errors import CallerError
 from penstock.runtime.units import ByteSize

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.actors.config import NodeConfig, PolicyName
+from penstock.actors.config import NodeConfig
+from penstock.actors.config_words import PolicyName
 from penstock.actors.node_settings import gateway_limits
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError

@@ -1,0 +1,30 @@
+"""Words that the configuration records of several parts share."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from penstock.runtime.config import Config
+from penstock.runtime.units import ByteSize
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class PolicyName(enum.Enum):
+    """What L1, or a store that is ours alone, gives up first."""
+
+    LRU = "lru"
+    S3FIFO = "s3fifo"
+
+
+class TenantQuota(Config, frozen=True):
+    """What one tenant (a cache salt) may hold in one tier."""
+
+    salt: str
+    bytes: ByteSize
+
+    def __repr__(self) -> str:
+        return f"TenantQuota(salt=***, bytes={self.bytes!r})"

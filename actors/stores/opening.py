@@ -1,0 +1,20 @@
+"""Which types of stores there are, and how each is opened. The only list of them."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, assert_never
+
+from penstock.actors.stores.memory import MemoryConfig, MemoryStore
+from penstock.actors.stores.store import Store, StoreContext
+
+AnyStoreConfig: TypeAlias = MemoryConfig
+"""Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
+
+
+async def open_store(config: AnyStoreConfig, context: StoreContext) -> Store:
+    """The store that `config` describes, ready for its first message. Raises StoreRefused, StoreFault."""
+    match config:
+        case MemoryConfig():
+            return MemoryStore(capacity_bytes=config.capacity)
+        case _:
+            assert_never(config)
