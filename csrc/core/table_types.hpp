@@ -160,6 +160,9 @@ enum class Answer : std::uint8_t { granted, resident, in_flight, no_room, quota 
 
 enum class Outcome : std::uint8_t { ok, stale };
 
+// Of one object that a reader wants. COMING: somebody writes or loads it.
+enum class Presence : std::uint8_t { absent, resident, coming };
+
 // RESERVED and LOADED are *in flight*. QUARANTINED objects are out of the index; only their memory
 // is still held.
 enum class ObjectState : std::uint8_t { free, reserved, loaded, resident, quarantined };
