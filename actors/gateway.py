@@ -5,10 +5,10 @@ in the task gRPC made for it, by an `EngineSession`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, assert_never
 
 import anyio
 import grpc
@@ -286,13 +286,8 @@ class _Raw:
     """A gRPC context that speaks bytes."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def read(self) -> object:
-        return await self._context.read()
-
-    async def write(self, message: bytes) -> None:
-        await self._context.write(message)
+        self.read: Callable[[], Awaitable[object]] = context.read
+        self.write: Callable[[bytes], Coroutine[Any, Any, None]] = context.write
 
 
 def _is_local(peer: str) -> bool:

@@ -4,6 +4,9 @@
     writer: replies in order, then the newest watermark of each ticket that moved; a client that does not read for
             `stall_s` loses its stream
 
+There is one write at a time, the writer's. While it has none, a reply's write is begun in the very step that made the
+reply, and the writer waits for its end: two turns of the loop, and the next read, would else come before it.
+
 A request that may have to wait for others (a reservation that found no room) is carried on beside the reader.
 """
 
@@ -11,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Coroutine
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from anyio import CancelScope, create_task_group
 from anyio.abc import TaskGroup
@@ -32,7 +36,8 @@ from penstock.actors.engine_requests import EngineRequests, Later
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, scan, shape_of
 from penstock.protos import engine_pb2
-from penstock.runtime.deadline import deadline_within
+from penstock.runtime.begun import Begun
+from penstock.runtime.deadline import deadline_at
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
@@ -51,8 +56,8 @@ class Liveness(Enum):
 class Stream(Protocol):
     """The part of a gRPC context that a session uses. `read` gives bytes, or something else at the end."""
 
-    async def read(self) -> object: ...
-    async def write(self, message: bytes) -> None: ...
+    def read(self) -> Awaitable[object]: ...
+    def write(self, message: bytes) -> Coroutine[Any, Any, None]: ...
 
 
 class EngineSession:
@@ -75,24 +80,34 @@ class EngineSession:
         self._outgoing: deque[bytes] = deque()  # len <= outgoing_max
         self._outgoing_bytes = 0  # in _outgoing
         self._moved: dict[TicketId, engine_pb2.Progress] = {}  # newest watermark not yet written
+        self._begun: Begun | None = None  # a write that the writer has not taken over yet
+        self._is_idle = False  # the writer has nothing to do, and has not been woken
         self._work = asyncio.Event()  # something to write
         self._room = asyncio.Event()  # outgoing has room
         self._carried_on = 0  # requests beside the reader, <= inflight_max
-        self._stall_reason = f"the client read nothing for {limits.stall_s:g} s"
+        self._writing_since: float | None = None
+        self._stall_check: asyncio.TimerHandle | None = None  # while a write may be under way
         self._scope = CancelScope()
         self.end_reason = ""  # why we gave the stream up; empty while we did not
-        self._heard_at = _now()
+        self._clock = asyncio.get_running_loop().time  # monotonic seconds
+        self._heard_at = self._clock()
         self._log = Log("gateway")
 
     async def run(self, welcome: engine_pb2.SessionReply) -> None:
         with self._scope:
-            await self._write(welcome.SerializeToString())
-            async with create_task_group() as tasks:
-                tasks.start_soon(self._write_all, name="session writer")
-                if self._liveness is Liveness.HEARTBEATS:
-                    tasks.start_soon(self._expect_heartbeats, name="session heartbeats")
-                await self._read_all(tasks)
-                tasks.cancel_scope.cancel()
+            try:
+                await self._wait_written(self._stream.write(welcome.SerializeToString()))
+                async with create_task_group() as tasks:
+                    tasks.start_soon(self._write_all, name="session writer")
+                    if self._liveness is Liveness.HEARTBEATS:
+                        tasks.start_soon(self._expect_heartbeats, name="session heartbeats")
+                    await self._read_all(tasks)
+                    tasks.cancel_scope.cancel()
+            finally:
+                if self._begun is not None:
+                    self._begun.close()
+                if self._stall_check is not None:
+                    self._stall_check.cancel()
 
     def end(self, reason: str) -> None:
         """Give the stream up from our side."""
@@ -110,13 +125,13 @@ class EngineSession:
             promised_chunks=news.promised_chunks,
             final=news.hit_chunks == news.promised_chunks,
         )
-        self._work.set()
+        self._wake_writer()
 
     # The reader.
 
     async def _read_all(self, tasks: TaskGroup) -> None:
         while isinstance(raw := await self._stream.read(), bytes):
-            self._heard_at = _now()
+            self._heard_at = self._clock()
             while self._is_full():
                 self._room.clear()
                 await self._room.wait()
@@ -167,8 +182,8 @@ class EngineSession:
             default_ms=self._limits.deadline_ms_default,
             max_ms=self._limits.deadline_ms_max,
         )
-        ends = _now() + within
-        with deadline_within(within):
+        ends = self._clock() + within
+        with deadline_at(ends):
             later = await handler(getattr(request, body or ""), reply)
         if later is None:
             await hazard("gateway.before_reply")
@@ -180,7 +195,7 @@ class EngineSession:
 
     async def _finish(self, later: Later, reply: Reply, ends: float) -> None:
         try:
-            with deadline_within(ends - _now()):
+            with deadline_at(ends):
                 await later
         except PenstockError as error:
             reply.error.CopyFrom(refusal(error))
@@ -205,49 +220,72 @@ class EngineSession:
 
     def _put(self, reply: Reply) -> None:
         raw = reply.SerializeToString()
-        self._outgoing.append(raw)
-        self._outgoing_bytes += len(raw)
-        self._work.set()
+        if self._is_idle:
+            self._begun = Begun(self._stream.write(raw))
+        else:
+            self._outgoing.append(raw)
+            self._outgoing_bytes += len(raw)
+        self._wake_writer()
 
     def _put_first(self, reply: Reply) -> None:
         """Before all that waits: whoever asks for a sign of life gets it at once."""
         raw = reply.SerializeToString()
         self._outgoing.appendleft(raw)
         self._outgoing_bytes += len(raw)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        self._is_idle = False
         self._work.set()
 
     async def _write_all(self) -> None:
         while True:
+            self._is_idle = not self._work.is_set()
             await self._work.wait()
             self._work.clear()
+            if self._begun is not None:
+                begun, self._begun = self._begun, None
+                await self._wait_written(begun)
             while self._outgoing:
                 raw = self._outgoing.popleft()
                 self._outgoing_bytes -= len(raw)
-                await self._write(raw)
+                await self._wait_written(self._stream.write(raw))
                 self._room.set()
             for ticket in [one for one in self._moved if self._requests.owns(one)]:
                 # A write waits for the client; meanwhile a ticket may be over, and its news gone.
                 if (progress := self._moved.pop(ticket, None)) is not None:
-                    await self._write(Reply(progress=progress).SerializeToString())
+                    moved = Reply(progress=progress)
+                    await self._wait_written(self._stream.write(moved.SerializeToString()))
 
-    async def _write(self, message: bytes) -> None:
-        """Wait while the client does not read: under a bare timer, since a cancel scope costs as much as a lookup."""
-        loop = asyncio.get_running_loop()
-        stalled = loop.call_later(self._limits.stall_s, self.end, self._stall_reason)
+    async def _wait_written(self, write: Awaitable[None]) -> None:
+        """Wait while the client does not read; not for ever, see `_check_stall`."""
+        self._writing_since = self._clock()
+        if self._stall_check is None:
+            self._check_stall_in(self._limits.stall_s)
         try:
-            await self._stream.write(message)
+            await write
         finally:
-            stalled.cancel()
+            self._writing_since = None
+
+    def _check_stall_in(self, wait_s: float) -> None:
+        self._stall_check = asyncio.get_running_loop().call_later(wait_s, self._check_stall)
+
+    def _check_stall(self) -> None:
+        """One timer for many writes: one for each, or a cancel scope, would cost as much as a lookup."""
+        self._stall_check = None
+        if self._writing_since is None:
+            return  # the next write begins another
+        left_s = self._writing_since + self._limits.stall_s - self._clock()
+        if left_s > 0:
+            self._check_stall_in(left_s)
+        else:
+            self.end(f"the client read nothing for {self._limits.stall_s:g} s")
 
     # Liveness of a stream that has no process to watch.
 
     async def _expect_heartbeats(self) -> None:
         silence_s = 3 * self._limits.heartbeat_ms / 1000
         # Sleeps until the earliest moment at which the silence can have lasted long enough.
-        while (left_s := self._heard_at + silence_s - _now()) > 0:  # noqa: ASYNC110
+        while (left_s := self._heard_at + silence_s - self._clock()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left_s)
         self.end(f"nothing heard for {silence_s:g} s")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 
 from penstock.runtime.errors import DeadlineExceeded
 
@@ -22,21 +21,35 @@ class MissingDeadline(RuntimeError):
     """Your bug: an outermost ask was made without `within=`. Every wait has a deadline."""
 
 
-@contextmanager
-def deadline_within(seconds: float | None) -> Iterator[None]:
+def deadline_within(seconds: float | None) -> AbstractContextManager[None]:
     """Give every ask made inside the block at most `seconds` from now.
 
     `seconds` is what a gRPC context calls `time_remaining()`: None means that the client set no
     deadline, and changes nothing. A deadline that is already inherited is never moved further away.
     """
     if seconds is None:
-        yield
-        return
-    token = INHERITED.set(min(INHERITED.get(), asyncio.get_running_loop().time() + seconds))
-    try:
-        yield
-    finally:
-        INHERITED.reset(token)
+        return nullcontext()
+    return deadline_at(asyncio.get_running_loop().time() + seconds)
+
+
+def deadline_at(deadline: float) -> AbstractContextManager[None]:
+    """As `deadline_within`, from a point on the loop's clock."""
+    return _Inheriting(deadline)
+
+
+class _Inheriting:
+    """A class: every request enters one, and as a generator it would cost several times as much."""
+
+    __slots__ = ("_deadline", "_token")
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._token: Token[float] = INHERITED.set(min(INHERITED.get(), self._deadline))
+
+    def __exit__(self, *_: object) -> None:
+        INHERITED.reset(self._token)
 
 
 def time_left(*, at_most: float = math.inf) -> float:

@@ -19,8 +19,8 @@ maps five classes and never a list of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 
 class PenstockError(Exception):
@@ -89,8 +89,9 @@ class Escalated(UnavailableError):
 Translation = Callable[[str], PenstockError]
 
 
-@contextmanager
-def mapped(translations: Mapping[type[BaseException], Translation]) -> Iterator[None]:
+def mapped(
+    translations: Mapping[type[BaseException], Translation],
+) -> AbstractContextManager[None]:
     """Translate foreign errors into ours, once, at the border.
 
         with mapped({FileNotFoundError: ObjectMissing, OSError: StoreFailed}):
@@ -99,13 +100,28 @@ def mapped(translations: Mapping[type[BaseException], Translation]) -> Iterator[
     The entry of the most derived class wins, whatever the order of the table. The foreign error
     stays reachable as `__cause__`. A `PenstockError` is already ours and passes through.
     """
-    try:
-        yield
-    except PenstockError:
-        raise
-    except tuple(translations) as foreign:
-        chosen = next(base for base in type(foreign).__mro__ if base in translations)
-        raise translations[chosen](_said_by(foreign)) from foreign
+    return _Mapped(translations)
+
+
+class _Mapped:
+    """A class: every message crosses a border, and as a generator it would cost several times as much."""
+
+    __slots__ = ("_translations",)
+
+    def __init__(self, translations: Mapping[type[BaseException], Translation]) -> None:
+        self._translations = translations
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, foreign: BaseException | None, _: object
+    ) -> None:
+        if kind is None or foreign is None or issubclass(kind, PenstockError):
+            return
+        for base in kind.__mro__:
+            if base in self._translations:
+                raise self._translations[base](_said_by(foreign)) from foreign
 
 
 def _said_by(foreign: BaseException) -> str:

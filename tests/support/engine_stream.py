@@ -53,19 +53,29 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.got: list[SessionReply] = []
+        self.calls: list[str] = []  # of the session: read and write, each as it begins
+        self.writes_at_once_max = 0
+        self._writes = 0  # under way
         self._sent: asyncio.Queue[object] = asyncio.Queue(maxsize=4096)
         self._is_reading = asyncio.Event()
         self._is_reading.set()
         self._changed = asyncio.Condition()
 
     async def read(self) -> object:
+        self.calls.append("read")
         return await self._sent.get()
 
     async def write(self, message: bytes) -> None:
-        await self._is_reading.wait()
-        async with self._changed:
-            self.got.append(SessionReply.FromString(message))
-            self._changed.notify_all()
+        self.calls.append("write")
+        self._writes += 1
+        self.writes_at_once_max = max(self.writes_at_once_max, self._writes)
+        try:
+            await self._is_reading.wait()
+            async with self._changed:
+                self.got.append(SessionReply.FromString(message))
+                self._changed.notify_all()
+        finally:
+            self._writes -= 1
 
     def send(self, request: SessionRequest | bytes) -> None:
         raw = request if isinstance(request, bytes) else request.SerializeToString()

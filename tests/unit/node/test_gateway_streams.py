@@ -26,6 +26,10 @@ SEEDS = pytest.mark.parametrize("seed", range(5))
 TICKET = TicketId(b"t" * 16)
 
 
+def touch() -> pb.Touch:
+    return pb.Touch(prompt=pb.Prompt(keys=keys(1)))
+
+
 # Clients that do not read.
 
 
@@ -56,11 +60,7 @@ def test_a_client_that_reads_slowly_gets_everything(seed: int) -> None:
     async def scene(world: World) -> None:
         await world.stream.reply_to(1)
         for number in range(2, 42):
-            world.stream.send(
-                SessionRequest(
-                    correlation_id=number, touch=pb.Touch(prompt=pb.Prompt(keys=keys(1)))
-                )
-            )
+            world.stream.send(SessionRequest(correlation_id=number, touch=touch()))
         for _ in range(10):
             world.stream.stop_reading()
             await anyio.sleep(9)
@@ -69,6 +69,69 @@ def test_a_client_that_reads_slowly_gets_everything(seed: int) -> None:
         numbers = [one.correlation_id for one in world.stream.got]
         assert numbers == list(range(1, 42))
         assert world.session.end_reason == ""
+
+    play(seed, scene)
+
+
+@SEEDS
+def test_the_clock_of_a_stall_begins_with_the_write_that_stalls(seed: int) -> None:
+    """C10: one timer watches over all writes of a stream; neither earlier ones nor silence use it up.
+
+    Seen to fail with a timer that is not begun again for what is left: it ended the stream early.
+    """
+
+    async def scene(world: World) -> None:
+        now = asyncio.get_running_loop().time
+        await world.stream.reply_to(1)
+        await anyio.sleep(100)
+        await world.ask(2, touch=touch())
+        await anyio.sleep(7)
+        world.stream.stop_reading()
+        stalls_at = now()
+        world.stream.send(SessionRequest(correlation_id=3, touch=touch()))
+        await world.ended.wait()
+        assert now() - stalls_at == pytest.approx(10.0, abs=0.5)
+
+    play(seed, scene)
+
+
+# The order of reads and writes.
+
+
+@SEEDS
+def test_a_reply_is_on_its_way_before_the_next_request_is_read(seed: int) -> None:
+    """An idle writer costs a reply no turn of the loop.
+
+    Seen to fail with replies that always go through the queue: the next read came first.
+    """
+
+    async def scene(world: World) -> None:
+        await world.stream.reply_to(1)
+        for number in range(2, 5):
+            await anyio.sleep(0.1)  # the writer has seen the end of its write
+            await world.ask(number, touch=touch())
+        await anyio.sleep(0.1)
+        assert world.stream.calls == ["write", *["read", "write"] * 3, "read"]
+
+    play(seed, scene)
+
+
+@SEEDS
+def test_there_is_one_write_at_a_time(seed: int) -> None:
+    """Seen to fail with a reply that is written at once whatever the writer does."""
+
+    async def scene(world: World) -> None:
+        await world.stream.reply_to(1)
+        for number in range(2, 32, 3):
+            world.stream.stop_reading()
+            for one in range(number, number + 3):
+                world.stream.send(SessionRequest(correlation_id=one, touch=touch()))
+            await anyio.sleep(0.1)
+            world.stream.go_on_reading()
+            await world.stream.reply_to(number)
+        await world.stream.reply_to(31)
+        assert [one.correlation_id for one in world.stream.got] == list(range(1, 32))
+        assert world.stream.writes_at_once_max == 1
 
     play(seed, scene)
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from penstock.runtime.actor import Actor
-from penstock.runtime.deadline import MissingDeadline, deadline_within, time_left
+from penstock.runtime.deadline import MissingDeadline, deadline_at, deadline_within, time_left
 from penstock.runtime.errors import (
     ActorStopped,
     CapacityError,
@@ -200,6 +200,8 @@ def test_a_deadline_is_inherited_and_only_ever_shortened(play: Play) -> None:
             assert await ref.ask(Wait(0), within=100) == 5.0
             with deadline_within(100), deadline_within(None):
                 assert time_left() == 5.0
+            with deadline_at(3), deadline_at(100):
+                assert time_left() == 3.0
             assert time_left(at_most=1) == 1
 
     play(scenario)

@@ -1,0 +1,60 @@
+"""A coroutine that is begun in one task and carried on in another.
+
+    write = Begun(stream.write(message))        # in the step that made the message
+    ...
+    await write                                 # in the task that waits for such things
+
+What a coroutine does before its first wait is then done without a turn of the loop; only the wait is left to the other
+task. Python 3.12 has eager tasks for this; here no task is made at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator
+from types import TracebackType
+from typing import Any
+
+
+class Begun(Generator[Any, Any, None]):
+    """Runs `coroutine` up to its first wait, here and now; whoever awaits this once carries it on.
+
+    Raises at once what the coroutine raises before its first wait. Close it if it will not be awaited.
+    """
+
+    __slots__ = ("_coroutine", "_is_over", "_is_taken_over", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine = coroutine
+        self._is_over = self._is_taken_over = False
+        self._waits_for: Any = None  # what the event loop is to wait for, from a bare yield: None
+        try:
+            self._waits_for = coroutine.send(None)
+        except StopIteration:
+            self._is_over = True
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self
+
+    def send(self, value: Any, /) -> Any:
+        """The awaiting task's next step."""
+        if self._is_over:
+            raise StopIteration
+        if not self._is_taken_over:
+            self._is_taken_over = True
+            return self._waits_for
+        return self._coroutine.send(value)
+
+    def throw(
+        self,
+        kind: type[BaseException] | BaseException,
+        value: object = None,
+        trace: TracebackType | None = None,
+        /,
+    ) -> Any:
+        """The awaiting task is cancelled. (Only `kind` is ever given: an exception.)"""
+        assert isinstance(kind, BaseException), "asyncio throws exceptions, not classes"
+        return self._coroutine.throw(kind)
+
+    def close(self) -> None:
+        """End the coroutine where it stands. Idempotent."""
+        self._coroutine.close()
