@@ -79,3 +79,7 @@ class SessionOver(StaleError):
 
 class VersionMismatch(CallerError):
     """Theirs: client and node speak no common version of the protocol."""
+
+
+class StoreBusy(CapacityError):
+    """Nobody's: as many batches wait for this store as may."""

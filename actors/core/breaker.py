@@ -1,0 +1,144 @@
+"""A circuit breaker: whoever fails too often is left alone for a while, then tried once.
+
+    CLOSED --too many failures--> OPEN --open_s later--> HALF_OPEN --probe answered--> CLOSED
+                                   ^                         |
+                                   '------probe failed-------'
+
+Too many: `failures` of them within `window_s`, and at least half of all outcomes of that time, so that a busy store
+is not given up for its share of errors. An outcome of an attempt that began before the latest opening or closing says
+nothing any more. Pure: the clock is passed in, monotonic, in seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+
+SLICES = 8  # of the window: outcomes are forgotten slice by slice
+
+
+class BreakerState(enum.Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerLimits:
+    failures: int  # >= 1
+    window_s: float
+    open_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Leave to try, to be handed back once with what came of it: `answered`, `failed` or `unheard`."""
+
+    era: int
+    began_s: float
+    is_probe: bool
+
+
+@dataclass(slots=True)
+class _Slice:
+    """Outcomes of one part of the window."""
+
+    ends_s: float
+    answered: int = 0
+    failed: int = 0
+
+
+class Breaker:
+    def __init__(self, limits: BreakerLimits) -> None:
+        assert limits.failures >= 1, limits
+        self._limits = limits
+        self._state = BreakerState.CLOSED
+        self._era = 0  # counts openings and closings
+        self._opened_s = 0.0  # meaningful unless CLOSED
+        self._is_probing = False  # only when HALF_OPEN
+        self._slices: deque[_Slice] = deque(maxlen=SLICES)  # oldest first; empty unless CLOSED
+        self._answered_s = float("-inf")  # when anything last was
+        self.reason = ""  # of the latest opening
+        self.openings = 0
+
+    @property
+    def state(self) -> BreakerState:
+        return self._state
+
+    def reopens_s(self) -> float:
+        """When a probe may be tried; meaningful while OPEN."""
+        return self._opened_s + self._limits.open_s
+
+    def admit(self, now_s: float) -> Attempt | None:
+        """Leave to try; None: not now."""
+        if self._state is BreakerState.CLOSED:
+            return Attempt(self._era, now_s, is_probe=False)
+        if self._state is BreakerState.OPEN and now_s >= self.reopens_s():
+            self._state = BreakerState.HALF_OPEN
+        if self._state is BreakerState.HALF_OPEN and not self._is_probing:
+            self._is_probing = True
+            return Attempt(self._era, now_s, is_probe=True)
+        return None
+
+    def answered(self, attempt: Attempt, now_s: float) -> None:
+        """It worked, or was refused with good reason."""
+        self._answered_s = now_s
+        if attempt.era != self._era:
+            return
+        if attempt.is_probe:
+            self._is_probing = False
+            self._state = BreakerState.CLOSED
+            self._era += 1
+        else:
+            self._slice(now_s).answered += 1
+
+    def failed(self, attempt: Attempt, now_s: float, reason: str) -> None:
+        """It failed, or did not answer in the time it is given."""
+        if attempt.era != self._era:
+            return
+        if attempt.is_probe:
+            self._open(now_s, reason)
+            return
+        self._slice(now_s).failed += 1
+        failed = sum(one.failed for one in self._slices)
+        answered = sum(one.answered for one in self._slices)
+        if failed >= self._limits.failures and failed >= answered:
+            self._open(now_s, reason)
+
+    def unheard(self, attempt: Attempt, now_s: float, *, out_of_time: str = "") -> None:
+        """Whoever wanted it waits no more: out of time, if `out_of_time` says so, or for reasons of their own.
+
+        The former counts as failed if nothing at all was answered since it began; a mere slowness does not.
+        """
+        if out_of_time and self._answered_s < attempt.began_s:
+            self.failed(attempt, now_s, out_of_time)
+        elif attempt.era == self._era and attempt.is_probe:
+            self._is_probing = False
+
+    def _open(self, now_s: float, reason: str) -> None:
+        self._state = BreakerState.OPEN
+        self._is_probing = False
+        self._opened_s = now_s
+        self._era += 1
+        self._slices.clear()
+        self.reason = reason
+        self.openings += 1
+
+    def _slice(self, now_s: float) -> _Slice:
+        """The one that is counted in now."""
+        while self._slices and self._slices[0].ends_s + self._limits.window_s <= now_s:
+            self._slices.popleft()
+        if not self._slices or self._slices[-1].ends_s <= now_s:
+            self._slices.append(_Slice(now_s + self._limits.window_s / SLICES))
+        return self._slices[-1]
+
+    def validate(self) -> None:
+        """Raises AssertionError if an invariant does not hold."""
+        assert self._state is BreakerState.CLOSED or not self._slices
+        assert self._state is BreakerState.HALF_OPEN or not self._is_probing
+        ends = [one.ends_s for one in self._slices]
+        assert ends == sorted(ends), ends
+        failed = sum(one.failed for one in self._slices)
+        answered = sum(one.answered for one in self._slices)
+        assert failed < self._limits.failures or failed < answered or not self._slices

@@ -1,0 +1,107 @@
+"""Who may use a store now: loads first, one save always, bounds kept."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from penstock.actors.api.errors import StoreBusy
+from penstock.actors.core.admission import Admission, AdmissionLimits, Entry, Phase, Work
+
+
+def admission(loads: int = 2, saves: int = 2, size: int = 100, waiting: int = 8) -> Admission:
+    return Admission(AdmissionLimits(loads, saves, size, waiting))
+
+
+def test_waiting_loads_go_before_waiting_saves() -> None:
+    """B15: saves never starve loads."""
+    room = admission(loads=1, saves=2)
+    first = room.enter(Work.LOAD, 1)
+    saves = [room.enter(Work.SAVE, 1) for _ in range(3)]
+    loads = [room.enter(Work.LOAD, 1) for _ in range(3)]
+    assert [one.phase for one in saves] == [Phase.RUNNING, Phase.RUNNING, Phase.WAITING]
+    room.leave(saves[0])
+    assert saves[2].phase is Phase.WAITING, "loads wait, and a save is running already"
+    assert room.leave(first) == [loads[0]]
+    assert room.leave(loads[0]) == [loads[1]]
+    assert room.leave(loads[1]) == [loads[2], saves[2]], "no load waits any more"
+
+
+def test_one_save_always_makes_progress() -> None:
+    """B15: a store that is read all the time is written, too."""
+    room = admission(loads=1, saves=4, size=10)
+    loads = [room.enter(Work.LOAD, 10) for _ in range(4)]
+    saves = [room.enter(Work.SAVE, 10) for _ in range(2)]
+    assert loads[0].phase is saves[0].phase is Phase.RUNNING
+    assert saves[1].phase is Phase.WAITING
+    assert room.leave(saves[0]) == [saves[1]]
+
+
+def test_a_batch_beyond_the_bound_goes_alone_and_nothing_beside_it() -> None:
+    room = admission(loads=4, size=10)
+    huge = room.enter(Work.LOAD, 1000)
+    small = room.enter(Work.LOAD, 1)
+    assert (huge.phase, small.phase) == (Phase.RUNNING, Phase.WAITING)
+    assert room.leave(huge) == [small]
+
+
+def test_who_waits_no_more_leaves_its_place() -> None:
+    room = admission(loads=1, waiting=1)
+    first, second = room.enter(Work.LOAD, 1), room.enter(Work.LOAD, 1)
+    with pytest.raises(StoreBusy, match="1 loads wait"):
+        room.enter(Work.LOAD, 1)
+    assert room.leave(second) == []
+    third = room.enter(Work.LOAD, 1)
+    assert room.leave(first) == [third]
+    assert room.leave(second) == [], "leaving twice changes nothing"
+
+
+class Life(RuleBasedStateMachine):
+    @initialize(loads=st.integers(1, 3), saves=st.integers(1, 3), size=st.integers(1, 50))
+    def start(self, loads: int, saves: int, size: int) -> None:
+        self.room = admission(loads, saves, size, waiting=6)
+        self.inside: list[Entry] = []
+
+    @rule(work=st.sampled_from(Work), size=st.integers(0, 60))
+    def enter(self, work: Work, size: int) -> None:
+        try:
+            self.inside.append(self.room.enter(work, size))
+        except StoreBusy:
+            assert self.room.waiting(work) == 6
+
+    @precondition(lambda self: self.inside)
+    @rule(pick=st.integers(0, 1 << 16))
+    def leave(self, pick: int) -> None:
+        entry = self.inside.pop(pick % len(self.inside))
+        waited = [one for one in self.inside if one.phase is Phase.WAITING]
+        started = self.room.leave(entry)
+        assert set(map(id, started)) <= set(map(id, waited))
+
+    @invariant()
+    def is_sound(self) -> None:
+        if not hasattr(self, "room"):
+            return
+        self.room.validate()
+        for work in Work:
+            waiting = [e for e in self.inside if e.work is work and e.phase is Phase.WAITING]
+            running = [e for e in self.inside if e.work is work and e.phase is Phase.RUNNING]
+            assert len(waiting) == self.room.waiting(work)
+            assert not waiting or running, "one of each kind always makes progress"
+            in_order = [e for e in self.inside if e.work is work]
+            phases = [e.phase for e in in_order]
+            assert phases == sorted(phases, key=lambda phase: phase is Phase.WAITING), "in order"
+        loads = [e for e in self.inside if e.work is Work.LOAD]
+        assert self.room.load_bytes() == sum(e.bytes for e in loads)
+
+    def teardown(self) -> None:
+        if hasattr(self, "room"):
+            while self.inside:
+                running = next(one for one in self.inside if one.phase is Phase.RUNNING)
+                self.inside.remove(running)
+                self.room.leave(running)
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
