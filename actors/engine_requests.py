@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from anyio.lowlevel import checkpoint
+
 from penstock.actors.api import eviction, gateway, l1, session
 from penstock.actors.api.errors import InvalidField, MovesNoBytes, TicketOver
 from penstock.actors.api.types import EXTENT_BYTES, KEY_BYTES, LeaseId, TicketId
@@ -37,6 +39,7 @@ Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
 
 READERS_MAX = 128
 REQUEST_ID_CHARS_MAX = 256
+READY_OBJECTS_A_STEP = 512  # of a reservation: at most two page faults each
 NO_TICKET = TicketId(bytes(ID_BYTES))
 _OK = bytes([0])  # the outcome of an object that is resident
 _GRANTED = bytes([engine_pb2.ANSWER_GRANTED])
@@ -183,7 +186,7 @@ class EngineRequests:
             l1.CloseTickets((ticket,), self._attached.instance, self._attached.session)
         )
         self._holdings.drop_ticket(ticket)
-        return closed == 1
+        return closed.tickets == 1
 
     # Writing.
 
@@ -252,12 +255,25 @@ class EngineRequests:
         _say_reserved(reply.reserved, lease)
 
     async def _ask_reserve(self, want: l1.Reserve) -> l1.WriteLease:
+        await self._make_ready(want)
         now = _now()
         lease = await self._to.l1.ask(want)
         if lease.lease:
             granted = lease.answers.count(_GRANTED)
             self._holdings.add_lease(lease.lease, now + want.lease_s, objects=granted)
         return lease
+
+    async def _make_ready(self, want: l1.Reserve) -> None:
+        """A long prompt's reservation is one step, since nobody may take room in its midst; but the memory that it
+        writes is backed before, in steps of its own: page faults are most of what a first reservation costs.
+        """
+        step_bytes = max(1, READY_OBJECTS_A_STEP // len(want.slots)) * KEY_BYTES
+        if len(want.keys) <= step_bytes:
+            return
+        for start in range(0, len(want.keys), step_bytes):
+            part = want.keys[start : start + step_bytes]
+            await self._to.l1.ask(l1.MakeReady(part, want.geometry, want.slots, start // KEY_BYTES))
+            await checkpoint()
 
     async def _commit(self, msg: engine_pb2.Commit, reply: engine_pb2.SessionReply) -> None:
         lease = LeaseId(check_id("commit.lease", msg.lease))

@@ -31,7 +31,7 @@ from penstock.runtime.telemetry import Telemetry
 
 NO_LEASE = LeaseId(b"")
 NO_TICKET = TicketId(b"")
-EXPIRED_OBJECTS_MAX = 4096  # of leases and tickets that end in one step of the loop
+STEP_OBJECTS_MAX = 4096  # of ending leases, and chunks of ending tickets, in one step of the loop
 
 _REFUSALS: dict[type[BaseException], Callable[[str], PenstockError]] = {
     _native.TicketUnknown: errors.TicketOver,
@@ -97,6 +97,8 @@ class L1Manager(l1.L1Manager):
                     return answer(msg, self._release(msg))
                 case l1.Reserve():
                     return answer(msg, self._reserve(msg))
+                case l1.MakeReady():
+                    return answer(msg, self._make_ready(msg))
                 case l1.Commit():
                     return answer(msg, self._commit(msg))
                 case l1.Abort():
@@ -131,7 +133,7 @@ class L1Manager(l1.L1Manager):
         | l1.StreamLost
         | l1.ProcessGone
         | l1.GiveUp
-        | l1.InstanceGone,
+        | l1.CloseSome,
     ) -> object:
         match msg:
             case l1.AddGeometry():
@@ -140,19 +142,20 @@ class L1Manager(l1.L1Manager):
                 self._table.attach(msg.session, instance=msg.instance)
                 return answer(msg, None)
             case l1.OrphanSome():
-                return answer(msg, self._table.orphan_some(msg.session, msg.objects_max))
+                return answer(msg, _ended(self._table.orphan_some(msg.session, msg.objects_max)))
             case l1.EndSome():
-                return answer(msg, self._table.end_some(msg.session, msg.objects_max))
+                return answer(msg, _ended(self._table.end_some(msg.session, msg.objects_max)))
             case l1.StreamLost():
                 return answer(msg, self._after_loss(self._table.stream_lost(msg.session)))
             case l1.ProcessGone():
                 return answer(msg, self._after_loss(self._table.process_gone(msg.session)))
             case l1.GiveUp():
                 return answer(msg, self._after_loss(self._table.give_up(msg.session)))
-            case l1.InstanceGone():
-                self._table.instance_gone(msg.instance)
-                self._watching.advance(_now())
-                return answer(msg, None)
+            case l1.CloseSome():
+                closed = _ended(self._table.close_some(msg.instance, msg.chunks_max))
+                if closed.is_over:
+                    self._watching.advance(_now())
+                return answer(msg, closed)
             case _:
                 assert_never(msg)
 
@@ -236,13 +239,17 @@ class L1Manager(l1.L1Manager):
         )
         return outcome == _native.Outcome.OK
 
-    def _close_tickets(self, msg: l1.CloseTickets) -> int:
-        closed = 0
+    def _close_tickets(self, msg: l1.CloseTickets) -> l1.Closed:
+        closed = seen = chunks = 0
         for ticket in msg.tickets:
+            if chunks >= STEP_OBJECTS_MAX:
+                break
+            seen += 1
+            chunks += 1 + self._table.chunks_of(ticket)
             if self._table.close_ticket(ticket, instance=msg.instance) == _native.Outcome.OK:
                 self._watching.close(ticket, by=msg.session)
                 closed += 1
-        return closed
+        return l1.Closed(closed, seen)
 
     # Writing.
 
@@ -277,6 +284,14 @@ class L1Manager(l1.L1Manager):
             Extents(reserved.extents),
             reserved.bytes_missing,
             msg.lease_s,
+        )
+
+    def _make_ready(self, msg: l1.MakeReady) -> None:
+        self._table.make_ready(
+            msg.keys,
+            geometry=msg.geometry,
+            slots=msg.slots,
+            chunks_before=msg.chunks_before,
         )
 
     def _commit(self, msg: l1.Commit) -> bytes:
@@ -326,7 +341,7 @@ class L1Manager(l1.L1Manager):
             self._sweeps_at = self._table.next_expiry()
             wait_s = self._sweeps_at - _now()
             if wait_s <= 0:
-                self._table.expire(_now(), objects_max=EXPIRED_OBJECTS_MAX)
+                self._table.expire(_now(), objects_max=STEP_OBJECTS_MAX)
                 self._watching.advance(_now())
                 await asyncio.sleep(0)  # others first: there may be more
                 continue
@@ -373,6 +388,10 @@ class L1Manager(l1.L1Manager):
 
 
 _GRANTED = int(_native.Answer.GRANTED)
+
+
+def _ended(step: _native.Ended) -> l1.Ended:
+    return l1.Ended(step.count, step.is_over)
 
 
 def _now() -> float:

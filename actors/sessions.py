@@ -28,7 +28,7 @@ from penstock.runtime.message import Msg, answer
 from penstock.runtime.ref import Ref
 
 R = TypeVar("R")
-STEP_OBJECTS_MAX = 4096  # of a leaver's leases, in one step of the loop
+STEP_OBJECTS_MAX = 4096  # of a leaver's leases, and chunks of its tickets, in one step of the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,7 @@ class Sessions(session.Sessions):
                     await self._stream_ended(unheard.session)
                 return answer(msg, None)
             case session.StreamEnded():
-                if msg.tickets:
-                    close = l1.CloseTickets(msg.tickets, msg.instance, msg.session)
-                    await self._insist(close, 0)
+                await self._close_tickets(msg)
                 await self._stream_ended(msg.session)
                 return answer(msg, None)
             case session.ProcessExited():
@@ -117,8 +115,17 @@ class Sessions(session.Sessions):
         former = self._attachments.resumable(declaration)
         if former is None:
             return 0
-        # The asker may give up while we wait: then the former session is as it was, and can be resumed again.
-        leases = await self._l1.ask(l1.GiveUp(former.session), within=self._limits.ask_s)
+        # The asker may give up while we wait: then the former session has still what was not given up, and can be
+        # resumed again.
+        leases = 0
+        is_over = False
+        while not is_over:
+            step = l1.EndSome(former.session, STEP_OBJECTS_MAX)
+            ended = await self._l1.ask(step, within=self._limits.ask_s)
+            leases, is_over = leases + ended.count, ended.is_over
+            await hazard("sessions.between_steps")
+            await checkpoint()
+        leases += await self._l1.ask(l1.GiveUp(former.session), within=self._limits.ask_s)
         await hazard("sessions.after_give_up")
         self._end_stream(former, "resumed by a new stream")
         self._attachments.forget(former)
@@ -157,16 +164,26 @@ class Sessions(session.Sessions):
     async def _end_instance(self, former: Session) -> None:
         """Nobody is left who could use the instance's tickets: their pins go."""
         if self._attachments.is_over(former.instance):
-            await self._insist(l1.InstanceGone(former.instance), None)
+            await self._insist_in_steps(l1.CloseSome(former.instance, STEP_OBJECTS_MAX))
 
-    async def _insist_in_steps(self, step: l1.OrphanSome | l1.EndSome) -> int:
-        """Until nothing is left to do, between other work of the loop. How many leases that were."""
-        leases = 0
-        while some := await self._insist(step, 0):
-            leases += some
+    async def _close_tickets(self, ended: session.StreamEnded) -> None:
+        tickets = ended.tickets
+        while tickets:
+            close = l1.CloseTickets(tickets, ended.instance, ended.session)
+            closed = await self._insist(close, l1.Closed(0, len(tickets)))
+            tickets = tickets[closed.seen :]
+            await checkpoint()
+
+    async def _insist_in_steps(self, step: l1.OrphanSome | l1.EndSome | l1.CloseSome) -> int:
+        """Until nothing is left to do, between other work of the loop. How many leases or tickets that were."""
+        count = 0
+        is_over = False
+        while not is_over:
+            ended = await self._insist(step, l1.Ended(0, is_over=True))
+            count, is_over = count + ended.count, ended.is_over
             await hazard("sessions.between_steps")
             await checkpoint()  # an ask of an idle L1 manager is no turn of the loop
-        return leases
+        return count
 
     async def _insist(self, msg: Msg[l1.L1Manager, R], otherwise: R) -> R:
         """Ask L1 on behalf of somebody who has left, and to whom no refusal can be told: an end goes on to its end.

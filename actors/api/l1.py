@@ -64,6 +64,20 @@ class WriteLease:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """What one bounded step has ended. Until `is_over`, something of it is left, a lease half way perhaps."""
+
+    count: int  # of leases or tickets that came to their end
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    tickets: int  # that were open
+    seen: int  # of those that the message names, from its first on; the others are left for another step
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     bytes_freed: int
     chunks_evicted: int
@@ -123,17 +137,16 @@ class StreamLost(Msg["L1Manager", int]):
 
 
 @dataclass(frozen=True, slots=True)
-class OrphanSome(Msg["L1Manager", int]):
-    """One bounded step of StreamLost, which must follow: leases of about so many objects. Answers how many leases;
-    0 when none is left."""
+class OrphanSome(Msg["L1Manager", Ended]):
+    """One bounded step of StreamLost, which must follow: about so many objects, of a large lease a part."""
 
     session: SessionId
     objects_max: int
 
 
 @dataclass(frozen=True, slots=True)
-class EndSome(Msg["L1Manager", int]):
-    """The same of ProcessGone and GiveUp."""
+class EndSome(Msg["L1Manager", Ended]):
+    """The same of ProcessGone and GiveUp: its leases, which are counted, and the tickets that end with it."""
 
     session: SessionId
     objects_max: int
@@ -154,8 +167,11 @@ class GiveUp(Msg["L1Manager", int]):
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceGone(Msg["L1Manager", None]):
+class CloseSome(Msg["L1Manager", Ended]):
+    """Nobody is left who could use the instance's tickets: close those of about so many chunks."""
+
     instance: InstanceId
+    chunks_max: int
 
 
 # ---------------------------------------------------------------- reading
@@ -210,8 +226,8 @@ class Release(Msg["L1Manager", bool]):
 
 
 @dataclass(frozen=True, slots=True)
-class CloseTickets(Msg["L1Manager", int]):
-    """Their pins go; leases made from them live on. Answers how many were still open and of this instance.
+class CloseTickets(Msg["L1Manager", Closed]):
+    """Their pins go; leases made from them live on. One bounded step: at least the first of them.
 
     Who watches one that another session looked up hears of its end."""
 
@@ -236,6 +252,16 @@ class Promise(Msg["L1Manager", Hit]):
 
 
 # ---------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True, slots=True)
+class MakeReady(Msg["L1Manager", None]):
+    """A part of a long prompt is about to be reserved: back the memory that this will write."""
+
+    keys: bytes
+    geometry: GeometryId
+    slots: tuple[int, ...]
+    chunks_before: int  # of the prompt, made ready already
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +323,7 @@ class Measure(Msg["L1Manager", Usage]):
 
 
 Message = (
-    AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | InstanceGone
+    AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | CloseSome
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
-    | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
+    | MakeReady | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
 )  # fmt: skip

@@ -143,6 +143,14 @@ class Evicted:
     @property
     def keys(self) -> builtins.bytes: ...
 
+class Ended:
+    """What one step has ended: `count` leases or tickets; `is_over`: nothing is left to end."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def is_over(self) -> bool: ...
+
 class Expired(NamedTuple):
     read_leases: int
     write_leases: int
@@ -292,6 +300,9 @@ class Table:
         """
 
     def close_ticket(self, ticket: bytes, *, instance: int) -> Outcome: ...
+    def chunks_of(self, ticket: bytes) -> int:
+        """How many chunks a ticket pins, which is what closing it costs; 0 when it is over."""
+
     def touch(self, keys: bytes, *, now: float) -> int:
         """Make these chunks recent, as a lookup does. Returns how many of them are resident."""
 
@@ -317,6 +328,17 @@ class Table:
         NO_ROOM or QUOTA all that follows is answered the same: nothing beyond a hole is worth room.
         The lease exists if anything was GRANTED. The tenant of a chunk is that of its first object.
         Raises SessionUnknown, GeometryUnknown, QuarantineFull, TableFull, IdTaken, BadKeys,
+        BadArgument.
+        """
+
+    def make_ready(
+        self, keys: bytes, *, geometry: int, slots: Sequence[int], chunks_before: int = 0
+    ) -> None:
+        """Back the memory that `reserve` will write for these chunks, so that it meets no page
+        faults: some microseconds for each object of a table that was never as full before.
+
+        A long prompt is made ready part by part, each with the number of chunks in those before it.
+        Grants nothing and changes nothing that can be seen. Raises GeometryUnknown, BadKeys,
         BadArgument.
         """
 
@@ -370,9 +392,9 @@ class Table:
     def expire(self, now: float, *, objects_max: int = ...) -> Expired:
         """End what expires at or before `now`. Read leases become overdue: their objects may leave
         the index, their memory stays. Reservations leave the index, their memory is quarantined.
-        Tickets are closed. One call ends leases and tickets until they had `objects_max` objects
-        and chunks (default: no bound), and one at least; while `next_expiry` is not later than
-        `now`, there are more.
+        Tickets are closed. One call goes on until it had `objects_max` objects and chunks (default:
+        no bound), and leaves a lease half way if need be; while `next_expiry` is not later than
+        `now`, there is more to do. Counted are leases that are overdue wholly, and tickets.
         """
 
     def next_expiry(self) -> float:
@@ -391,16 +413,24 @@ class Table:
     def give_up(self, session: int) -> int:
         """Its living owner touches nothing of it any more: as process_gone."""
 
-    def orphan_some(self, session: int, objects_max: int) -> int:
-        """A step of `stream_lost`: orphan leases until they had so many objects, and one at least.
-        Returns how many; 0 when none is left. No lease may be made for it between the steps.
+    def orphan_some(self, session: int, objects_max: int) -> Ended:
+        """A step of `stream_lost`, which must follow: about so many objects, and one row of a lease
+        at least. Counts the leases that it brought to an end.
+
+        A lease that is left half way is overdue to its owner already. Whoever names it finishes it.
         """
 
-    def end_some(self, session: int, objects_max: int) -> int:
-        """The same of `process_gone` and `give_up`: end leases."""
+    def end_some(self, session: int, objects_max: int) -> Ended:
+        """The same of `process_gone` and `give_up`: leases, then the tickets that these would close.
+
+        A lease that is left half way is over to its owner already. Counts leases.
+        """
 
     def instance_gone(self, instance: int) -> int:
         """Close the instance's tickets; returns how many. Its sessions stay until each is gone."""
+
+    def close_some(self, instance: int, chunks_max: int) -> Ended:
+        """A step of `instance_gone`: tickets until they had so many chunks, and one at least."""
 
     def evict(self, bytes_wanted: int, *, chunks_max: int = ..., now: float) -> Evicted:
         """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted`

@@ -28,7 +28,6 @@ using penstock::HitRule;
 using penstock::Id;
 using penstock::Key;
 using penstock::KeyBatch;
-using penstock::LeaseHandle;
 using penstock::Outcome;
 using penstock::PolicyKind;
 using penstock::Table;
@@ -273,6 +272,10 @@ void bind_reading(py::class_<Table>& table) {
           },
           "ticket"_a, py::kw_only(), "instance"_a, "Its pins go; leases made from it live on.")
       .def(
+          "chunks_of",
+          [](Table& self, const py::bytes& ticket) { return self.chunks_of(id_of(ticket)); },
+          "ticket"_a, "How many chunks a ticket pins.")
+      .def(
           "touch",
           [](Table& self, const py::bytes& keys, double now) {
             return self.touch(keys_of(keys), now);
@@ -285,6 +288,14 @@ void bind_writing(py::class_<Table>& table) {
       .def("reserve", &reserve, "keys"_a, py::kw_only(), "parent"_a, "geometry"_a, "slots"_a,
            "tenant"_a, "lease"_a, "session"_a, "now"_a, "expires"_a,
            "Ask for extents to write, chunk by chunk.")
+      .def(
+          "make_ready",
+          [](Table& self, const py::bytes& keys, std::uint32_t geometry, const Slots& slots,
+             std::uint32_t chunks_before) {
+            self.make_ready(keys_of(keys), geometry, slots, chunks_before);
+          },
+          "keys"_a, py::kw_only(), "geometry"_a, "slots"_a, "chunks_before"_a = 0,
+          "Back the memory that reserving them will write.")
       .def("commit", &settle<&Table::commit>, "lease"_a, py::kw_only(), "session"_a,
            "indices"_a = Indices{}, "digests"_a, "runs"_a = py::bytes(), "now"_a,
            "Objects are whole: RESERVED or LOADED -> RESIDENT.")
@@ -317,6 +328,8 @@ void bind_life(py::class_<Table>& table) {
            "A step of stream_lost.")
       .def("end_some", &Table::end_some, "session"_a, "objects_max"_a, "A step of process_gone.")
       .def("instance_gone", &Table::instance_gone, "instance"_a, "Close its tickets.")
+      .def("close_some", &Table::close_some, "instance"_a, "chunks_max"_a,
+           "A step of instance_gone.")
       .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "chunks_max"_a = UINT32_MAX, "now"_a,
            "Free leaves by policy.")
       .def(
@@ -380,11 +393,4 @@ void bind_table(py::module_& m) {
   bind_reading(table);
   bind_writing(table);
   bind_life(table);
-  py::class_<LeaseHandle>(m, "LeaseHandle", "Ends a lease or ticket when it dies.")
-      .def("give_back", &LeaseHandle::give_back, "Now. Any thread. Twice is once.")
-      .def("forget", &LeaseHandle::forget, "It was ended otherwise.")
-      .def(
-          "__enter__", [](LeaseHandle& self) -> LeaseHandle& { return self; },
-          py::return_value_policy::reference_internal)
-      .def("__exit__", [](LeaseHandle& self, const py::args&) { self.give_back(); });
 }

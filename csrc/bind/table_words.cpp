@@ -67,6 +67,10 @@ void bind_words(py::module_& m) {
 }
 
 void bind_statistics(py::module_& m) {
+  using Ended = penstock::Table::Ended;
+  py::class_<Ended>(m, "Ended", "What one step has ended.")
+      .def_readonly("count", &Ended::count)
+      .def_readonly("is_over", &Ended::over);
   using S = penstock::Table::Statistics;
   py::class_<S>(m, "Statistics", "Gauges in arena bytes and counts, and counters.")
       .def_readonly("bytes_total", &S::bytes_total)
@@ -94,10 +98,22 @@ void bind_statistics(py::module_& m) {
       .def_readonly("returned_handles", &S::returned_handles);
 }
 
+void bind_handles(py::module_& m) {
+  using penstock::LeaseHandle;
+  py::class_<LeaseHandle>(m, "LeaseHandle", "Ends a lease or ticket when it dies.")
+      .def("give_back", &LeaseHandle::give_back, "Now. Any thread. Twice is once.")
+      .def("forget", &LeaseHandle::forget, "It was ended otherwise.")
+      .def(
+          "__enter__", [](LeaseHandle& self) -> LeaseHandle& { return self; },
+          py::return_value_policy::reference_internal)
+      .def("__exit__", [](LeaseHandle& self, const py::args&) { self.give_back(); });
+}
+
 }  // namespace
 
 void bind_table_words(py::module_& m) {
   bind_errors(m);
   bind_words(m);
   bind_statistics(m);
+  bind_handles(m);
 }

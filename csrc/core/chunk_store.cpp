@@ -82,6 +82,16 @@ ChunkId ChunkStore::create(const Key& key, std::uint16_t geometry) {
   return id;
 }
 
+// Records that were used before are backed already; how many of the next ones will be such is not
+// worth counting.
+void ChunkStore::make_ready(KeyBatch keys, std::size_t chunks_before, std::size_t objects_a_chunk) {
+  for (std::size_t i = 0; i < keys.size(); ++i) index_.touch(index_.hash(keys[i]));
+  chunks_.touch(chunks_ever_ + chunks_before, keys.size());
+  lineages_.touch(chunks_ever_ + chunks_before, keys.size());
+  const std::size_t beside = objects_a_chunk - 1;  // the first is inside its chunk
+  objects_.touch(objects_ever_ + chunks_before * beside, keys.size() * beside);
+}
+
 void ChunkStore::unindex(ChunkId id) {
   Chunk& chunk = chunks_[id];
   assert(chunk.indexed);

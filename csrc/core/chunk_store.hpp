@@ -80,6 +80,9 @@ class ChunkStore {
   // A new record in the index, without objects. There must be chunk_room().
   ChunkId create(const Key& key, std::uint16_t geometry);
   [[nodiscard]] bool chunk_room() const { return chunks_used_ < chunks_.size(); }
+  // Backs the memory that create() and add_object() will write for these keys, when so many chunks
+  // are created before them and each gets so many objects.
+  void make_ready(KeyBatch keys, std::size_t chunks_before, std::size_t objects_a_chunk);
   // Out of the index; the record stays for those who hold it.
   void unindex(ChunkId id);
   // The record may serve another chunk. It must be out of the index and without objects.

@@ -36,7 +36,7 @@ namespace penstock {
 class Contents final : public ChunkFacts {
  public:
   Contents(std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
-           std::uint64_t hash_seed, std::uint32_t story_events_max);
+           std::uint64_t hash_seed, std::uint32_t story_events_max, bool fair_share);
 
   // Every call that touches chunks takes a new stamp from here.
   std::uint64_t next_stamp() { return ++stamp_; }
@@ -88,6 +88,11 @@ class Contents final : public ChunkFacts {
   // The last reader of a quarantined object frees it.
   void drop_reader(ObjectRef ref);
 
+  // Backs the memory that reserving these keys will write, when so many chunks come before them.
+  void make_ready(KeyBatch keys, std::size_t chunks_before, std::span<const std::uint32_t> row) {
+    store_.make_ready(keys, chunks_before, row.size());
+    allocator_.make_ready(row, chunks_before, keys.size());
+  }
   // Writing. The chunk of `key` is made if it is kNoChunk.
   struct Grant {
     Answer answer;
@@ -121,12 +126,19 @@ class Contents final : public ChunkFacts {
   [[nodiscard]] ChunkId victim() { return policy_->victim(stamp_); }
   Left evict(ChunkId victim);
   Left drop(ChunkId id);
+  void drop_object(ObjectRef ref);
+  // Whether the victim may stay, and another is to be asked for: contents_choosing.cpp.
+  bool spare(ChunkId victim);
+  // The victims of so many pages or chunks, one geometry's, in order and unharmed.
+  std::vector<ChunkId> choose(std::uint64_t pages_wanted, std::uint32_t chunks_max);
 
   // Numbers.
   [[nodiscard]] std::uint64_t resident_pages(ChunkId id) const override;
   [[nodiscard]] bool has_children(ChunkId id) const override {
     return store_.lineage(id).children > 0;
   }
+  [[nodiscard]] ChunkId parent(ChunkId id) const override { return store_.lineage(id).parent; }
+  [[nodiscard]] std::uint64_t fingerprint(ChunkId id) const override;
   [[nodiscard]] std::uint64_t pages_pinned() const { return pages_pinned_; }
   [[nodiscard]] std::uint32_t chunks_with_objects() const { return chunks_with_objects_; }
   [[nodiscard]] std::uint32_t objects_live() const { return objects_live_; }
@@ -153,12 +165,12 @@ class Contents final : public ChunkFacts {
   [[nodiscard]] std::uint64_t groups_by_object(const Geometry& own, ChunkId id,
                                                std::uint32_t states) const;
   [[nodiscard]] bool rests_on(ChunkId id, ChunkId ancestor, std::uint32_t& ancestors_left) const;
-  [[nodiscard]] std::uint64_t fingerprint(ChunkId id) const;
   [[nodiscard]] std::uint32_t live(ChunkId id) const {
     return store_.chunk(id).resident + store_.lineage(id).in_flight;
   }
   void leave_index(ObjectRef ref, Left& left);
   Left take_out(ChunkId id, Departure why);
+  void take_out(ObjectRef resident);
   void update_base(ChunkId id);
   void requeue(ChunkId id, ChunkId child = kNoChunk);
   void unqueue(ChunkId id);
@@ -175,6 +187,7 @@ class Contents final : public ChunkFacts {
   std::uint64_t pages_pinned_ = 0;         // of RESIDENT objects in chunks with pins
   std::uint32_t chunks_with_objects_ = 0;  // in the index, with live objects
   std::uint32_t objects_live_ = 0;
+  std::uint32_t spared_ = 0;  // candidates in a row
 };
 
 }  // namespace penstock

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -53,6 +54,23 @@ std::optional<std::uint32_t> ExtentAllocator::allocate(std::uint32_t pages) {
   if (found > pages) insert_free(first + pages, found - pages);
   pages_[first].tag = pages;
   return first;
+}
+
+void ExtentAllocator::make_ready(std::span<const std::uint32_t> row, std::uint64_t rows_before,
+                                 std::uint64_t rows) {
+  const std::uint64_t row_pages = std::accumulate(row.begin(), row.end(), std::uint64_t{0});
+  const std::uint32_t first = row.empty() ? kNone : find(row.front());
+  if (first == kNone) return;
+  const std::uint64_t end = std::uint64_t{first} + (pages_[first].tag & ~kFree);
+  std::uint64_t page = first + rows_before * row_pages;
+  for (std::uint64_t i = 0; i < rows; ++i) {
+    for (const std::uint32_t pages : row) {
+      page += pages;  // where the rest of the free run will begin
+      if (page >= end) return;
+      volatile std::uint32_t& tag = pages_[page].tag;
+      tag = tag;
+    }
+  }
 }
 
 void ExtentAllocator::release(std::uint32_t first_page, std::uint32_t pages) {

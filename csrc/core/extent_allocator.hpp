@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace penstock {
@@ -41,6 +42,12 @@ class ExtentAllocator {
   // run that would fit can be missed only behind kLastResortCandidates smaller ones within 1/64 of
   // the size asked for. `pages` == 0 throws std::invalid_argument.
   [[nodiscard]] std::optional<std::uint32_t> allocate(std::uint32_t pages);
+
+  // Backs the metadata that allocate() will write for rows of runs of these lengths, `rows` of them
+  // after `rows_before` others, as long as one free run serves them all: with several, it was
+  // written before, when they came to be.
+  void make_ready(std::span<const std::uint32_t> row, std::uint64_t rows_before,
+                  std::uint64_t rows);
 
   // Gives back a run exactly as it was allocated; it merges with free neighbours. A run that is not
   // allocated, or not with this length, throws std::logic_error and changes nothing.

@@ -25,6 +25,9 @@ class KeyIndex {
   // Brings the cache line on its way in which a search for `hash` begins.
   void prefetch(std::uint32_t hash) const { entries_.prefetch(home(hash)); }
 
+  // Backs the memory with which an insertion begins: see MappedArray::touch.
+  void touch(std::uint32_t hash) { entries_.touch(home(hash), 1); }
+
   // One step of a search: the next chunk whose key may be the one. kNoChunk ends it.
   class Search {
    public:

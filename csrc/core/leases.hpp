@@ -1,8 +1,10 @@
 // What sessions may read or write, what tickets pin, and who they are.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -22,6 +24,11 @@ namespace penstock {
 // A live read lease pins its chunks and is a reader of its objects; an overdue one is a reader
 // only, so its objects may leave the index and their memory stays. A live write lease has objects
 // in flight; an overdue one has quarantined pages.
+//
+// Both ways may be gone in steps (table_ends.cpp). Half way to overdue, it is overdue in its
+// objects below `overdue_until` and live in the rest. Half way to its end, it has lost its last
+// objects and is in all else what it was. To its owner it is overdue, or over, from the first step
+// on.
 struct Lease {
   enum class Kind : std::uint8_t { read, write };
 
@@ -29,14 +36,53 @@ struct Lease {
   std::uint64_t session = 0;
   Kind kind = Kind::read;
   bool overdue = false;
+  bool ending = false;  // the rest of its end is bound to follow
   std::uint16_t geometry = 0;
   std::vector<std::uint16_t> slots;
   std::vector<ObjectRef> objects;    // by index, chunk-major; none(): nothing there (any more)
   std::vector<PageRun> quarantined;  // by index: an overdue write lease's
   std::uint32_t objects_left = 0;    // entries of `objects` that are not none
+  std::size_t overdue_until = 0;     // of an overdue one; between rows, or at the end
   std::uint64_t pages_overdue = 0;   // what it holds back while overdue
   BookId previous = kNoBookId;       // of the same session
   BookId next = kNoBookId;
+
+  [[nodiscard]] bool is_overdue_whole() const { return overdue && overdue_until == objects.size(); }
+  [[nodiscard]] std::span<const ObjectRef> from(std::size_t index) const {
+    return std::span(objects).subspan(index);
+  }
+};
+
+// Calls visit(ChunkId) once for each chunk of a chunk-major list of objects that has any.
+template <typename Visitor>
+void each_chunk(std::span<const ObjectRef> objects, std::size_t width, Visitor visit) {
+  for (std::size_t row = 0; row < objects.size(); row += width) {
+    for (const ObjectRef ref : objects.subspan(row, width)) {
+      if (ref.none()) continue;
+      visit(ref.chunk);
+      break;
+    }
+  }
+}
+
+// How much more of something large may be done in one call. Whoever does it goes by rows, so it may
+// be exceeded by less than one.
+class Step {
+ public:
+  Step() = default;  // all of it
+  // At least one: whoever goes on until it is over must come to an end.
+  explicit Step(std::size_t objects_max) : objects_left_(std::max<std::size_t>(objects_max, 1)) {}
+
+  [[nodiscard]] bool is_over() const { return objects_left_ == 0; }
+  void take(std::size_t objects) { objects_left_ -= std::min(objects, objects_left_); }
+  // Objects of a lease with `size` left, in whole rows; at least one row.
+  [[nodiscard]] std::size_t share_of(std::size_t size, std::size_t width) const {
+    if (objects_left_ >= size) return size;
+    return std::min(size, (std::max<std::size_t>(objects_left_, 1) + width - 1) / width * width);
+  }
+
+ private:
+  std::size_t objects_left_ = SIZE_MAX;
 };
 
 // A lookup that somebody waits for: the chunks of its hit are pinned.

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <new>
 #include <type_traits>
@@ -39,6 +40,17 @@ class MappedArray {
   [[nodiscard]] T& operator[](std::size_t index) { return data_[index]; }
   [[nodiscard]] const T& operator[](std::size_t index) const { return data_[index]; }
   [[nodiscard]] std::size_t size() const { return size_; }
+
+  // Backs these elements with memory, without changing them, so that writing to them later meets no
+  // page fault. What lies beyond the end is left out.
+  void touch(std::size_t first, std::size_t count) {
+    constexpr std::size_t kTouchBytes = 4096;
+    if (first >= size_ || count == 0) return;
+    auto* const start = reinterpret_cast<volatile unsigned char*>(data_ + first);
+    const std::size_t bytes = std::min(count, size_ - first) * sizeof(T);
+    for (std::size_t at = 0; at < bytes; at += kTouchBytes) start[at] = start[at];
+    start[bytes - 1] = start[bytes - 1];
+  }
 
   // Brings an element's cache line on its way.
   void prefetch(std::size_t index) const { __builtin_prefetch(data_ + index, 1); }

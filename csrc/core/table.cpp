@@ -36,27 +36,16 @@ TableConfig checked(const TableConfig& config) {
   return config;
 }
 
-// Once for each chunk of a chunk-major list of objects that has any.
-template <typename Visitor>
-void each_chunk(std::span<const ObjectRef> objects, std::size_t width, Visitor visit) {
-  for (std::size_t row = 0; row < objects.size(); row += width) {
-    for (const ObjectRef ref : objects.subspan(row, width)) {
-      if (ref.none()) continue;
-      visit(ref.chunk);
-      break;
-    }
-  }
-}
-
 }  // namespace
 
 Table::Table(const TableConfig& config)
     : config_(checked(config)),
       contents_(config.arena_bytes, config.objects_max, config.policy, config.hash_seed,
-                config.story_events_max),
+                config.story_events_max, config.fair_share),
       leases_(config.leases_max),
       tickets_(config.tickets_max),
-      returns_(std::make_shared<ReturnQueue>()) {}
+      returns_(std::make_shared<ReturnQueue>()),
+      news_(config.news_max) {}
 
 void Table::begin() {
   const std::thread::id caller = std::this_thread::get_id();
@@ -106,6 +95,15 @@ std::uint16_t Table::add_geometry(std::vector<Group> groups) {
 void Table::set_quota(std::uint32_t tenant, std::uint64_t bytes_max) {
   begin();
   contents_.ledger().set_quota(tenant, bytes_max);
+}
+
+void Table::set_weight(std::uint32_t tenant, std::uint32_t weight) {
+  begin();
+  if (weight == 0 || weight > Ledger::kWeightMax) {
+    throw BadArgument("a weight of " + std::to_string(weight) + ": give 1 to " +
+                      std::to_string(Ledger::kWeightMax));
+  }
+  contents_.ledger().set_weight(tenant, weight);
 }
 
 std::uint64_t Table::bytes_of(std::uint32_t tenant) {
@@ -180,12 +178,20 @@ void Table::require_slots(const Geometry& geometry, std::span<const std::uint16_
   }
 }
 
-// Of this session and kind; kNoBookId if there is no such lease, live or overdue.
-BookId Table::lease_of(const Id& id, std::uint64_t session, Lease::Kind kind) const {
+// Of this session and kind; kNoBookId if there is no such lease, live or overdue. One that is half
+// way to its end is brought there first: whoever names a lease meets it whole.
+BookId Table::lease_of(const Id& id, std::uint64_t session, Lease::Kind kind) {
   const BookId place = leases_.find(id);
   if (place == kNoBookId) return kNoBookId;
   const Lease& lease = leases_[place];
-  return lease.session == session && lease.kind == kind ? place : kNoBookId;
+  if (lease.session != session || lease.kind != kind) return kNoBookId;
+  Step whole;
+  if (lease.ending) {
+    end_lease(place, whole);
+    return kNoBookId;
+  }
+  if (lease.overdue && !lease.is_overdue_whole()) make_overdue(place, whole);
+  return leases_.contains(id) ? place : kNoBookId;
 }
 
 BookId Table::open_lease(const Id& id, std::uint64_t session, Lease::Kind kind, double expires) {
@@ -228,81 +234,6 @@ std::vector<Extent> Table::extents_of(const Lease& lease) const {
     column = column + 1 == lease.slots.size() ? 0 : column + 1;
   }
   return extents;
-}
-
-// Expired or orphaned: what a reader holds may leave the index but not its memory, and what a
-// writer holds leaves the index at once, while the writer may be writing still.
-void Table::make_overdue(BookId place) {
-  Lease& lease = leases_[place];
-  assert(!lease.overdue);
-  lease_expiry_.remove(place);
-  ++counters_.expired_leases;
-  if (lease.kind == Lease::Kind::read) {
-    each_chunk(lease.objects, lease.slots.size(), [this](ChunkId id) { contents_.unpin(id); });
-    const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
-    for (std::size_t i = 0; i < lease.objects.size(); ++i) {
-      if (lease.objects[i].none()) continue;
-      lease.pages_overdue += slots[lease.slots[i % lease.slots.size()]].pages;
-    }
-  } else {
-    quarantine_writes(lease);
-  }
-  if (lease.pages_overdue == 0) {
-    close_lease(place);
-    return;
-  }
-  lease.overdue = true;
-  ++leases_overdue_;
-  instances_[sessions_[lease.session].instance].pages_overdue += lease.pages_overdue;
-}
-
-void Table::quarantine_writes(Lease& lease) {
-  lease.quarantined.resize(lease.objects.size());
-  for (std::size_t i = 0; i < lease.objects.size(); ++i) {
-    const ObjectRef ref = std::exchange(lease.objects[i], ObjectRef{});
-    if (ref.none()) continue;
-    ++counters_.discarded_objects;
-    if (contents_.object(ref).state == ObjectState::loaded) {
-      contents_.discard(ref);  // its load is complete: nobody writes it
-      continue;
-    }
-    lease.quarantined[i] = contents_.quarantine(ref);
-    lease.pages_overdue += lease.quarantined[i].pages;
-  }
-  lease.objects_left = 0;
-}
-
-// Its owner touches nothing of it any more: whatever it still holds is given back.
-void Table::end_lease(BookId place) {
-  const Lease& lease = leases_[place];
-  if (lease.kind == Lease::Kind::read) {
-    for (const ObjectRef ref : lease.objects) {
-      if (!ref.none()) contents_.drop_reader(ref);
-    }
-    if (!lease.overdue)
-      each_chunk(lease.objects, lease.slots.size(), [this](ChunkId id) { contents_.unpin(id); });
-  } else {
-    for (const ObjectRef ref : lease.objects) {
-      if (ref.none()) continue;
-      contents_.discard(ref);
-      ++counters_.discarded_objects;
-    }
-    for (const PageRun run : lease.quarantined) contents_.free_quarantined(run);
-  }
-  close_lease(place);
-}
-
-// It holds nothing any more.
-void Table::close_lease(BookId place) {
-  const Lease& lease = leases_[place];
-  Session& session = sessions_[lease.session];
-  if (lease.overdue) {
-    instances_[session.instance].pages_overdue -= lease.pages_overdue;
-    --leases_overdue_;
-  }
-  lease_expiry_.remove(place);
-  unlink(leases_, session.first_lease, place);
-  leases_.close(place);
 }
 
 LeaseHandle Table::lease_handle(const Id& lease, std::uint64_t session) {

@@ -90,6 +90,8 @@ class Table {
   Outcome release(const Id& lease, std::uint64_t session, std::span<const std::uint32_t> damaged,
                   double now);
   Outcome close_ticket(const Id& ticket, std::uint64_t instance);
+  // How many chunks it pins, which is what closing it costs. 0 if there is no such ticket.
+  [[nodiscard]] std::uint32_t chunks_of(const Id& ticket);
   std::uint32_t touch(KeyBatch keys, double now);
 
   // Writing: table_writing.cpp.
@@ -117,6 +119,10 @@ class Table {
     std::span<const std::uint64_t> runs;
     double now;
   };
+  // Backs the memory that reserve() will write for these chunks of a prompt, of which so many were
+  // made ready before, so that it meets no page faults.
+  void make_ready(KeyBatch keys, std::uint32_t geometry, std::span<const std::uint16_t> slots,
+                  std::uint32_t chunks_before);
   Reserved reserve(KeyBatch keys, const ReserveRequest& request);
   std::vector<Outcome> commit(const Id& lease, const CommitRequest& request);
   std::vector<Outcome> loaded(const Id& lease, const CommitRequest& request);
@@ -135,7 +141,14 @@ class Table {
     std::uint32_t objects = 0;
     std::vector<Key> keys;
   };
-  // Leases and tickets until they had `objects_max` objects and chunks, and one at least.
+  // What of them ended, or became overdue wholly, and whether nothing is left.
+  struct Ended {
+    std::uint32_t count = 0;
+    bool over = false;
+  };
+  // All that take an `objects_max` go on until they had so many objects, leave a lease half way if
+  // need be, and go on from there when they are called again. Tickets are ended whole, by their
+  // chunks; each lease and ticket counts as one more.
   Expired expire(double now, std::uint32_t objects_max);
   [[nodiscard]] double next_expiry();
   // How many leases it leaves behind that hold memory, those overdue before included.
@@ -143,11 +156,13 @@ class Table {
   // Its process is proven dead, or its living owner touches nothing of it any more: the same to the
   // table.
   std::uint32_t session_over(std::uint64_t session);
-  // One step of either: leases until they had `objects_max` objects, and one at least. How many; 0
-  // when none is left. No lease may be made for the session between the steps.
-  std::uint32_t orphan_some(std::uint64_t session, std::uint32_t objects_max);
-  std::uint32_t end_some(std::uint64_t session, std::uint32_t objects_max);
+  // One step of either. end_some() ends the tickets too that session_over() would. What is made for
+  // the session between the steps, the last call meets.
+  Ended orphan_some(std::uint64_t session, std::uint32_t objects_max);
+  Ended end_some(std::uint64_t session, std::uint32_t objects_max);
+  // Nobody can use its tickets any more.
   std::uint32_t instance_gone(std::uint64_t instance);
+  Ended close_some(std::uint64_t instance, std::uint32_t chunks_max);
   // At most `chunks_max` chunks, however little they free.
   Evicted evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now);
   std::uint32_t drop(KeyBatch keys);
@@ -196,7 +211,7 @@ class Table {
   void require_geometry(std::span<const ChunkId> chunks, std::uint32_t geometry) const;
   static void require_slots(const Geometry& geometry, std::span<const std::uint16_t> slots,
                             std::size_t chunks);
-  BookId lease_of(const Id& id, std::uint64_t session, Lease::Kind kind) const;
+  BookId lease_of(const Id& id, std::uint64_t session, Lease::Kind kind);
 
   // Reading.
   void require_ticket(const TicketRequest& request) const;
@@ -218,9 +233,15 @@ class Table {
   BookId open_lease(const Id& id, std::uint64_t session, Lease::Kind kind, double expires);
   void hold(std::span<const ObjectRef> objects, std::size_t width);
   [[nodiscard]] std::vector<Extent> extents_of(const Lease& lease) const;
-  void make_overdue(BookId place);
-  void quarantine_writes(Lease& lease);
+
+  // The ends of leases: table_ends.cpp.
+  bool make_overdue(BookId place, Step& step);
+  void hold_back(Lease& lease, std::size_t from, std::size_t until);
+  void quarantine(Lease& lease, std::size_t from, std::size_t until);
+  bool end_lease(BookId place, Step& step);
   void end_lease(BookId place);
+  void give_back_reads(Lease& lease, std::size_t from);
+  void give_back_writes(Lease& lease, std::size_t from);
   void close_lease(BookId place);
 
   // Writing.
@@ -249,7 +270,9 @@ class Table {
   Outcome settle_write(Lease& lease, const Write& write, Goal goal);
 
   // Life cycle.
-  std::uint32_t close_tickets(std::uint64_t instance);
+  Ended orphan(const Session& session, Step& step);
+  Ended end_all(const Session& session, Step& step);
+  Ended close_tickets(std::uint64_t instance, Step& step);
 
   // Checks.
   void validate_leases(Contents::Holdings& holdings) const;

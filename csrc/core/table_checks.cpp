@@ -79,8 +79,12 @@ void Table::validate_leases(Contents::Holdings& holdings) const {
   leases_.each([&](BookId place, const Lease& lease) {
     const auto session = sessions_.find(lease.session);
     require(session != sessions_.end(), "a lease of no session");
-    require(!session->second.lost || lease.overdue, "a live lease of a lost session");
-    require(!lease.overdue || !lease_expiry_.contains(place), "an overdue lease that expires");
+    require(!session->second.lost || lease.is_overdue_whole(), "a live lease of a lost session");
+    require(!lease.is_overdue_whole() || !lease_expiry_.contains(place),
+            "an overdue lease that expires");
+    require(!lease.ending || !lease_expiry_.contains(place), "a lease at its end that expires");
+    require(lease.overdue_until <= lease.objects.size() && (lease.overdue || !lease.overdue_until),
+            "a lease that is overdue beyond its end");
     require(lease.objects.size() % lease.slots.size() == 0, "a lease of broken rows");
     if (lease.overdue) {
       ++overdue;
@@ -115,13 +119,15 @@ void Table::validate_lease(const Lease& lease, Contents::Holdings& holdings) con
     ++present;
     (lease.kind == Lease::Kind::read ? holdings.readers : holdings.in_flight)
         .push_back(packed(ref));
-    if (lease.kind == Lease::Kind::write || lease.overdue) continue;
+    if (lease.kind == Lease::Kind::write || i < lease.overdue_until) continue;
     if (pinned == kNoChunk) ++holdings.pins[ref.chunk];
     pinned = ref.chunk;
   }
   if (lease.kind == Lease::Kind::read) return;
   require(present == lease.objects_left, "a reservation's objects miscounted");
-  require(lease.overdue ? present == 0 : present > 0, "a reservation with nothing left");
+  require(!lease.is_overdue_whole() || present == 0, "objects in flight of an overdue lease");
+  require(lease.overdue || lease.ending || present > 0, "a reservation with nothing left");
+  require(lease.quarantined.size() == lease.overdue_until, "quarantine of a part not overdue");
   std::uint64_t pages = 0;
   for (const PageRun run : lease.quarantined) {
     pages += run.pages;

@@ -6,21 +6,19 @@ namespace penstock {
 Table::Expired Table::expire(double now, std::uint32_t objects_max) {
   begin(now);
   Expired expired;
-  std::size_t objects = 0;
+  Step step(objects_max);
   const auto due = [&](const ExpiryHeap& heap) {
-    return !heap.empty() && heap.next() <= now && (objects == 0 || objects < objects_max);
+    return !heap.empty() && heap.next() <= now && !step.is_over();
   };
   while (due(lease_expiry_)) {
     const BookId place = lease_expiry_.next_owner();
-    const Lease& lease = leases_[place];
-    ++(lease.kind == Lease::Kind::read ? expired.read_leases : expired.write_leases);
-    objects += lease.objects.size();
-    make_overdue(place);
+    const bool reads = leases_[place].kind == Lease::Kind::read;
+    if (make_overdue(place, step)) ++(reads ? expired.read_leases : expired.write_leases);
   }
   while (due(ticket_expiry_)) {
     const BookId place = ticket_expiry_.next_owner();
     ++expired.tickets;
-    objects += tickets_[place].chunks.size();
+    step.take(1 + tickets_[place].chunks.size());
     end_ticket(place);
   }
   return expired;
@@ -34,49 +32,56 @@ double Table::next_expiry() {
 std::uint32_t Table::stream_lost(std::uint64_t id) {
   begin();
   Session& session = attached(id);
+  Step whole;
+  orphan(session, whole);
   session.lost = true;
-  for (BookId place = session.first_lease; place != kNoBookId;) {
-    const BookId next = leases_[place].next;
-    if (!leases_[place].overdue) make_overdue(place);
-    place = next;
-  }
   std::uint32_t left = 0;  // a lease that held no memory is over
   for (BookId place = session.first_lease; place != kNoBookId; place = leases_[place].next) ++left;
   return left;
 }
 
-std::uint32_t Table::orphan_some(std::uint64_t id, std::uint32_t objects_max) {
+Table::Ended Table::orphan_some(std::uint64_t id, std::uint32_t objects_max) {
   begin();
   const auto found = sessions_.find(id);
-  if (found == sessions_.end()) return 0;
-  std::uint32_t orphaned = 0;
-  std::size_t objects = 0;
-  for (BookId place = found->second.first_lease; place != kNoBookId;) {
+  if (found == sessions_.end()) return {.count = 0, .over = true};
+  Step step(objects_max);
+  return orphan(found->second, step);
+}
+
+// What its owner has given up already is ended, as it would have been.
+Table::Ended Table::orphan(const Session& session, Step& step) {
+  Ended orphaned;
+  for (BookId place = session.first_lease; place != kNoBookId;) {
     const Lease& lease = leases_[place];
     const BookId next = lease.next;
-    if (!lease.overdue) {
-      if (orphaned > 0 && objects >= objects_max) break;
-      objects += lease.objects.size();
-      make_overdue(place);
-      ++orphaned;
+    if (lease.ending || !lease.is_overdue_whole()) {
+      if (step.is_over()) return orphaned;
+      if (!(lease.ending ? end_lease(place, step) : make_overdue(place, step))) return orphaned;
+      ++orphaned.count;
     }
     place = next;
   }
+  orphaned.over = true;
   return orphaned;
 }
 
-std::uint32_t Table::end_some(std::uint64_t id, std::uint32_t objects_max) {
+Table::Ended Table::end_some(std::uint64_t id, std::uint32_t objects_max) {
   begin();
   const auto found = sessions_.find(id);
-  if (found == sessions_.end()) return 0;
-  const Session& session = found->second;
-  std::uint32_t ended = 0;
-  std::size_t objects = 0;
-  while (session.first_lease != kNoBookId && (ended == 0 || objects < objects_max)) {
-    objects += leases_[session.first_lease].objects.size();
-    end_lease(session.first_lease);
-    ++ended;
+  if (found == sessions_.end()) return {.count = 0, .over = true};
+  Step step(objects_max);
+  return end_all(found->second, step);
+}
+
+// Its leases, and the tickets of its instance if it is the last of it. Counted are the leases.
+Table::Ended Table::end_all(const Session& session, Step& step) {
+  Ended ended;
+  while (session.first_lease != kNoBookId) {
+    if (step.is_over() || !end_lease(session.first_lease, step)) return ended;
+    ++ended.count;
   }
+  ended.over =
+      instances_[session.instance].sessions > 1 || close_tickets(session.instance, step).over;
   return ended;
 }
 
@@ -84,30 +89,37 @@ std::uint32_t Table::session_over(std::uint64_t id) {
   begin();
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return 0;
-  std::uint32_t ended = 0;
-  while (found->second.first_lease != kNoBookId) {
-    end_lease(found->second.first_lease);
-    ++ended;
-  }
+  Step whole;
+  const std::uint32_t ended = end_all(found->second, whole).count;
   const std::uint64_t instance = found->second.instance;
   sessions_.erase(found);
-  if (--instances_[instance].sessions == 0) {
-    close_tickets(instance);
-    instances_.erase(instance);
-  }
+  if (--instances_[instance].sessions == 0) instances_.erase(instance);
   return ended;
 }
 
 std::uint32_t Table::instance_gone(std::uint64_t instance) {
   begin();
-  return instances_.contains(instance) ? close_tickets(instance) : 0;
+  if (!instances_.contains(instance)) return 0;
+  Step whole;
+  return close_tickets(instance, whole).count;
 }
 
-std::uint32_t Table::close_tickets(std::uint64_t instance) {
-  std::uint32_t closed = 0;
-  for (const Instance& owner = instances_[instance]; owner.first_ticket != kNoBookId; ++closed) {
+Table::Ended Table::close_some(std::uint64_t instance, std::uint32_t chunks_max) {
+  begin();
+  if (!instances_.contains(instance)) return {.count = 0, .over = true};
+  Step step(chunks_max);
+  return close_tickets(instance, step);
+}
+
+Table::Ended Table::close_tickets(std::uint64_t instance, Step& step) {
+  Ended closed;
+  for (const Instance& owner = instances_[instance]; owner.first_ticket != kNoBookId;
+       ++closed.count) {
+    if (step.is_over()) return closed;
+    step.take(1 + tickets_[owner.first_ticket].chunks.size());
     end_ticket(owner.first_ticket);
   }
+  closed.over = true;
   return closed;
 }
 
@@ -115,18 +127,27 @@ Table::Evicted Table::evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max
   begin(now);
   Evicted evicted;
   static_cast<void>(contents_.next_stamp());
-  while (evicted.bytes < bytes_wanted && evicted.keys.size() < chunks_max) {
+  for (std::uint32_t left = chunks_max; left > 0 && evicted.bytes < bytes_wanted; --left) {
     const ChunkId victim = contents_.victim();
-    if (victim == kNoChunk) break;
-    evicted.keys.push_back(contents_.chunk(victim).key);
-    const Contents::Left left = contents_.evict(victim);
-    evicted.bytes += left.pages_freed * kPageBytes;
-    evicted.quarantined_bytes += left.pages_quarantined * kPageBytes;
-    evicted.objects += left.objects;
+    evicted.over = victim == kNoChunk;
+    if (evicted.over) break;
+    if (!contents_.spare(victim)) evict_one(victim, evicted);
   }
+  count_evicted(evicted);
+  return evicted;
+}
+
+void Table::evict_one(ChunkId victim, Evicted& evicted) {
+  evicted.keys.push_back(contents_.chunk(victim).key);
+  const Contents::Left left = contents_.evict(victim);
+  evicted.bytes += left.pages_freed * kPageBytes;
+  evicted.quarantined_bytes += left.pages_quarantined * kPageBytes;
+  evicted.objects += left.objects;
+}
+
+void Table::count_evicted(const Evicted& evicted) {
   counters_.evicted_chunks += evicted.keys.size();
   counters_.evicted_bytes += evicted.bytes + evicted.quarantined_bytes;
-  return evicted;
 }
 
 std::uint32_t Table::drop(KeyBatch keys) {

@@ -219,7 +219,8 @@ BookId Table::lease_of_rank(const Ticket& ticket, std::uint32_t rank) const {
   for (const auto& [taken, id] : ticket.ranks) {
     if (taken != rank) continue;
     const BookId place = leases_.find(id);
-    return place == kNoBookId || leases_[place].overdue ? kNoBookId : place;
+    if (place == kNoBookId || leases_[place].overdue || leases_[place].ending) return kNoBookId;
+    return place;
   }
   return kNoBookId;
 }
@@ -290,6 +291,12 @@ Outcome Table::close_ticket(const Id& id, std::uint64_t instance) {
   if (place == kNoBookId || tickets_[place].instance != instance) return stale();
   end_ticket(place);
   return Outcome::ok;
+}
+
+std::uint32_t Table::chunks_of(const Id& id) {
+  begin();
+  const BookId place = tickets_.find(id);
+  return place == kNoBookId ? 0 : static_cast<std::uint32_t>(tickets_[place].chunks.size());
 }
 
 void Table::end_ticket(BookId place) {

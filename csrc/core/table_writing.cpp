@@ -17,6 +17,17 @@ std::size_t outcomes_of(const Table::CommitRequest& request) {
 
 }  // namespace
 
+void Table::make_ready(KeyBatch keys, std::uint32_t number, std::span<const std::uint16_t> slots,
+                       std::uint32_t chunks_before) {
+  begin();
+  const Geometry& geometry = contents_.geometry(number);
+  require_count(keys);
+  require_slots(geometry, slots, keys.size());
+  std::vector<std::uint32_t> row;
+  for (const std::uint16_t slot : slots) row.push_back(geometry.slots()[slot].pages);
+  contents_.make_ready(keys, chunks_before, row);
+}
+
 Table::Reserved Table::reserve(KeyBatch keys, const ReserveRequest& request) {
   begin(request.now);
   const Session& session = attached(request.session);
@@ -160,7 +171,13 @@ Outcome Table::settle_write(Lease& lease, const Write& write, Goal goal) {
   --lease.objects_left;
   const bool whole = write.digest ? contents_.commit(ref, *write.digest, runs, write.stamp)
                                   : contents_.commit(ref, write.stamp);
-  if (whole) return Outcome::ok;
+  if (whole) {
+    if (lease.session != kOwnSession) {
+      const Object& object = contents_.object(ref);
+      news_.tell({contents_.chunk(ref.chunk).key, contents_.slot_of(ref).bytes, object.slot});
+    }
+    return Outcome::ok;
+  }
   ++counters_.discarded_objects;
   return stale();
 }

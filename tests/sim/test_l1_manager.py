@@ -184,7 +184,7 @@ def test_watches_beyond_the_bound_are_final_at_once_and_ended_ones_make_room(see
         third = await manager.lookup(2, number=3)
         assert (third.ticket, third.final) == (b"", True)
         close = l1.CloseTickets((TicketId(b"\x01" * 16),), InstanceId(1), SessionId(1))
-        assert await manager.ref.ask(close, within=1) == 1
+        assert await manager.ref.ask(close, within=1) == l1.Closed(1, 1)
         assert not (await manager.lookup(2, number=4)).final
         with pytest.raises(TicketOver):
             again = l1.LookAgain(TicketId(b"\x01" * 16), keys(2), GeometryId(0))
@@ -230,7 +230,7 @@ def test_a_cancel_is_heard_by_siblings_and_by_no_foreigner(seed: int) -> None:
         async def cancel(session: int, instance: int) -> int:
             ticket = TicketId(b"\x01" * 16)
             close = l1.CloseTickets((ticket,), InstanceId(instance), SessionId(session))
-            return await manager.ref.ask(close, within=1)
+            return (await manager.ref.ask(close, within=1)).tickets
 
         assert await cancel(3, 2) == 0
         await manager.commit(lease, 0)

@@ -20,6 +20,7 @@ from support.table_twin_state import (
     TwinLease,
     TwinObject,
     TwinState,
+    TwinStep,
     TwinTicket,
 )
 
@@ -92,7 +93,8 @@ class TableTwin(TwinState):
         if ticket is None or ticket.instance != self.sessions[session]:
             raise Refused("TicketUnknown")
         before = ticket.ranks.get(rank)
-        if before in self.leases and not self.leases[before].overdue:
+        held = self.leases.get(before) if before else None
+        if before and held and not (held.overdue or held.ending):
             if self.leases[before].session != session:
                 raise Refused("RankTaken")
             return before, self.leases[before]
@@ -129,7 +131,7 @@ class TableTwin(TwinState):
             elif one.state == "resident":
                 self.leave(one)
                 self.settle(one.chunk)
-        self.end_lease(lease_id)
+        self.end_lease(lease_id, TwinStep())
         return Outcome.STALE if lease.overdue else Outcome.OK
 
     def close_ticket(self, ticket_id: bytes, *, instance: int) -> Outcome:
@@ -264,50 +266,89 @@ class TableTwin(TwinState):
         lease = self.lease_of(lease_id, session, writes=True)
         if lease is None:
             return Outcome.STALE
-        self.end_lease(lease_id)
+        self.end_lease(lease_id, TwinStep())
         return Outcome.STALE if lease.overdue else Outcome.OK
 
     # Life cycle.
 
-    def expire(self, now: float) -> tuple[int, int, int]:
-        due = [i for i, lease in self.leases.items() if not lease.overdue and lease.expires <= now]
-        writes = sum(self.leases[one].writes for one in due)
-        for one in due:
-            self.make_overdue(one)
+    def due(self, now: float) -> list[bytes]:
+        return [i for i, lease in self.leases.items() if self.expires(lease) <= now]
+
+    def expires(self, lease: TwinLease) -> float:
+        return inf if lease.ending or lease.is_overdue_whole() else lease.expires
+
+    def expire(self, now: float, objects_max: float = inf) -> tuple[int, int, int]:
+        """With a bound: which of several is first is not the twin's to know, so nothing else may be due."""
+        step = TwinStep(max(1, objects_max))
+        reads = writes = 0
+        for one in self.due(now):
+            is_write = self.leases[one].writes
+            if self.make_overdue(one, step):
+                writes += is_write
+                reads += not is_write
         tickets = [i for i, ticket in self.tickets.items() if ticket.expires <= now]
         for one in tickets:
             self.end_ticket(one)
-        return len(due) - writes, writes, len(tickets)
+        return reads, writes, len(tickets)
 
     def next_expiry(self) -> float:
-        times = [lease.expires for lease in self.leases.values() if not lease.overdue]
+        times = [self.expires(lease) for lease in self.leases.values()]
         return min([*times, *(ticket.expires for ticket in self.tickets.values()), inf])
+
+    def leases_of(self, session: int) -> list[bytes]:
+        """The newest first."""
+        return [i for i, lease in reversed(self.leases.items()) if lease.session == session]
 
     def stream_lost(self, session: int) -> int:
         self.require_attached(session)
+        self.orphan_some(session, inf)
         self.lost.add(session)
-        live = [i for i, one in self.leases.items() if one.session == session and not one.overdue]
-        for one in live:
-            self.make_overdue(one)
-        return sum(lease.session == session for lease in self.leases.values())
+        return len(self.leases_of(session))
+
+    def orphan_some(self, session: int, objects_max: float) -> tuple[int, bool]:
+        step, orphaned = TwinStep(max(1, objects_max)), 0
+        for one in self.leases_of(session):
+            lease = self.leases[one]
+            if lease.is_overdue_whole() and not lease.ending:
+                continue
+            turn = self.end_lease if lease.ending else self.make_overdue
+            if not step.left or not turn(one, step):
+                return orphaned, False
+            orphaned += 1
+        return orphaned, True
+
+    def end_some(self, session: int, objects_max: float) -> tuple[int, bool]:
+        step, ended = TwinStep(max(1, objects_max)), 0
+        for one in self.leases_of(session):
+            if not step.left or not self.end_lease(one, step):
+                return ended, False
+            ended += 1
+        instance = self.sessions.get(session)
+        if instance is None or list(self.sessions.values()).count(instance) > 1:
+            return ended, True
+        return ended, self.close_tickets(instance, step)[1]
 
     def session_over(self, session: int) -> int:
         """process_gone, or give_up."""
-        instance = self.sessions.get(session)
-        mine = [i for i, lease in self.leases.items() if lease.session == session]
-        for one in mine:
-            self.end_lease(one)
+        ended, _ = self.end_some(session, inf)
         self.sessions.pop(session, None)
         self.lost.discard(session)
-        if instance is not None and instance not in self.sessions.values():
-            self.instance_gone(instance)
-        return len(mine)
+        return ended
 
     def instance_gone(self, instance: int) -> int:
-        mine = [i for i, ticket in self.tickets.items() if ticket.instance == instance]
-        for one in mine:
+        return self.close_tickets(instance, TwinStep())[0]
+
+    def close_some(self, instance: int, chunks_max: int) -> tuple[int, bool]:
+        return self.close_tickets(instance, TwinStep(chunks_max))
+
+    def close_tickets(self, instance: int, step: TwinStep) -> tuple[int, bool]:
+        mine = [i for i, one in reversed(self.tickets.items()) if one.instance == instance]
+        for closed, one in enumerate(mine):
+            if not step.left:
+                return closed, False
+            step.take(1 + len(self.tickets[one].chunks))
             self.end_ticket(one)
-        return len(mine)
+        return len(mine), True
 
     def evict(self, pages_wanted: int, victims: Sequence[bytes]) -> int:
         """Take out what the native table chose, if it may be chosen. Returns the pages freed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import ceil, inf
 
 from penstock._native import Rule
 
@@ -66,14 +67,34 @@ class TwinLease:
     width: int
     objects: list[TwinObject | None]
     overdue: bool = False
+    overdue_until: int = 0  # half way: the rest is as it was
+    ending: bool = False  # half way: its last objects are gone
     quarantined: set[int] = field(default_factory=set)  # indices
     pages_overdue: int = 0
 
-    def chunks(self) -> list[TwinChunk]:
+    def chunks(self, start: int = 0, end: int | None = None) -> list[TwinChunk]:
         """Each chunk once that the lease has an object of."""
-        rows = range(0, len(self.objects), self.width)
+        rows = range(start, len(self.objects) if end is None else end, self.width)
         firsts = ([one for one in self.objects[r : r + self.width] if one] for r in rows)
         return [row[0].chunk for row in firsts if row]
+
+    def is_overdue_whole(self) -> bool:
+        return self.overdue and self.overdue_until == len(self.objects)
+
+
+@dataclass
+class TwinStep:
+    """How many objects one call may still deal with."""
+
+    left: float = inf
+
+    def take(self, objects: int) -> None:
+        self.left = max(0, self.left - objects)
+
+    def share_of(self, size: int, width: int) -> int:
+        if self.left >= size:
+            return size
+        return min(size, ceil(max(1, self.left) / width) * width)
 
 
 @dataclass(eq=False)
@@ -137,7 +158,7 @@ class TwinState:
         """Out of the index, but a pin or an overdue reader keeps the record."""
         chunks = {one.chunk for one in self.gone}
         for lease in self.leases.values():
-            chunks |= set(lease.chunks()) if not lease.overdue else set()
+            chunks |= set(lease.chunks(lease.overdue_until))
         for ticket in self.tickets.values():
             chunks |= {chunk for chunk in ticket.chunks if chunk}
         return {chunk for chunk in chunks if self.chunks.get(chunk.key) is not chunk}
@@ -207,8 +228,13 @@ class TwinState:
 
     def lease_of(self, lease_id: bytes, session: int, *, writes: bool) -> TwinLease | None:
         lease = self.leases.get(lease_id)
-        wanted = lease and lease.session == session and lease.writes == writes
-        return lease if wanted else None
+        if not lease or lease.session != session or lease.writes != writes:
+            return None
+        if lease.ending:
+            self.end_lease(lease_id, TwinStep())
+        elif lease.overdue and not lease.is_overdue_whole():
+            self.make_overdue(lease_id, TwinStep())
+        return self.leases.get(lease_id)
 
     # Leaving.
 
@@ -239,35 +265,62 @@ class TwinState:
         if not one.readers:
             self.gone.discard(one)
 
-    def end_lease(self, lease_id: bytes) -> None:
-        """Its owner touches nothing of it any more."""
-        lease = self.leases.pop(lease_id)
-        for one in filter(None, lease.objects):
-            if lease.writes:
-                self.discard(one)
-            else:
-                self.drop_reader(one)
-        if not lease.writes and not lease.overdue:
-            for chunk in lease.chunks():
-                chunk.pins -= 1
-
-    def make_overdue(self, lease_id: bytes) -> None:
+    def end_lease(self, lease_id: bytes, step: TwinStep) -> bool:
+        """Its owner touches nothing of it any more: the last rows first. True: it is over."""
         lease = self.leases[lease_id]
-        lease.overdue = True
-        if lease.writes:
-            lease.quarantined = {
-                i for i, one in enumerate(lease.objects) if one and one.state == "reserved"
-            }
-            lease.pages_overdue = len(lease.quarantined)
-            for one in filter(None, lease.objects):
-                self.discard(one)
-            lease.objects = [None] * len(lease.objects)
-        else:
-            lease.pages_overdue = sum(one is not None for one in lease.objects)
-            for chunk in lease.chunks():
+        if not lease.ending:
+            lease.ending = True
+            step.take(1)
+        share = step.share_of(len(lease.objects), lease.width)
+        start = len(lease.objects) - share
+        step.take(share)
+        if not lease.writes:
+            for chunk in lease.chunks(max(start, lease.overdue_until)):
                 chunk.pins -= 1
+        for index in reversed(range(start, len(lease.objects))):
+            one = lease.objects.pop()
+            if one and lease.writes:
+                self.discard(one)
+            elif one:
+                self.drop_reader(one)
+                lease.pages_overdue -= index < lease.overdue_until
+            if index in lease.quarantined:
+                lease.quarantined.remove(index)
+                lease.pages_overdue -= 1
+        lease.overdue_until = min(lease.overdue_until, start)
+        if not lease.objects:
+            del self.leases[lease_id]
+        return not lease.objects
+
+    def make_overdue(self, lease_id: bytes, step: TwinStep) -> bool:
+        """The first rows first. True: it is overdue wholly, and over if it holds nothing back."""
+        lease = self.leases[lease_id]
+        if not lease.overdue:
+            lease.overdue = True
+            step.take(1)
+        start = lease.overdue_until
+        share = step.share_of(len(lease.objects) - start, lease.width)
+        step.take(share)
+        lease.overdue_until = start + share
+        if not lease.writes:
+            for chunk in lease.chunks(start, lease.overdue_until):
+                chunk.pins -= 1
+        for index in range(start, lease.overdue_until):
+            one = lease.objects[index]
+            if not one:
+                continue
+            held_back = not lease.writes or one.state == "reserved"
+            lease.pages_overdue += held_back
+            if lease.writes:
+                if held_back:
+                    lease.quarantined.add(index)
+                lease.objects[index] = None
+                self.discard(one)
+        if not lease.is_overdue_whole():
+            return False
         if not lease.pages_overdue:
             del self.leases[lease_id]
+        return True
 
     def end_ticket(self, ticket_id: bytes) -> None:
         for chunk in self.tickets.pop(ticket_id).chunks:

@@ -6,12 +6,13 @@ After every step the native table checks its own invariants, against the allocat
 from __future__ import annotations
 
 import threading
+from math import inf
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 from support.table_calls import TableCalls, chain, instance_of, picks, prompts, sessions
-from support.table_twin_state import PAGE_BYTES
+from support.table_twin_state import PAGE_BYTES, TwinStep
 
 from penstock._native import Policy
 
@@ -23,6 +24,29 @@ class TableMachine(TableCalls):
     def expire(self, seconds: int) -> None:
         self.now += seconds
         assert tuple(self.table.expire(self.now)) == self.twin.expire(self.now)
+
+    @rule(objects_max=st.integers(1, 4))
+    def expire_some(self, objects_max: int) -> None:
+        """What is due, if it is one lease, a part of it."""
+        times = sorted(self.twin.expires(lease) for lease in self.twin.leases.values())
+        tickets = [ticket.expires for ticket in self.twin.tickets.values()]
+        if times and times[0] < min([inf, *times[1:], *tickets]):
+            self.now = max(self.now, int(times[0]))
+            seen = self.table.expire(self.now, objects_max=objects_max)
+            assert tuple(seen) == self.twin.expire(self.now, objects_max)
+
+    @rule(session=sessions, objects_max=st.integers(1, 6), orphan=st.booleans())
+    def leave_in_steps(self, session: int, objects_max: int, orphan: bool) -> None:
+        """One step; anything may come before the next."""
+        table = self.table.orphan_some if orphan else self.table.end_some
+        twin = self.twin.orphan_some if orphan else self.twin.end_some
+        seen = table(session, objects_max)
+        assert (seen.count, seen.is_over) == twin(session, objects_max)
+
+    @rule(instance=st.integers(1, 3), chunks_max=st.integers(1, 6))
+    def close_some(self, instance: int, chunks_max: int) -> None:
+        seen = self.table.close_some(instance, chunks_max)
+        assert (seen.count, seen.is_over) == self.twin.close_some(instance, chunks_max)
 
     @rule(session=sessions)
     def stream_lost(self, session: int) -> None:
@@ -74,7 +98,7 @@ class TableMachine(TableCalls):
         known = self.twin.leases.get(lease_id)
         self.twin.close_ticket(ticket_id, instance=instance_of(session))
         if known and known.session == session:
-            self.twin.end_lease(lease_id)
+            self.twin.end_lease(lease_id, TwinStep())
 
     # Afterwards.
 
