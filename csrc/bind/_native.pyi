@@ -129,7 +129,8 @@ class Reserved:
 
 class Evicted:
     """`bytes`: arena bytes free now. `quarantined_bytes`: evicted, but an overdue reader still
-    holds them. `keys`: packed keys of the evicted chunks, in order.
+    holds them. `keys`: packed keys of the evicted chunks, in order. `is_over`: evict found nothing
+    that may go any more; when not, and too little was freed, ask again.
     """
 
     @property
@@ -141,7 +142,43 @@ class Evicted:
     @property
     def objects(self) -> int: ...
     @property
+    def is_over(self) -> bool: ...
+    @property
     def keys(self) -> builtins.bytes: ...
+
+class Borrowed:
+    """Objects of one geometry that the node itself reads under a read lease, which exists if
+    `count` is not 0.
+
+    `keys`: packed keys of their chunks. `objects`: packed records "<QQQIIHHI" of (offset, bytes,
+    digest, chunk, tenant, slot, 0, runs), 40 bytes each: `chunk` counts in `keys`, `bytes` is
+    exact. `runs`: the packed u64 run digests of all of them in order, so many of each; 0 of one
+    that was committed without any. `bytes`: what they take of the arena.
+    `named_keys`, `named_slots` (packed u16), `named_bytes`: news for which `bytes_max` left no
+    room; not held. `gone`: how many were named in news and are not resident any more. `geometry`
+    means nothing when nothing is held or named.
+    """
+
+    @property
+    def geometry(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def keys(self) -> builtins.bytes: ...
+    @property
+    def objects(self) -> builtins.bytes: ...
+    @property
+    def runs(self) -> builtins.bytes: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def named_keys(self) -> builtins.bytes: ...
+    @property
+    def named_slots(self) -> builtins.bytes: ...
+    @property
+    def named_bytes(self) -> int: ...
+    @property
+    def gone(self) -> int: ...
 
 class Ended:
     """What one step has ended: `count` leases or tickets; `is_over`: nothing is left to end."""
@@ -192,7 +229,10 @@ class Table:
 
     `objects_max`: bound of objects and of chunks. Address space for that many is taken at once,
     memory as it is used. `quarantine_bytes_max`: see QuarantineFull; per engine instance.
-    `hash_seed`: a secret keeps crafted keys from colliding in the index.
+    `hash_seed`: a secret keeps crafted keys from colliding in the index. `news_max`: names of
+    objects that sessions other than 0, the node's own, have committed, kept for `take_committed`.
+    `fair_share`: `evict` and `victims` spare a tenant within its share of what is taken (less than
+    7/8 of it) while another, who is not, has something that may go.
     """
 
     def __init__(
@@ -205,6 +245,8 @@ class Table:
         leases_max: int = 65536,
         tickets_max: int = 65536,
         story_events_max: int = 0,
+        news_max: int = 0,
+        fair_share: bool = False,
         hash_seed: int = 0,
     ) -> None: ...
     def add_geometry(self, groups: Sequence[Group]) -> int:
@@ -215,6 +257,11 @@ class Table:
     def set_quota(self, tenant: int, bytes_max: int) -> None:
         """Bound of the arena bytes of a tenant's objects; 0: none. What exceeds a lowered quota
         stays until evicted.
+        """
+
+    def set_weight(self, tenant: int, weight: int) -> None:
+        """A tenant's share is its weight, 1 to 1000 and 1 unless set, over the weights of all
+        tenants that have anything in L1. Raises BadArgument.
         """
 
     def bytes_of(self, tenant: int) -> int: ...
@@ -435,6 +482,69 @@ class Table:
     def evict(self, bytes_wanted: int, *, chunks_max: int = ..., now: float) -> Evicted:
         """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted`
         arena bytes were freed, `chunks_max` chunks have gone (default: no bound) or nothing is left.
+        """
+
+    def evict_these(self, keys: bytes, *, now: float) -> Evicted:
+        """Those of these chunks that `evict` might take now, in this order; others stay."""
+
+    # Borrowing: read leases for the node's own use. They touch nothing: to be saved is no use.
+    # Raise SessionUnknown, QuarantineFull, TableFull, IdTaken, BadArgument.
+
+    def borrow(
+        self,
+        keys: bytes,
+        *,
+        geometry: int,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Borrowed:
+        """All resident objects of these chunks. Chunks of another geometry are absent. Raises
+        BadKeys, GeometryUnknown.
+        """
+
+    def take_committed(
+        self,
+        objects_max: int,
+        bytes_max: int,
+        *,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Borrowed:
+        """Take the oldest news, at most so many and of one geometry. What takes more than
+        `bytes_max` of the arena together is only named.
+        """
+
+    def victims(
+        self,
+        bytes_wanted: int,
+        chunks_max: int,
+        *,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Borrowed:
+        """What `evict` would take, in its order, but held and still there; of one geometry."""
+
+    @property
+    def news_waiting(self) -> int:
+        """How many objects are named in news that nobody has taken."""
+
+    @property
+    def news_bytes(self) -> int:
+        """Their exact bytes."""
+
+    @property
+    def news_lost(self) -> int:
+        """Counter: the oldest news that gave way to newer news."""
+
+    def drop_objects(self, keys: bytes, slots: bytes) -> int:
+        """Invalidate single objects: one packed u16 slot for each key. Returns how many were
+        resident. Who reads one keeps its memory until the release. Raises BadArgument.
         """
 
     def drop(self, keys: bytes) -> int:

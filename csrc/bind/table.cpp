@@ -6,18 +6,19 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <bit>
 #include <cstdint>
-#include <cstring>
 #include <initializer_list>
 #include <span>
-#include <string_view>
 #include <vector>
+
+#include "bind/table_args.hpp"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
+using namespace penstock::bind;
 
 void bind_table_words(py::module_& m);  // table_words.cpp
+void bind_table_borrowing(py::module_& m, py::class_<penstock::Table>& table);
 
 namespace {
 
@@ -35,54 +36,8 @@ using Slots = std::vector<std::uint16_t>;
 using Indices = std::vector<std::uint32_t>;
 using U64s = std::vector<std::uint64_t>;
 
-// Packed records go out as they lie in memory.
-static_assert(std::endian::native == std::endian::little);
-static_assert(sizeof(Extent) == 24 && sizeof(Answer) == 1 && sizeof(Outcome) == 1);
-
-std::span<const std::byte> bytes_of(const py::bytes& packed) {
-  const std::string_view view(packed);
-  return std::as_bytes(std::span(view.data(), view.size()));
-}
-
-template <typename Record>
-py::bytes packed(const std::vector<Record>& records) {
-  return {reinterpret_cast<const char*>(records.data()), records.size() * sizeof(Record)};
-}
-
-KeyBatch keys_of(const py::bytes& keys) {
-  return KeyBatch(bytes_of(keys));
-}
-
-Key key_of(const py::bytes& key) {
-  const KeyBatch keys = keys_of(key);
-  if (keys.size() != 1) throw penstock::BadKeys("a key has 32 bytes; give one");
-  return keys[0];
-}
-
-Id id_of(const py::bytes& id) {
-  const auto bytes = bytes_of(id);
-  Id made{};
-  if (bytes.size() != sizeof(made)) {
-    throw penstock::BadArgument("an id of " + std::to_string(bytes.size()) +
-                                " bytes; draw 16 random ones");
-  }
-  std::memcpy(&made, bytes.data(), sizeof(made));
-  return made;
-}
-
-py::bytes id_bytes(const Id& id) {
-  return {reinterpret_cast<const char*>(&id), sizeof(id)};
-}
-
 U64s u64s_of(const py::bytes& packed, const char* what) {
-  const auto bytes = bytes_of(packed);
-  if (bytes.size() % sizeof(std::uint64_t) != 0) {
-    throw penstock::BadArgument(std::string(what) + " of " + std::to_string(bytes.size()) +
-                                " bytes; give packed u64");
-  }
-  U64s words(bytes.size() / sizeof(std::uint64_t));
-  if (!words.empty()) std::memcpy(words.data(), bytes.data(), bytes.size());
-  return words;
+  return words_of<std::uint64_t>(packed, what);
 }
 
 // A named tuple type, made once and kept for the life of the interpreter.
@@ -144,6 +99,7 @@ struct Evicted {
   std::uint64_t quarantined_bytes;
   std::size_t chunks;
   std::uint32_t objects;
+  bool over;
   py::bytes keys;
 };
 
@@ -199,10 +155,17 @@ py::object expire(Table& table, double now, std::uint32_t objects_max) {
   return named_tuple(expired_type(), {expired.read_leases, expired.write_leases, expired.tickets});
 }
 
-Evicted evict(Table& table, std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now) {
-  const Table::Evicted evicted = table.evict(bytes_wanted, chunks_max, now);
+Evicted to_python(const Table::Evicted& evicted) {
   return {evicted.bytes, evicted.quarantined_bytes, evicted.keys.size(), evicted.objects,
-          packed(evicted.keys)};
+          evicted.over,  packed(evicted.keys)};
+}
+
+Evicted evict(Table& table, std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now) {
+  return to_python(table.evict(bytes_wanted, chunks_max, now));
+}
+
+Evicted evict_these(Table& table, const py::bytes& keys, double now) {
+  return to_python(table.evict_these(keys_of(keys), now));
 }
 
 void validate(Table& table) {
@@ -230,6 +193,7 @@ void bind_answers(py::module_& m) {
       .def_readonly("quarantined_bytes", &Evicted::quarantined_bytes)
       .def_readonly("chunks", &Evicted::chunks)
       .def_readonly("objects", &Evicted::objects)
+      .def_readonly("is_over", &Evicted::over)
       .def_readonly("keys", &Evicted::keys);
 }
 
@@ -257,6 +221,23 @@ void bind_reading(py::class_<Table>& table) {
             return self.extend(id_of(ticket), keys_of(keys), now);
           },
           "ticket"_a, "keys"_a, py::kw_only(), "now"_a, "Pin what has become readable.")
+      .def(
+          "follow",
+          [](Table& self, const py::bytes& ticket, const py::bytes& keys, double now) {
+            const Table::Hit hit = self.follow(id_of(ticket), keys_of(keys), now);
+            return named_tuple(hit_type(), {hit.hit, hit.promised});
+          },
+          "ticket"_a, "keys"_a, py::kw_only(), "now"_a, "As extend, RESIDENT objects only.")
+      .def(
+          "has_ticket",
+          [](Table& self, const py::bytes& ticket) { return self.has_ticket(id_of(ticket)); },
+          "ticket"_a, "Whether it is not over.")
+      .def(
+          "presence",
+          [](Table& self, const py::bytes& keys, std::uint32_t geometry) {
+            return packed(self.presence(keys_of(keys), geometry));
+          },
+          "keys"_a, py::kw_only(), "geometry"_a, "One byte of Presence for each object.")
       .def("acquire", &acquire, "ticket"_a, py::kw_only(), "rank"_a, "slots"_a, "first_chunk"_a,
            "lease"_a, "session"_a, "now"_a, "expires"_a, "Turn a reader slot into a lease.")
       .def(
@@ -309,6 +290,12 @@ void bind_writing(py::class_<Table>& table) {
           },
           "lease"_a, py::kw_only(), "session"_a, "The owner no longer writes.")
       .def(
+          "salvage",
+          [](Table& self, const py::bytes& lease, std::uint64_t session, const py::bytes& into) {
+            return self.salvage(id_of(lease), session, id_of(into));
+          },
+          "lease"_a, py::kw_only(), "session"_a, "into"_a, "LOADED objects go on as another lease.")
+      .def(
           "runs",
           [](Table& self, const py::bytes& key, std::uint16_t slot) {
             return packed(self.runs(key_of(key), slot));
@@ -332,6 +319,8 @@ void bind_life(py::class_<Table>& table) {
            "A step of instance_gone.")
       .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "chunks_max"_a = UINT32_MAX, "now"_a,
            "Free leaves by policy.")
+      .def("evict_these", &evict_these, "keys"_a, py::kw_only(), "now"_a,
+           "Free those of these chunks that nobody holds.")
       .def(
           "drop", [](Table& self, const py::bytes& keys) { return self.drop(keys_of(keys)); },
           "keys"_a, "Invalidate chunks. How many were resident.")
@@ -367,7 +356,7 @@ void bind_table(py::module_& m) {
       .def(py::init([](std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
                        std::uint64_t quarantine_bytes_max, std::uint32_t leases_max,
                        std::uint32_t tickets_max, std::uint32_t story_events_max,
-                       std::uint64_t hash_seed) {
+                       std::uint32_t news_max, bool fair_share, std::uint64_t hash_seed) {
              return std::make_unique<Table>(
                  penstock::TableConfig{.arena_bytes = arena_bytes,
                                        .objects_max = objects_max,
@@ -376,11 +365,13 @@ void bind_table(py::module_& m) {
                                        .leases_max = leases_max,
                                        .tickets_max = tickets_max,
                                        .story_events_max = story_events_max,
+                                       .news_max = news_max,
+                                       .fair_share = fair_share,
                                        .hash_seed = hash_seed});
            }),
            py::kw_only(), "arena_bytes"_a, "objects_max"_a, "policy"_a, "quarantine_bytes_max"_a,
            "leases_max"_a = 65536, "tickets_max"_a = 65536, "story_events_max"_a = 0,
-           "hash_seed"_a = 0)
+           "news_max"_a = 0, "fair_share"_a = false, "hash_seed"_a = 0)
       .def(
           "add_geometry",
           [](Table& self, std::vector<Group> groups) {
@@ -393,4 +384,5 @@ void bind_table(py::module_& m) {
   bind_reading(table);
   bind_writing(table);
   bind_life(table);
+  bind_table_borrowing(m, table);
 }

@@ -19,6 +19,7 @@ using penstock::Group;
 using penstock::HitRule;
 using penstock::Outcome;
 using penstock::PolicyKind;
+using penstock::Presence;
 
 void bind_errors(py::module_& m) {
   // Each is registered after its base, so that it is tried before it.
@@ -43,6 +44,11 @@ void bind_words(py::module_& m) {
       .value("IN_FLIGHT", Answer::in_flight)
       .value("NO_ROOM", Answer::no_room)
       .value("QUOTA", Answer::quota)
+      .finalize();
+  py::native_enum<Presence>(m, "Presence", "enum.IntEnum", "Of one object that a reader wants.")
+      .value("ABSENT", Presence::absent)
+      .value("RESIDENT", Presence::resident)
+      .value("COMING", Presence::coming)
       .finalize();
   py::native_enum<Outcome>(m, "Outcome", "enum.IntEnum", "Whether a lease was still good.")
       .value("OK", Outcome::ok)

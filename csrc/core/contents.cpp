@@ -8,10 +8,11 @@
 namespace penstock {
 
 Contents::Contents(std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
-                   std::uint64_t hash_seed, std::uint32_t story_events_max)
+                   std::uint64_t hash_seed, std::uint32_t story_events_max, bool fair_share)
     : store_(objects_max, hash_seed),
       allocator_(arena_bytes),
       policy_(make_policy(policy, objects_max, allocator_.pages_total(), *this)),
+      ledger_(fair_share),
       story_(story_events_max) {}
 
 std::uint16_t Contents::add_geometry(std::vector<Group> groups) {
@@ -89,7 +90,13 @@ bool Contents::damage(ObjectRef ref) {
     object.damaged = true;  // the load still holds it, and will discard it
     return true;
   }
-  assert(object.state == ObjectState::resident);
+  take_out(ref);
+  return true;
+}
+
+// One RESIDENT object leaves the index, and its chunk with it if it was the last.
+void Contents::take_out(ObjectRef ref) {
+  assert(store_.object(ref).state == ObjectState::resident);
   const std::uint64_t pages = slot_of(ref).pages;
   const bool last = store_.chunk(ref.chunk).resident == 1;
   if (last) unqueue(ref.chunk);
@@ -101,7 +108,6 @@ bool Contents::damage(ObjectRef ref) {
     policy_->resized(ref.chunk, -static_cast<std::int64_t>(pages));
   }
   settle(ref.chunk);
-  return true;
 }
 
 Contents::Left Contents::evict(ChunkId victim) {

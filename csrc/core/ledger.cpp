@@ -17,6 +17,22 @@ bool Ledger::within_quota(std::uint32_t tenant, std::uint64_t pages_more) const 
   return (found->second.pages + pages_more) * kPageBytes <= found->second.bytes_max;
 }
 
+void Ledger::set_weight(std::uint32_t tenant, std::uint32_t weight) {
+  Account& own = account(tenant);
+  if (own.pages > 0) weight_live_ = weight_live_ - own.weight + weight;
+  own.weight = weight;
+  forget_if_idle(tenant);
+}
+
+bool Ledger::is_within_share(std::uint32_t tenant) const {
+  if (!fair_share_) return false;
+  const auto found = accounts_.find(tenant);
+  if (found == accounts_.end()) return false;
+  using Product = unsigned __int128;  // pages by weights by 8 may be more than 64 bits hold
+  const Account& own = found->second;
+  return Product{8} * own.pages * weight_live_ < Product{7} * pages_live_ * own.weight;
+}
+
 void Ledger::move(std::uint32_t tenant, std::uint64_t pages, ObjectState from, ObjectState to) {
   assert(from == ObjectState::free || pages_[static_cast<std::size_t>(from)] >= pages);
   if (from != ObjectState::free) pages_[static_cast<std::size_t>(from)] -= pages;
@@ -24,10 +40,15 @@ void Ledger::move(std::uint32_t tenant, std::uint64_t pages, ObjectState from, O
   if (is_live(from) == is_live(to)) return;
   Account& own = account(tenant);
   if (is_live(to)) {
+    if (own.pages == 0) weight_live_ += own.weight;
     own.pages += pages;
+    pages_live_ += pages;
   } else {
     own.pages -= pages;
-    if (own.pages == 0) forget_if_idle(tenant);
+    pages_live_ -= pages;
+    if (own.pages > 0) return;
+    weight_live_ -= own.weight;
+    forget_if_idle(tenant);
   }
 }
 
@@ -54,7 +75,7 @@ Ledger::Account& Ledger::account(std::uint32_t tenant) {
 
 void Ledger::forget_if_idle(std::uint32_t tenant) {
   const auto found = accounts_.find(tenant);
-  if (found->second.pages > 0 || found->second.bytes_max > 0) return;
+  if (found->second.pages > 0 || found->second.bytes_max > 0 || found->second.weight != 1) return;
   if (last_account_ == &found->second) last_account_ = nullptr;
   accounts_.erase(found);
 }

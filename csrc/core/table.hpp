@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/commit_news.hpp"
 #include "core/contents.hpp"
 #include "core/expiry_heap.hpp"
 #include "core/id_book.hpp"
@@ -19,6 +20,11 @@
 #include "core/table_types.hpp"
 
 namespace penstock {
+
+class Picks;
+
+// The node's own session: what it commits is no news to it.
+inline constexpr std::uint64_t kOwnSession = 0;
 
 // The bounds of a table. All bytes are bytes of the arena.
 struct TableConfig {
@@ -30,6 +36,8 @@ struct TableConfig {
   std::uint32_t leases_max = 65536;  // live and overdue; leases and tickets together at most 2^22
   std::uint32_t tickets_max = 65536;
   std::uint32_t story_events_max = 0;
+  std::uint32_t news_max = 0;  // names of committed objects kept for take_committed()
+  bool fair_share = false;     // see Contents::spare()
   std::uint64_t hash_seed = 0;
 };
 
@@ -94,6 +102,12 @@ class Table {
   [[nodiscard]] std::uint32_t chunks_of(const Id& ticket);
   std::uint32_t touch(KeyBatch keys, double now);
 
+  // Loading: table_loading.cpp.
+  [[nodiscard]] std::vector<Presence> presence(KeyBatch keys, std::uint32_t geometry);
+  [[nodiscard]] bool has_ticket(const Id& ticket);
+  Hit follow(const Id& ticket, KeyBatch keys, double now);
+  bool salvage(const Id& lease, std::uint64_t session, const Id& into);
+
   // Writing: table_writing.cpp.
   struct ReserveRequest {
     std::optional<Key> parent;
@@ -139,6 +153,7 @@ class Table {
     std::uint64_t bytes = 0;
     std::uint64_t quarantined_bytes = 0;
     std::uint32_t objects = 0;
+    bool over = false;  // nothing is left that may go
     std::vector<Key> keys;
   };
   // What of them ended, or became overdue wholly, and whether nothing is left.
@@ -167,6 +182,42 @@ class Table {
   Evicted evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now);
   std::uint32_t drop(KeyBatch keys);
   std::uint32_t drain();
+
+  // Borrowing: table_borrowing.cpp.
+  struct BorrowRequest {
+    Id lease;
+    std::uint64_t session;
+    double now;
+    double expires;
+  };
+  struct BorrowedObject {
+    std::uint64_t offset;
+    std::uint64_t bytes;
+    std::uint64_t digest;
+    std::uint32_t chunk;  // its key is keys[chunk]
+    std::uint32_t tenant;
+    std::uint16_t slot;
+    std::uint16_t reserved;
+    std::uint32_t runs;  // run digests that follow; 0: they are not kept
+  };
+  struct Borrowed {  // the lease exists if there is any object
+    std::uint32_t geometry;
+    std::vector<Key> keys{};
+    std::vector<BorrowedObject> objects{};
+    std::vector<std::uint64_t> runs{};  // of all objects, in order
+    std::uint64_t bytes = 0;            // of the arena
+    std::vector<CommitNews::Item> named{};
+    std::uint32_t gone = 0;  // news of objects that are not resident any more
+  };
+  Borrowed borrow(KeyBatch keys, std::uint32_t geometry, const BorrowRequest& request);
+  Borrowed take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,
+                          const BorrowRequest& request);
+  Borrowed victims(std::uint64_t bytes_wanted, std::uint32_t chunks_max,
+                   const BorrowRequest& request);
+  Evicted evict_these(KeyBatch keys, double now);
+  std::uint32_t drop_objects(KeyBatch keys, std::span<const std::uint16_t> slots);
+  [[nodiscard]] const CommitNews& news() const { return news_; }
+  void set_weight(std::uint32_t tenant, std::uint32_t weight);
 
   // Numbers and checks: table_checks.cpp.
   struct Statistics {
@@ -221,6 +272,8 @@ class Table {
   Hit scan(KeyBatch keys, std::uint32_t geometry);
   void hide_foreign(std::span<ChunkId> found, std::uint32_t geometry) const;
   BookId make_ticket(const TicketRequest& request);
+  Ticket& ticket_of(const Id& id);
+  Hit grow(Ticket& ticket, KeyBatch keys, std::uint32_t states);
   void pin_for(Ticket& ticket, std::span<const ChunkId> chunks);
   void end_ticket(BookId place);
   [[nodiscard]] BookId lease_of_rank(const Ticket& ticket, std::uint32_t rank) const;
@@ -274,6 +327,14 @@ class Table {
   Ended end_all(const Session& session, Step& step);
   Ended close_tickets(std::uint64_t instance, Step& step);
 
+  // Borrowing.
+  void require_borrower(const BorrowRequest& request);
+  void pick_chunk(ChunkId id, Picks& picks);
+  void hold_picks(const Picks& picks, std::uint32_t geometry, const BorrowRequest& request);
+  void tell_borrowed(ObjectRef ref, Borrowed& borrowed) const;
+  void evict_one(ChunkId victim, Evicted& evicted);
+  void count_evicted(const Evicted& evicted);
+
   // Checks.
   void validate_leases(Contents::Holdings& holdings) const;
   void validate_lease(const Lease& lease, Contents::Holdings& holdings) const;
@@ -291,6 +352,7 @@ class Table {
   std::uint32_t leases_overdue_ = 0;
   std::shared_ptr<ReturnQueue> returns_;
   Counters counters_;
+  CommitNews news_;
   std::vector<ChunkId> found_;    // of the call under way; kept for their memory
   std::vector<ChunkId> touched_;  // the same
 };

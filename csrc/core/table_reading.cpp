@@ -82,36 +82,13 @@ void Table::open_ticket(const TicketRequest& request) {
 
 std::uint32_t Table::extend(const Id& id, KeyBatch keys, double now) {
   begin(now);
+  return grow(ticket_of(id), keys, Contents::kReadableByLoad).hit;
+}
+
+Ticket& Table::ticket_of(const Id& id) {
   const BookId place = tickets_.find(id);
   if (place == kNoBookId) throw_unknown_ticket();
-  Ticket& ticket = tickets_[place];
-  require_count(keys);
-  const auto end = static_cast<std::uint32_t>(ticket.chunks.size());
-  require_prompt_of(ticket, keys);
-  if (end == keys.size()) return end;
-  const Geometry& geometry = contents_.geometry(ticket.geometry);
-  // Most often what comes next is not there yet, and then nothing beyond it counts.
-  ChunkId next = contents_.find(keys[end]);
-  hide_foreign(std::span(&next, 1), ticket.geometry);
-  const std::uint64_t readable = contents_.groups_in(geometry, next, Contents::kReadableByLoad);
-  if ((geometry.full_groups() & ~readable) != 0) return end;
-  const std::size_t more = keys.size() - end;
-  if (found_.size() < more) found_.resize(more);
-  const std::span<ChunkId> found = std::span(found_).first(more);
-  contents_.find(keys.range(end, more), found);
-  hide_foreign(found, ticket.geometry);
-  HitScan scan(geometry);
-  for (const ChunkId chunk : ticket.chunks) {
-    scan.feed(contents_.groups_in(geometry, chunk, Contents::kReadableByLoad));
-  }
-  for (const ChunkId chunk : found) {
-    scan.feed(contents_.groups_in(geometry, chunk, Contents::kReadableByLoad));
-  }
-  if (scan.hit() <= end) return end;
-  const std::span<const ChunkId> gained = found.first(scan.hit() - end);
-  require_pins(gained);
-  pin_for(ticket, gained);
-  return scan.hit();
+  return tickets_[place];
 }
 
 void Table::require_ticket(const TicketRequest& request) const {

@@ -1,0 +1,175 @@
+// The table: what the node itself reads, to save it elsewhere: objects by name, what engines have
+// committed, and what eviction would take next. Borrowing touches no chunk: it is no use of it.
+#include <algorithm>
+#include <cmath>
+
+#include "core/borrowing.hpp"
+#include "core/table.hpp"
+
+namespace penstock {
+
+void Table::require_borrower(const BorrowRequest& request) {
+  if (std::isnan(request.expires)) throw BadArgument("expires is not a number; give seconds");
+  require_lease_room(attached(request.session), request.lease);
+}
+
+// The RESIDENT objects of a chunk, by slot, as a new row.
+void Table::pick_chunk(ChunkId id, Picks& picks) {
+  std::vector<Picks::Pick> row;
+  contents_.store().each_object(id, [&](ObjectRef ref, const Object& object) {
+    if (object.state == ObjectState::resident) row.push_back({ref, 0, object.slot});
+  });
+  std::ranges::sort(row, {}, &Picks::Pick::slot);
+  picks.begin_row();
+  for (const Picks::Pick& pick : row) picks.add(pick.ref, pick.slot);
+}
+
+// A read lease of what was picked. Throws TableFull, and holds nothing then.
+void Table::hold_picks(const Picks& picks, std::uint32_t geometry, const BorrowRequest& request) {
+  if (picks.empty()) return;
+  std::vector<std::uint16_t> slots = picks.slots();
+  std::vector<ObjectRef> objects = picks.grid();
+  hold(objects, slots.size());
+  Lease& lease =
+      leases_[open_lease(request.lease, request.session, Lease::Kind::read, request.expires)];
+  lease.geometry = static_cast<std::uint16_t>(geometry);
+  lease.slots = std::move(slots);
+  lease.objects = std::move(objects);
+}
+
+void Table::tell_borrowed(ObjectRef ref, Borrowed& borrowed) const {
+  const Object& object = contents_.object(ref);
+  const Slot& slot = contents_.slot_of(ref);
+  const Key& key = contents_.chunk(ref.chunk).key;
+  if (borrowed.keys.empty() || !(borrowed.keys.back() == key)) borrowed.keys.push_back(key);
+  std::span<const std::uint64_t> runs = contents_.store().runs(ref);
+  if (slot.runs == 1) runs = {&object.digest, 1};
+  borrowed.objects.push_back({
+      .offset = object.page * kPageBytes,
+      .bytes = slot.bytes,
+      .digest = object.digest,
+      .chunk = static_cast<std::uint32_t>(borrowed.keys.size() - 1),
+      .tenant = contents_.store().lineage(ref.chunk).tenant,
+      .slot = object.slot,
+      .reserved = 0,
+      .runs = static_cast<std::uint32_t>(runs.size()),
+  });
+  borrowed.runs.insert(borrowed.runs.end(), runs.begin(), runs.end());
+  borrowed.bytes += slot.pages * kPageBytes;
+}
+
+Table::Borrowed Table::borrow(KeyBatch keys, std::uint32_t number, const BorrowRequest& request) {
+  begin(request.now);
+  require_count(keys);
+  const Geometry& geometry = contents_.geometry(number);
+  if (keys.size() * geometry.slot_count() > (std::uint64_t{1} << 20U)) {
+    throw BadArgument(std::to_string(keys.size()) + " chunks of " +
+                      std::to_string(geometry.slot_count()) +
+                      " slots: give at most 1048576 objects a lease");
+  }
+  require_borrower(request);
+  if (found_.size() < keys.size()) found_.resize(keys.size());
+  const std::span<ChunkId> found = std::span(found_).first(keys.size());
+  contents_.find(keys, found);
+  hide_foreign(found, number);
+  Picks picks(geometry);
+  for (const ChunkId id : found) {
+    if (id != kNoChunk && contents_.chunk(id).resident > 0) pick_chunk(id, picks);
+  }
+  hold_picks(picks, number, request);
+  Borrowed borrowed{.geometry = number};
+  for (const Picks::Pick& pick : picks.picks()) tell_borrowed(pick.ref, borrowed);
+  return borrowed;
+}
+
+// The oldest news of one geometry. What `bytes_max` leaves no room for is only named.
+Table::Borrowed Table::take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,
+                                      const BorrowRequest& request) {
+  begin(request.now);
+  require_borrower(request);
+  Borrowed borrowed{.geometry = UINT32_MAX};
+  std::optional<Picks> picks;
+  const CommitNews::Item* last = nullptr;  // of the row under way
+  std::vector<CommitNews::Item> taken;     // in place: `last` points into it
+  taken.reserve(std::min(objects_max, news_.size()));
+  std::uint64_t bytes = 0;
+  while (taken.size() + borrowed.gone < objects_max && !news_.empty()) {
+    const CommitNews::Item& item = news_.oldest();
+    const ChunkId id = contents_.find(item.key);
+    const ObjectRef ref =
+        id == kNoChunk ? ObjectRef{} : contents_.store().find_object(id, item.slot);
+    if (ref.none() || contents_.object(ref).state != ObjectState::resident) {
+      ++borrowed.gone;
+      news_.pop();
+      continue;
+    }
+    const std::uint32_t geometry = contents_.chunk(id).geometry;
+    if (!picks) picks.emplace(contents_.geometry(borrowed.geometry = geometry));
+    if (geometry != borrowed.geometry || !picks->has_room(item.slot)) break;
+    taken.push_back(item);
+    news_.pop();
+    const Slot& slot = contents_.slot_of(ref);
+    if (bytes + slot.pages * kPageBytes > bytes_max) {
+      borrowed.named.push_back({taken.back().key, slot.bytes, taken.back().slot});
+      continue;
+    }
+    bytes += slot.pages * kPageBytes;
+    if (last == nullptr || !(last->key == taken.back().key) || last->slot >= taken.back().slot) {
+      picks->begin_row();
+    }
+    picks->add(ref, taken.back().slot);
+    last = &taken.back();
+  }
+  if (!picks) return borrowed;
+  hold_picks(*picks, borrowed.geometry, request);
+  for (const Picks::Pick& pick : picks->picks()) tell_borrowed(pick.ref, borrowed);
+  return borrowed;
+}
+
+// What evict() would take, held and not evicted; of the first one's geometry.
+Table::Borrowed Table::victims(std::uint64_t bytes_wanted, std::uint32_t chunks_max,
+                               const BorrowRequest& request) {
+  begin(request.now);
+  require_borrower(request);
+  static_cast<void>(contents_.next_stamp());
+  const std::vector<ChunkId> chosen = contents_.choose(bytes_wanted / kPageBytes, chunks_max);
+  if (chosen.empty()) return {.geometry = UINT32_MAX};
+  Borrowed borrowed{.geometry = contents_.chunk(chosen.front()).geometry};
+  Picks picks(contents_.geometry(borrowed.geometry));
+  for (const ChunkId id : chosen) pick_chunk(id, picks);
+  hold_picks(picks, borrowed.geometry, request);
+  for (const Picks::Pick& pick : picks.picks()) tell_borrowed(pick.ref, borrowed);
+  return borrowed;
+}
+
+// Those of these chunks that nobody holds, in this order; what has been read meanwhile included.
+Table::Evicted Table::evict_these(KeyBatch keys, double now) {
+  begin(now);
+  Evicted evicted;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const ChunkId id = contents_.find(keys[i]);
+    if (id != kNoChunk && contents_.chunk(id).queued) evict_one(id, evicted);
+  }
+  count_evicted(evicted);
+  return evicted;
+}
+
+std::uint32_t Table::drop_objects(KeyBatch keys, std::span<const std::uint16_t> slots) {
+  begin();
+  if (keys.size() != slots.size()) {
+    throw BadArgument(std::to_string(slots.size()) + " slots for " + std::to_string(keys.size()) +
+                      " keys; give one for each");
+  }
+  std::uint32_t dropped = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const ChunkId id = contents_.find(keys[i]);
+    if (id == kNoChunk) continue;
+    const ObjectRef ref = contents_.store().find_object(id, slots[i]);
+    if (ref.none() || contents_.object(ref).state != ObjectState::resident) continue;
+    contents_.drop_object(ref);
+    ++dropped;
+  }
+  return dropped;
+}
+
+}  // namespace penstock
