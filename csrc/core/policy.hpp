@@ -11,7 +11,7 @@
 
 namespace penstock {
 
-enum class PolicyKind : std::uint8_t { lru, s3fifo };
+enum class PolicyKind : std::uint8_t { lru, s3fifo, sieve, arc, tinylfu, prospect };
 
 // Why a chunk is no longer resident.
 enum class Departure : std::uint8_t { evicted, dropped };
@@ -26,16 +26,20 @@ class ChunkFacts {
   ChunkFacts& operator=(ChunkFacts&&) = delete;
   virtual ~ChunkFacts() = default;
 
-  // Arena pages of its resident objects.
+  // Pages of its resident objects.
   [[nodiscard]] virtual std::uint64_t resident_pages(ChunkId chunk) const = 0;
   // Whether it has children, and so cannot go before them.
   [[nodiscard]] virtual bool has_children(ChunkId chunk) const = 0;
+  // What it rests on, resident or not; kNoChunk at a prompt's start.
+  [[nodiscard]] virtual ChunkId parent(ChunkId chunk) const = 0;
+  // A hash of its key, the same whenever it comes back.
+  [[nodiscard]] virtual std::uint64_t fingerprint(ChunkId chunk) const = 0;
 };
 
 // A policy hears of every resident chunk, but only *candidates* may be its victims: leaves that
 // nobody pins and nothing is written to. Contents decides what is a candidate, so that a prefix
-// never goes before its suffix and nothing in use goes at all, whatever the policy. Sizes are arena
-// pages. Stamps count the calls of the table that touched anything; chunks touched by one call
+// never goes before its suffix and nothing in use goes at all, whatever the policy. Sizes are pages
+// of 4 KiB. Stamps count the calls of the table that touched anything; chunks touched by one call
 // share one.
 //
 // Life of a chunk here:  added -> (touched | resized | enter -> leave)* -> removed
@@ -54,6 +58,8 @@ class Policy {
   virtual void resized(ChunkId chunk, std::int64_t pages) = 0;
   // Resident chunks were read, suffix before prefix. Candidates or not.
   virtual void touched(std::span<const ChunkId> chunks, std::uint64_t stamp) = 0;
+  // A child rests on it from now on. It may not be resident (yet), and is no candidate.
+  virtual void extended(ChunkId /*parent*/) {}
   // It has become, or is no longer, a candidate.
   virtual void enter(ChunkId chunk) = 0;
   // The same, because its last child, `child`, has just left.
@@ -90,9 +96,9 @@ class Policy {
   PolicyNodes nodes_;  // NOLINT(cppcoreguidelines-non-private-member-variables-in-classes)
 };
 
-// `arena_pages`: all there is to share out. `facts` must outlive the policy.
+// `pages_total`: all there is to share out. `facts` must outlive the policy.
 [[nodiscard]] std::unique_ptr<Policy> make_policy(PolicyKind kind, std::uint32_t chunks_max,
-                                                  std::uint64_t arena_pages,
+                                                  std::uint64_t pages_total,
                                                   const ChunkFacts& facts);
 
 }  // namespace penstock
