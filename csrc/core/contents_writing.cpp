@@ -46,6 +46,7 @@ void Contents::adopt(ChunkId parent, ChunkId child, std::uint32_t& ancestors_lef
   ++store_.lineage(parent).children;
   store_.chunk(parent).base = 1;
   unqueue(parent);
+  policy_->extended(parent);
 }
 
 // When no more ancestors may be looked at, what might be a circle is taken for one.
