@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -52,6 +53,7 @@ class BlockingClient:
     _ended     _lock    -
     _tasks     loop     its thread only; set before _started is settled
     _loop      -        written once, before _started is settled, which `connect` waits for
+    _context   -        as _loop; a task is begun in it: where sniffio is installed, it says which loop this is
     """
 
     def __init__(self, config: ClientConfig, spec: EngineSpec) -> None:
@@ -63,6 +65,7 @@ class BlockingClient:
         self._ended: PenstockError | None = None  # why nothing can be asked any more
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: Context | None = None
         self._closing: asyncio.Event | None = None
         self._tasks: TaskGroup | None = None
         # A daemon: an engine that forgets to close must still be able to exit; atexit then closes in order.
@@ -281,7 +284,7 @@ class BlockingClient:
             self._waiting.add(future)
             assert self._loop is not None
             # Under the lock: the loop is closed only after _ended was set.
-            self._loop.call_soon_threadsafe(self._begin, request, future)
+            self._loop.call_soon_threadsafe(self._begin, request, future, context=self._context)
         return future
 
     def _begin(self, request: Request[T], future: Future[T]) -> None:
@@ -336,7 +339,7 @@ class BlockingClient:
             self._settle_all(sys.exception())
 
     async def _live(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._context = asyncio.get_running_loop(), copy_context()
         self._closing = asyncio.Event()
         async with self._client:
             try:
