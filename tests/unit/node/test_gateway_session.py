@@ -265,6 +265,7 @@ def test_a_heartbeat_overtakes_replies_that_wait(seed: int) -> None:
     """B4, and the named moment before a reply: held there, a lookup's reply does not hold the writer."""
 
     async def scene(world: World) -> None:
+        await world.stream.reply_to(1)  # nothing waits before its stream is read
         world.stream.stop_reading()
         for number in (2, 3):
             world.stream.send(SessionRequest(correlation_id=number, lookup=lookup()))
