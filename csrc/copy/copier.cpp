@@ -25,7 +25,7 @@ CopierOptions checked(const CopierOptions& options) {
 }
 
 /// Appends the tiles of slices of the same slots: one goes whole; of several, a block of each in
-/// turn.
+/// turn, or, walking by head, a head's part of a block.
 void append_tiles(std::vector<Tile>& tiles, std::span<const Slice> side_by_side,
                   std::span<std::uint64_t* const> states, const BlockShape& shape,
                   const TileOrder& order) {
@@ -35,20 +35,23 @@ void append_tiles(std::vector<Tile>& tiles, std::span<const Slice> side_by_side,
     const std::uint64_t slot = (first.first_slot + done) % shape.slots;
     const std::uint64_t strip = std::min(shape.slots - slot, first.slots - done);
     const std::uint64_t block = (first.first_slot + done) / shape.slots;
-    for (std::size_t i = 0; i < side_by_side.size(); ++i) {
-      const Slice& slice = side_by_side[i];
-      std::byte* paged = slice.base +
-                         static_cast<std::uint64_t>(slice.block_ids[block]) * shape.s_block +
-                         slot * shape.s_slot;
-      std::byte* object = slice.object + done * shape.slot_bytes();
-      for (std::uint64_t at = 0; at < strip; at += order.slots()) {
-        const std::uint64_t slots = std::min(order.slots(), strip - at);
-        tiles.push_back({.paged = paged + at * shape.s_slot,
-                         .object = object + at * shape.slot_bytes(),
-                         .bytes = slots * shape.slot_bytes(),
-                         .state = states[i],
-                         .asked_from = paged + at * shape.s_slot,
-                         .part = 0});
+    for (std::uint64_t head = 0; head < shape.heads; head += order.heads()) {
+      for (std::size_t i = 0; i < side_by_side.size(); ++i) {
+        const Slice& slice = side_by_side[i];
+        std::byte* paged = slice.base +
+                           static_cast<std::uint64_t>(slice.block_ids[block]) * shape.s_block +
+                           slot * shape.s_slot + head * shape.s_head;
+        std::byte* object = slice.object + done * shape.slot_bytes() + head * shape.run_bytes;
+        for (std::uint64_t at = 0; at < strip; at += order.slots()) {
+          const std::uint64_t slots = std::min(order.slots(), strip - at);
+          tiles.push_back({.paged = paged + at * shape.s_slot,
+                           .object = object + at * shape.slot_bytes(),
+                           .head = head,
+                           .bytes = slots * order.heads() * shape.run_bytes,
+                           .state = states[i],
+                           .asked_from = paged + at * shape.s_slot,
+                           .part = 0});
+        }
       }
     }
     if (order.asks_for_both()) {
@@ -74,7 +77,7 @@ std::vector<std::uint64_t> Copier::copy(const CopyRequest& request) {
   const Stores stores = plan.bytes() >= streaming_bytes_min_ ? Stores::streaming : Stores::cached;
   const TileKernel kernel =
       select_kernel(*request.layout, request.direction, stores, instructions_);
-  const TileOrder order(plan.shape(), kernel.piece_bytes, plan.apart());
+  const TileOrder order(plan.shape(), kernel.walk, kernel.piece_bytes, plan.apart());
 
   std::vector<std::uint64_t> slices(plan.slices());
   pool_.run(plan.groups(), plan.bytes() / kThreadBytesMin + 1,

@@ -100,10 +100,10 @@ TileKernel select_kernel(const PagedLayout& layout, Direction direction, Stores 
     return aligned ? stores : Stores::cached;
   };
   if (instructions >= Instructions::vpclmul512 && run_bytes % kernels::kStepVpclmul512 == 0) {
-    return kernels::vpclmul512(direction, stores_at(kernels::kStepVpclmul512), run_bytes);
+    return kernels::vpclmul512(direction, stores_at(kernels::kStepVpclmul512), layout.shape());
   }
   if (instructions >= Instructions::pclmul && run_bytes % kernels::kStepPclmul == 0) {
-    return kernels::pclmul(direction, stores_at(kernels::kStepPclmul), run_bytes);
+    return kernels::pclmul(direction, stores_at(kernels::kStepPclmul), layout.shape());
   }
 #else
   static_cast<void>(stores);

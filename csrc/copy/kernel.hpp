@@ -27,10 +27,11 @@ enum class Instructions : std::uint8_t { portable, pclmul, vpclmul512 };
 /// The widest that this CPU has.
 [[nodiscard]] Instructions widest_instructions() noexcept;
 
-/// Consecutive slots of one block: at most as many as a tile of the order has.
+/// Consecutive slots of one block: at most as many as a tile of the order has, and as many heads.
 struct Tile {
   std::byte* paged;             // where its first slot is
   std::byte* object;            // and where that is in the object
+  std::uint64_t head;           // the first
   std::uint64_t bytes;          // at least one slot
   std::uint64_t* state;         // the digest register, which is continued over the tile's bytes
   const std::byte* asked_from;  // what the order's memory_order(part) counts from, for this tile
@@ -40,9 +41,11 @@ struct Tile {
 /// Moves tiles one after the other.
 using MoveTiles = void (*)(const TileOrder&, std::span<const Tile>);
 
+/// What it moves, and in what order.
 struct TileKernel {
   MoveTiles move;
-  std::uint64_t piece_bytes;  // that the order must have
+  std::uint64_t piece_bytes;
+  Walk walk = Walk::by_slot;
 };
 
 /// The fastest kernel whose instructions are allowed and whose step divides the head runs.
@@ -64,8 +67,8 @@ inline constexpr std::uint64_t kStepVpclmul512 = 64;
 [[nodiscard]] TileKernel portable(Direction direction, std::uint64_t run_bytes,
                                   Instructions digest);
 #if defined(__x86_64__)
-[[nodiscard]] TileKernel pclmul(Direction direction, Stores stores, std::uint64_t run_bytes);
-[[nodiscard]] TileKernel vpclmul512(Direction direction, Stores stores, std::uint64_t run_bytes);
+[[nodiscard]] TileKernel pclmul(Direction direction, Stores stores, const BlockShape& shape);
+[[nodiscard]] TileKernel vpclmul512(Direction direction, Stores stores, const BlockShape& shape);
 #endif
 
 }  // namespace kernels

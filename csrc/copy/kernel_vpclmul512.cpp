@@ -21,8 +21,8 @@ struct Vector {
   KV_FUSED_TARGET static void stream(std::byte* at, Register value) noexcept {
     _mm512_stream_si512(reinterpret_cast<__m512i*>(at), value);
   }
-  KV_FUSED_TARGET static Register multiplier() noexcept {
-    return digest::make512(digest::fold_by(8 * sizeof(Lanes)));
+  KV_FUSED_TARGET static Register multiplier(digest::FoldBy by) noexcept {
+    return digest::make512(by);
   }
   KV_FUSED_TARGET static Register fold(Register lane, Register by, Register data) noexcept {
     return digest::fold512(lane, by, data);
@@ -42,8 +42,8 @@ struct Vector {
 
 namespace penstock::kernels {
 
-TileKernel vpclmul512(Direction direction, Stores stores, std::uint64_t run_bytes) {
-  return fused(direction, stores, run_bytes);
+TileKernel vpclmul512(Direction direction, Stores stores, const BlockShape& shape) {
+  return fused(direction, stores, shape);
 }
 
 }  // namespace penstock::kernels

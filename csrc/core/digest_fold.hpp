@@ -23,15 +23,6 @@
 
 namespace penstock::digest {
 
-/// Multipliers that move a 128-bit register `bits` ahead: for its low half, then its high half.
-struct FoldBy {
-  std::uint64_t low;
-  std::uint64_t high;
-};
-constexpr FoldBy fold_by(std::uint64_t bits) noexcept {
-  return {.low = x_power(bits + 64 - 1), .high = x_power(bits - 1)};
-}
-
 KV_TARGET_PCLMUL inline __m128i make128(FoldBy by) noexcept {
   return _mm_set_epi64x(static_cast<long long>(by.high), static_cast<long long>(by.low));
 }

@@ -48,6 +48,16 @@ constexpr std::uint64_t x_power(std::uint64_t n) noexcept {
   return power(times_x(kOne), n);
 }
 
+/// Multipliers that move a 128-bit register `bits` ahead: for its low half, then its high half.
+/// One power of x less than that, for a reason of the registers' (digest_fold.hpp).
+struct FoldBy {
+  std::uint64_t low;
+  std::uint64_t high;
+};
+constexpr FoldBy fold_by(std::uint64_t bits) noexcept {
+  return {.low = x_power(bits + 64 - 1), .high = x_power(bits - 1)};
+}
+
 /// 1 / x. The polynomial P has the terms 1 and x^64, so (P + 1) / x is a polynomial and x times it
 /// is 1 modulo P. Dividing is a shift to the left; x^64 / x is the lowest bit.
 inline constexpr std::uint64_t kInverseX = (kPolynomial << 1) | 1;

@@ -50,8 +50,9 @@ class Memory {
   std::unique_ptr<std::byte, FreeMemory> memory_;
 };
 
-/// heads_first_fused: K and V of a slot are side by side.
-enum class Order : std::uint8_t { slots_first, heads_first, heads_first_fused };
+/// heads_first_fused: K and V of a slot are side by side. heads_first_paired: all K slots of a
+/// head, then all its V slots.
+enum class Order : std::uint8_t { slots_first, heads_first, heads_first_fused, heads_first_paired };
 
 struct Geometry {
   std::uint64_t layers = 3;
@@ -96,17 +97,19 @@ class Cache {
       record.s_head = g.block_slots * g.head_bytes;
     }
     const bool fused = g.order == Order::heads_first_fused;
-    if (fused) {
-      record.s_slot = g.components * g.head_bytes;
-      record.s_head = g.block_slots * record.s_slot;
+    const bool together = fused || g.order == Order::heads_first_paired;
+    if (together) {
+      record.s_slot = fused ? g.components * g.head_bytes : g.head_bytes;
+      record.s_head = g.components * g.block_slots * g.head_bytes;
       record.s_block = g.heads * record.s_head + g.padding;
     }
+    const std::uint64_t apart = fused ? g.head_bytes : g.block_slots * g.head_bytes;
     for (std::uint64_t i = 0; i < g.layers * g.components; ++i) {
       const std::uint64_t layer = i / g.components;
       const std::uint64_t kv = i % g.components;
-      const std::uint64_t within = fused ? kv * g.head_bytes : kv * span(g);
+      const std::uint64_t within = together ? kv * apart : kv * span(g);
       record.bases.push_back(first_base + layer * g.components * span(g) + within);
-      record.span_bytes.push_back(fused ? g.components * span(g) - within : span(g));
+      record.span_bytes.push_back(together ? g.components * span(g) - within : span(g));
     }
     return record;
   }

@@ -151,9 +151,9 @@ TEST_CASE(blocks_far_smaller_and_larger_than_a_tile_are_moved_whole) {
   for (const auto instructions : available()) {
     Copier copier({.threads = 2, .streaming_bytes_min = 1, .instructions = instructions});
     for (const std::uint64_t block_slots : {1U, 2U, 31U, 100U, 128U}) {
-      for (const std::uint64_t head_bytes : {64U, 128U, 144U, 256U}) {
-        for (const auto order :
-             {Order::slots_first, Order::heads_first, Order::heads_first_fused}) {
+      for (const std::uint64_t head_bytes : {64U, 128U, 144U, 512U}) {
+        for (const auto order : {Order::slots_first, Order::heads_first, Order::heads_first_fused,
+                                 Order::heads_first_paired}) {
           Scene scene;
           scene.geometry = {.layers = 2,
                             .blocks = 50,
