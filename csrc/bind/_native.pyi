@@ -893,3 +893,102 @@ class Copier:
     def streaming_bytes_min(self) -> int: ...
     @property
     def instructions(self) -> Instructions: ...
+
+# --- io: csrc/io/engine.hpp ----------------------------------------------------------------------
+class IoEngineFull(Exception):
+    """jobs_max jobs are under way and waiting."""
+
+class IoEngineClosed(Exception):
+    """The engine was stopped or closed."""
+
+class IoBackend(enum.Enum):
+    """Who makes the system calls."""
+
+    AUTO = 0  # io_uring; threads where it is refused
+    IO_URING = 1
+    THREADS = 2
+
+class Caching(enum.Enum):
+    """Whether the page cache takes part."""
+
+    BUFFERED = 0
+    DIRECT = 1  # O_DIRECT: buffers are whole blocks of 4096 bytes at multiples of it
+
+class Durability(enum.Enum):
+    """What a power cut may take of what was written."""
+
+    NONE = 0  # any of it; never a part of a file under its name, as far as the filesystem orders
+    FDATASYNC = 1  # nothing: file and folder are synced before the job is over
+
+class IoEngine:
+    """Reads and writes of files that nobody waits for in place.
+
+    Belongs to one thread. Each request is a job, answered by its id at once; `completed` tells what
+    became of it. Buffers and `hold` of a job live until then, whatever becomes of its caller. File
+    names are relative to the open folder `directory`. Raises IoEngineFull, IoEngineClosed.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 64,
+        threads: int = 4,
+        jobs_max: int = 4096,
+        backend: IoBackend = IoBackend.AUTO,
+    ) -> None:
+        """`depth` jobs under way at a time by io_uring (1 to 4096), or `threads` by threads (1 to
+        256); up to `jobs_max` wait. Raises ValueError, and OSError when the backend asked for, not
+        AUTO, is refused."""
+    @property
+    def backend(self) -> IoBackend:
+        """IO_URING or THREADS."""
+    @property
+    def backend_reason(self) -> str:
+        """Why AUTO became THREADS; empty otherwise."""
+    @property
+    def event_fd(self) -> int:
+        """Readable while completed() has something to tell."""
+    @property
+    def jobs(self) -> int:
+        """Under way, waiting, or over and not told of."""
+    def read(self, fd: int, offset: int, buffers: Sequence[Buffer], hold: object) -> int:
+        """Into all of `buffers`, or up to the end of the file: its outcome is the bytes read."""
+    def write(self, fd: int, offset: int, buffers: Sequence[Buffer], hold: object) -> int:
+        """All of `buffers`, or it failed."""
+    def sync(self, fd: int) -> int:
+        """fdatasync."""
+    def read_file(
+        self,
+        directory: int,
+        name: str,
+        buffers: Sequence[Buffer],
+        *,
+        caching: Caching,
+        hold: object,
+    ) -> int:
+        """Open, read all of it, close. Its outcome is the file's size; -EFBIG, before a byte is
+        read, when the buffers are smaller."""
+    def write_file(
+        self,
+        directory: int,
+        temporary: str,
+        name: str,
+        buffers: Sequence[Buffer],
+        *,
+        bytes: int,
+        caching: Caching,
+        durability: Durability,
+        hold: object,
+    ) -> int:
+        """A new file of the first `bytes` of `buffers`, written as `temporary` and renamed. Folders
+        of `name` are made when missing. What fails leaves nothing under either name, or, before the
+        rename, what was there. No byte beyond `bytes` reaches the disk."""
+    def remove_file(self, directory: int, name: str) -> int: ...
+    def stat_file(self, directory: int, name: str) -> int:
+        """Its outcome is the size of the file."""
+    def completed(self) -> list[tuple[int, int]]:
+        """(job, bytes or -errno) of each job that is over since the last call. Never waits."""
+    def stop(self) -> None:
+        """Take and begin no more jobs; cancel those under way, as far as the system can."""
+    def close(self) -> None:
+        """Stop, and wait for what is under way. What is not told of yet remains for completed()."""

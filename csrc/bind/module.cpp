@@ -9,6 +9,7 @@ void bind_bitmap(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
 void bind_dlpack(py::module_& m);
+void bind_io(py::module_& m);
 void bind_table(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
@@ -18,5 +19,6 @@ PYBIND11_MODULE(_native, m) {
   bind_copy(m);
   bind_digest(m);
   bind_dlpack(m);
+  bind_io(m);
   bind_table(m);
 }

@@ -1,0 +1,65 @@
+// Jobs on their way in and out, between the thread that asks and those that work.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "io/job.hpp"
+
+namespace penstock::io {
+
+using Jobs = std::vector<std::unique_ptr<Job>>;
+
+// field        guard    who reads it without, and why that is safe
+// waiting_     mutex    -
+// finished_    mutex    -
+// asleep_      mutex    -
+// stopping_    mutex    -
+// done_event_  -        all: a descriptor that lives as long as this; written and read whole
+// work_event_  -        the same
+//
+// Its size is bounded by whoever adds. A job belongs to the queue, to one worker, or to the caller.
+class JobQueue {
+ public:
+  // Throws std::system_error when there is no eventfd to be had.
+  JobQueue();
+  ~JobQueue();
+  JobQueue(const JobQueue&) = delete;
+  JobQueue& operator=(const JobQueue&) = delete;
+  JobQueue(JobQueue&&) = delete;
+  JobQueue& operator=(JobQueue&&) = delete;
+
+  // The caller's side.
+  void add(std::unique_ptr<Job> job);  // not after stop
+  [[nodiscard]] Jobs take_finished();
+  // No job is begun any more: those that wait come back as cancelled. Workers are woken.
+  void stop();
+  // Readable while something has finished and was not taken.
+  [[nodiscard]] int done_event() const noexcept { return done_event_; }
+
+  // The workers' side. `take` waits for a job; nullptr: stopping.
+  [[nodiscard]] std::unique_ptr<Job> take();
+  // As many as wait, up to `count_max`, and none when stopping. Where there is none, the next
+  // `add` or `stop` will ring work_event.
+  [[nodiscard]] Jobs take_some(std::size_t count_max);
+  [[nodiscard]] bool stopping();
+  void finish(Jobs jobs);
+  [[nodiscard]] int work_event() const noexcept { return work_event_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::deque<std::unique_ptr<Job>> waiting_;
+  Jobs finished_;
+  bool asleep_ = false;  // whoever uses take_some waits for work_event_
+  bool stopping_ = false;
+  int done_event_;
+  int work_event_;
+};
+
+}  // namespace penstock::io

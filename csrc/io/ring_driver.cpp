@@ -1,0 +1,213 @@
+#include <fcntl.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "io/driver.hpp"
+#include "io/ring.hpp"
+
+namespace penstock::io {
+namespace {
+
+constexpr std::uint64_t kWork = ~0ULL;        // the read of the queue's event
+constexpr std::uint64_t kCancel = kWork - 1;  // a request to cancel; its result says nothing
+constexpr std::uint8_t kOpTruncate = 55;      // IORING_OP_FTRUNCATE, 6.9
+constexpr std::uint8_t kOpNone = 0;           // to be carried out by the thread itself
+
+std::uint8_t opcode_of(Op op) noexcept {
+  switch (op) {
+    case Op::open:
+      return IORING_OP_OPENAT;
+    case Op::read:
+      return IORING_OP_READV;
+    case Op::write:
+      return IORING_OP_WRITEV;
+    case Op::allocate:
+      return IORING_OP_FALLOCATE;
+    case Op::truncate:
+      return kOpTruncate;
+    case Op::sync_data:
+    case Op::sync_all:
+      return IORING_OP_FSYNC;
+    case Op::rename:
+      return IORING_OP_RENAMEAT;
+    case Op::make_folder:
+      return IORING_OP_MKDIRAT;
+    case Op::remove:
+      return IORING_OP_UNLINKAT;
+    case Op::close:
+      return IORING_OP_CLOSE;
+    case Op::look:
+      return IORING_OP_STATX;
+    case Op::measure:
+      break;
+  }
+  return kOpNone;
+}
+
+std::uint64_t address(const void* memory) noexcept {
+  return reinterpret_cast<std::uintptr_t>(memory);
+}
+
+void fill(io_uring_sqe& request, const Step& step) noexcept {
+  request.opcode = opcode_of(step.op);
+  request.fd = step.fd;
+  switch (step.op) {
+    case Op::open:
+      request.addr = address(step.path);
+      request.open_flags = static_cast<std::uint32_t>(step.flags);
+      request.len = kFileMode;
+      break;
+    case Op::read:
+    case Op::write:
+      request.addr = address(step.vectors);
+      request.len = step.count;
+      request.off = step.offset;
+      break;
+    case Op::allocate:
+      request.addr = step.bytes;  // this call has its length here, and its mode in `len`
+      break;
+    case Op::truncate:
+      request.off = step.bytes;
+      break;
+    case Op::sync_data:
+      request.fsync_flags = IORING_FSYNC_DATASYNC;
+      break;
+    case Op::rename:
+      request.addr = address(step.path);
+      request.len = static_cast<std::uint32_t>(step.fd);
+      request.addr2 = address(step.target);
+      break;
+    case Op::make_folder:
+      request.addr = address(step.path);
+      request.len = kFolderMode;
+      break;
+    case Op::remove:
+      request.addr = address(step.path);
+      break;
+    case Op::look:
+      request.addr = address(step.path);
+      request.len = STATX_SIZE;
+      request.off = address(step.status);
+      request.statx_flags = AT_SYMLINK_NOFOLLOW;
+      break;
+    default:
+      break;
+  }
+}
+
+// One thread. Everything but the queue is its own, from its start to its end.
+class RingDriver final : public Driver {
+ public:
+  RingDriver(JobQueue& queue, unsigned depth)
+      : queue_(queue),
+        ring_(depth + 1),  // and the read of the queue's event
+        active_(depth),
+        thread_([this] { work(); }) {}
+
+  void join() noexcept override { thread_.join(); }
+
+ private:
+  void work() {
+    ring_.enable();
+    prepare();
+    await_work();
+    for (;;) {
+      for (std::unique_ptr<Job>& job : queue_.take_some(free_.size())) begin(std::move(job));
+      // What finished at once is told before anything is waited for.
+      queue_.finish(std::exchange(finished_, {}));
+      if (!stopping_ && queue_.stopping()) cancel_all();
+      if (stopping_ && free_.size() == active_.size()) return;
+      ring_.enter(1);
+      ring_.reap([this](std::uint64_t data, std::int32_t result) { completed(data, result); });
+      queue_.finish(std::exchange(finished_, {}));
+    }
+  }
+
+  void prepare() {
+    for (std::size_t slot = active_.size(); slot-- > 0;) free_.push_back(slot);
+    for (const Op op : kOps) {
+      const std::uint8_t opcode = opcode_of(op);
+      by_ring_[static_cast<std::size_t>(op)] = opcode != kOpNone && ring_.supports(opcode);
+    }
+  }
+
+  void await_work() {
+    io_uring_sqe* const request = ring_.request();
+    request->opcode = IORING_OP_READ;
+    request->fd = queue_.work_event();
+    request->addr = address(&work_);
+    request->len = sizeof work_;
+    request->user_data = kWork;
+  }
+
+  void begin(std::unique_ptr<Job> job) {
+    const std::size_t slot = free_.back();
+    free_.pop_back();
+    const Step* step = job->begin();
+    active_[slot] = std::move(job);
+    submit(slot, step);
+  }
+
+  void completed(std::uint64_t data, std::int32_t result) {
+    if (data == kWork) {
+      if (!stopping_) await_work();
+    } else if (data != kCancel) {
+      submit(data, active_[data]->proceed(result));
+    }
+  }
+
+  void submit(std::size_t slot, const Step* step) {
+    while (step != nullptr) {
+      if (stopping_ && given_up(*step)) {
+        step = active_[slot]->proceed(-ECANCELED);
+      } else if (!by_ring_[static_cast<std::size_t>(step->op)]) {
+        step = active_[slot]->proceed(perform(*step));
+      } else {
+        io_uring_sqe* const request = ring_.request();
+        fill(*request, *step);
+        request->user_data = slot;
+        return;
+      }
+    }
+    finished_.push_back(std::move(active_[slot]));
+    free_.push_back(slot);
+  }
+
+  void cancel_all() {
+    stopping_ = true;
+    for (std::size_t slot = 0; slot < active_.size(); ++slot) {
+      if (!active_[slot]) continue;
+      io_uring_sqe* const request = ring_.request();
+      request->opcode = IORING_OP_ASYNC_CANCEL;
+      request->addr = slot;  // the user data of what is to be cancelled
+      request->user_data = kCancel;
+    }
+  }
+
+  static constexpr std::array kOps{Op::open,     Op::read,   Op::write,       Op::allocate,
+                                   Op::truncate, Op::rename, Op::make_folder, Op::sync_data,
+                                   Op::sync_all, Op::remove, Op::measure,     Op::look,
+                                   Op::close};
+
+  JobQueue& queue_;
+  Ring ring_;
+  std::array<bool, kOps.size()> by_ring_{};  // which steps the kernel takes
+  std::vector<std::unique_ptr<Job>> active_;
+  std::vector<std::size_t> free_;  // slots of active_
+  Jobs finished_;
+  std::uint64_t work_ = 0;  // what is read from the queue's event
+  bool stopping_ = false;
+  QuietThread thread_;  // last: it uses all of the above
+};
+
+}  // namespace
+
+std::unique_ptr<Driver> drive_by_ring(JobQueue& queue, unsigned depth) {
+  return std::make_unique<RingDriver>(queue, depth);
+}
+
+}  // namespace penstock::io
