@@ -83,10 +83,15 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
     policy: PolicyName = PolicyName.LRU  # which object an exclusive store gives up first
     write: WritePolicy = WritePolicy.WRITE_THROUGH
     write_back: bool = True  # what is loaded from it stays in L1
-    loads_max: Count = 16  # batches loaded at a time
-    saves_max: Count = 4  # batches saved at a time, while no load waits
+    loads_max: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16  # batches loaded at a time
+    saves_max: Annotated[int, msgspec.Meta(ge=1, le=512)] = (
+        4  # batches saved at a time, while no load waits
+    )
     inflight_bytes_max: ByteSize = ByteSize(512 * MIB)  # of all of them; a larger batch goes alone
-    waiting_max: Count = 1024  # batches that wait for their turn; one more is refused
+    waiting_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = (
+        1024  # batches that wait for their turn; one more is refused
+    )
+    open_within: Seconds = Seconds(10)  # a node that starts waits this long, then goes on without
     locate_within: Seconds = Seconds(0.25)
     load_within: Seconds = Seconds(5)
     save_within: Seconds = Seconds(30)
@@ -99,7 +104,7 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
     faults: FaultsConfig | None = None
 
     def __post_init__(self) -> None:
-        check_durations(self, "locate_within", "load_within", "save_within")
+        check_durations(self, "open_within", "locate_within", "load_within", "save_within")
         if not self.inflight_bytes_max:
             raise ValueError("inflight_bytes_max must not be 0")
         salts = [quota.salt for quota in self.quotas]

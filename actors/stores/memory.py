@@ -7,6 +7,7 @@ that is how tests restart it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from anyio.lowlevel import checkpoint
@@ -38,16 +39,15 @@ class MemoryConfig(StoreConfig, frozen=True, tag="memory"):
             raise ValueError("a memory store needs a capacity, such as 4GiB")
 
 
+@dataclass(frozen=True, slots=True)
 class Held:
-    """One object as it was saved."""
+    """One object as it was saved; never changed once it is on the shelf."""
 
-    __slots__ = ("device", "header", "payload", "tenant")
-
-    def __init__(self, given: Given) -> None:
-        self.header = bytes(given.header)
-        self.payload = bytearray(given.payload_bytes)  # never changed once it is on the shelf
-        self.device = given.device
-        self.tenant = given.tenant
+    device: int
+    tenant: bytes
+    header: bytes
+    slices: tuple[bytes, ...]  # of the payload
+    payload_bytes: int
 
 
 Shelf = dict[bytes, Held]  # by key, oldest first
@@ -82,7 +82,9 @@ class MemoryStore:
         while batch := [*islice(entries, BATCH_MAX)]:
             await checkpoint()
             yield [
-                Entry(key, held.device, self.cost(len(held.header), len(held.payload)), held.tenant)
+                Entry(
+                    key, held.device, self.cost(len(held.header), held.payload_bytes), held.tenant
+                )
                 for key, held in batch
             ]
 
@@ -101,25 +103,27 @@ class MemoryStore:
         held = self._shelf.get(wanted.key)
         if held is None:
             return MISSING
-        size = len(held.payload)
+        size = held.payload_bytes
         if len(held.header) > len(wanted.header) or size > len(wanted.payload):
             there = f"{len(held.header)} + {size} bytes"
             room = f"{len(wanted.header)} + {len(wanted.payload)}"
             return Outcome(Fate.REFUSED, size, f"it has {there}, there is room for {room}")
         wanted.header[: len(held.header)] = held.header
-        await _copy(memoryview(held.payload), wanted.payload[:size])
+        for number, part in enumerate(held.slices):
+            await checkpoint()
+            start = number * SLICE_BYTES
+            wanted.payload[start : start + len(part)] = part
         return Outcome(Fate.DONE, size)
 
     async def _save(self, given: Given) -> Outcome:
-        held = Held(given)
-        await _copy(given.payload[: given.payload_bytes], memoryview(held.payload))
-        self._shelf.pop(given.key, None)  # what is saved again is the youngest again
-        self._shelf[given.key] = held
-        return DONE
-
-
-async def _copy(source: memoryview, target: memoryview) -> None:
-    for start in range(0, len(source), SLICE_BYTES):
+        slices = []
+        for start in range(0, given.payload_bytes, SLICE_BYTES):
+            await checkpoint()
+            end = min(start + SLICE_BYTES, given.payload_bytes)
+            slices.append(bytes(given.payload[start:end]))
         await checkpoint()
-        end = start + SLICE_BYTES
-        target[start:end] = source[start:end]
+        self._shelf.pop(given.key, None)  # what is saved again is the youngest again
+        self._shelf[given.key] = Held(
+            given.device, given.tenant, bytes(given.header), tuple(slices), given.payload_bytes
+        )
+        return DONE

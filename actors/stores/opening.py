@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias, assert_never
 
+from penstock.actors.stores.faulty import FaultyStore
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
 from penstock.actors.stores.store import Store, StoreContext
 
@@ -12,7 +13,15 @@ AnyStoreConfig: TypeAlias = MemoryConfig
 
 
 async def open_store(config: AnyStoreConfig, context: StoreContext) -> Store:
-    """The store that `config` describes, ready for its first message. Raises StoreRefused, StoreFault."""
+    """The store that `config` describes, ready for its first message, with the faults it is to rehearse.
+
+    Raises StoreRefused, StoreFault.
+    """
+    store = await _open(config, context)
+    return store if config.faults is None else FaultyStore(store, config.faults)
+
+
+async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
     match config:
         case MemoryConfig():
             return MemoryStore(capacity_bytes=config.capacity)

@@ -1,0 +1,210 @@
+"""The books of a store that is ours alone: what it holds, to the byte, and what may still be put on it.
+
+    reserve -> PENDING -settle(saved)-> in the catalog -removed-> gone
+                  '----settle(not)----> gone
+
+Bytes are those of the medium, headers and padding included. What is pending counts as taken, since it may be on the
+medium already; so does what was chosen to go, until it is gone there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from penstock.actors.api.errors import TooManyTenants
+from penstock.actors.api.types import KEY_BYTES, TenantId
+from penstock.actors.core.catalog import Catalog
+from penstock.actors.core.quota import Tenants
+
+NOBODY = 2**32 - 1  # owner of what was found and cannot be told apart any more
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLimits:
+    capacity_bytes: int  # >= 1
+    objects_max: int
+    tenants_max: int
+    tenant_bytes_max: int  # of a tenant without a quota of its own; 0: none
+    quotas: Mapping[bytes, int]  # by tenant digest
+
+
+class Record(NamedTuple):
+    """One object on the medium."""
+
+    key: bytes
+    device: int
+    size_bytes: int
+    tenant: bytes
+
+
+class _Owned(NamedTuple):
+    """As `Record`, the tenant by number."""
+
+    key: bytes
+    device: int
+    size_bytes: int
+    tenant: int
+
+
+class StoreLedger:
+    def __init__(self, catalog: Catalog, limits: LedgerLimits) -> None:
+        self._catalog = catalog
+        self._limits = limits
+        self._pending: dict[bytes, _Owned] = {}
+        self._pending_bytes = 0  # sum of _pending
+        self._pending_of: Counter[int] = Counter()  # bytes by tenant
+        self._tenants = Tenants(
+            tenants_max=limits.tenants_max,
+            default_bytes_max=limits.tenant_bytes_max,
+            bytes_max=limits.quotas,
+            bytes_of=self._bytes_of,
+        )
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._limits.capacity_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        return self._catalog.used_bytes + self._pending_bytes
+
+    @property
+    def objects(self) -> int:
+        """Of those that are whole."""
+        return self._catalog.objects
+
+    def has(self, packed_keys: bytes) -> bytes:
+        """One byte per key."""
+        return self._catalog.has(packed_keys) if packed_keys else b""
+
+    def touch(self, packed_keys: bytes) -> None:
+        """Used, in prompt order."""
+        if packed_keys:
+            self._catalog.touch(packed_keys)
+
+    def found(self, records: Collection[Record]) -> list[Record]:
+        """These are on the medium. Returns those there are too many of to know: they have to go."""
+        new = [record for record in records if record.key not in self._pending]
+        present = self.has(b"".join(record.key for record in new))
+        room = self._limits.objects_max - self._catalog.objects - len(self._pending)
+        known: list[Record] = []
+        surplus: list[Record] = []
+        for record, is_known in zip(new, present, strict=True):
+            if is_known or room > 0:
+                known.append(record)
+                room -= not is_known
+            else:
+                surplus.append(record)
+        self._put([self._owned(one) for one in known])
+        return surplus
+
+    def refusal(self, tenant: bytes, size_bytes: int) -> str:
+        """Why so many bytes of this tenant cannot be saved, whatever is evicted; empty: they can."""
+        if size_bytes > self._limits.capacity_bytes:
+            return f"{size_bytes} bytes, the store has {self._limits.capacity_bytes}"
+        try:
+            account = self._tenants.account(tenant)
+        except TooManyTenants:
+            return f"{self._limits.tenants_max} tenants have objects here: raise tenants_max"
+        held = self._bytes_of(account.id)
+        if account.bytes_max and held + size_bytes > account.bytes_max:
+            return f"the tenant has {held} of {account.bytes_max} bytes, {size_bytes} more are over"
+        return ""
+
+    def shortfall_bytes(self, size_bytes: int, objects: int) -> int:
+        """How much has to go before so much more fits; 0: it fits now."""
+        short = self.used_bytes + size_bytes - self._limits.capacity_bytes
+        records = self._catalog.objects + len(self._pending) + objects - self._limits.objects_max
+        return max(short, min(records, 1), 0)
+
+    def reserve(self, record: Record) -> None:
+        """The caller has made sure of room, and that nobody else changes this key."""
+        assert record.key not in self._pending, record.key.hex()
+        assert self.refusal(record.tenant, record.size_bytes) == ""
+        owned = self._pending[record.key] = self._owned(record)
+        self._pending_bytes += owned.size_bytes
+        self._pending_of[owned.tenant] += owned.size_bytes
+        assert self.used_bytes <= self._limits.capacity_bytes, self
+
+    def settle(self, saved: Iterable[bytes], not_saved: Iterable[bytes]) -> None:
+        """What became of reserved objects."""
+        kept = [self._take(key) for key in saved]
+        for key in not_saved:
+            self._take(key)
+        self._put(kept)
+
+    def choose(
+        self, bytes_wanted: int, count_max: int, *, without: Collection[bytes]
+    ) -> dict[bytes, int]:
+        """Objects to go next, but none of `without`, and their devices; nobody else chooses them until they are
+        removed or spared."""
+        chosen: dict[bytes, int] = {}
+        passed_over: list[bytes] = []
+        freed = 0
+        while freed < bytes_wanted and len(chosen) < count_max:
+            batch = self._catalog.victims(bytes_wanted - freed, count_max - len(chosen))
+            if not batch.keys:
+                break
+            free = {
+                key: device
+                for key, device in zip(_split(batch.keys), batch.places, strict=True)
+                if key not in without
+            }
+            chosen |= free
+            passed_over += [key for key in _split(batch.keys) if key not in free]
+            # A batch with some that are passed over counts for nothing: at worst a few too many are chosen.
+            freed += batch.bytes if len(free) == len(batch.places) else 0
+        self.spare(passed_over)
+        return chosen
+
+    def spare(self, keys: Collection[bytes]) -> None:
+        """They were chosen, and stay."""
+        if keys:
+            self._catalog.spare(b"".join(keys))
+
+    def removed(self, keys: Collection[bytes]) -> int:
+        """They are not on the medium any more. How many had been known."""
+        return self._catalog.remove(b"".join(keys)) if keys else 0
+
+    def validate(self) -> None:
+        """Raises AssertionError if an invariant does not hold."""
+        assert self._pending_bytes == sum(one.size_bytes for one in self._pending.values())
+        assert self._pending_bytes == sum(self._pending_of.values())
+        assert not any(self.has(b"".join(self._pending)))
+
+    def _take(self, key: bytes) -> _Owned:
+        pending = self._pending.pop(key)
+        self._pending_bytes -= pending.size_bytes
+        self._pending_of[pending.tenant] -= pending.size_bytes
+        if not self._pending_of[pending.tenant]:
+            del self._pending_of[pending.tenant]
+        return pending
+
+    def _put(self, records: Collection[_Owned]) -> None:
+        if records:
+            keys, devices, sizes, tenants = zip(*records, strict=True)
+            many = len(keys)
+            self._catalog.put(
+                b"".join(keys),
+                struct.pack(f"<{many}Q", *sizes),
+                struct.pack(f"<{many}Q", *devices),
+                struct.pack(f"<{many}I", *tenants),
+            )
+
+    def _owned(self, record: Record) -> _Owned:
+        try:
+            number = int(self._tenants.account(record.tenant).id)
+        except TooManyTenants:
+            number = NOBODY
+        return _Owned(record.key, record.device, record.size_bytes, number)
+
+    def _bytes_of(self, number: TenantId) -> int:
+        return self._catalog.bytes_of(number) + self._pending_of[number]
+
+
+def _split(keys: bytes) -> list[bytes]:
+    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]

@@ -1,0 +1,215 @@
+"""Loading and locating: what a store gives out, and the proof that it is what was asked for.
+
+WANTED -> place at the store -> read -> header -> digest -> LOADED
+                                  |        '---------'----> DAMAGED: dropped on the store
+                                  '-> MISSING, FAILED
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Target
+from penstock.actors.core.admission import Work
+from penstock.actors.core.breaker import BreakerState
+from penstock.actors.store_dropping import drop
+from penstock.actors.store_metrics import Op
+from penstock.actors.store_parts import Parts
+from penstock.actors.stores.digests import runs_agree
+from penstock.actors.stores.header import (
+    Header,
+    HeaderRefused,
+    OtherVersion,
+    decode,
+    expect,
+    header_bytes,
+    whole_blocks,
+)
+from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.store import Fate, Outcome, StoreFault, Wanted
+from penstock.runtime.hazard import hazard
+
+NO_TRANSFORM = b""
+MISSING = Loaded(LoadOutcome.MISSING)
+
+
+async def locate(parts: Parts, keys: Keys) -> bytes:
+    """One byte per key; zeros when the store cannot say in time."""
+    nothing = bytes(len(keys))
+    if parts.books is not None:
+        found = parts.books.has(keys.packed) if parts.reads.is_closed else nothing
+        parts.metrics.count(Op.LOCATE, _said(found))
+        return found
+    began_s = asyncio.get_running_loop().time()
+    try:
+        found = await parts.reads.call(
+            partial(parts.store.locate, keys), within_s=parts.config.locate_within
+        )
+    except StoreFault:
+        parts.metrics.count(Op.LOCATE, ["failed"] * len(keys))
+        return nothing
+    assert len(found) == len(keys), f"{parts.config.name}: {len(found)} of {len(keys)} answers"
+    parts.metrics.took(Op.LOCATE, asyncio.get_running_loop().time() - began_s)
+    parts.metrics.count(Op.LOCATE, _said(found))
+    return found
+
+
+async def load(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...]:
+    """One per target. Raises StoreBusy."""
+    asked = [*targets]
+    answers: list[Loaded] = [MISSING] * len(asked)
+    if parts.books is not None:
+        known = parts.books.has(b"".join(one.key for one in asked))
+        there = [at for at, is_known in enumerate(known) if is_known]
+    else:
+        there = [*range(len(asked))]
+    if there:
+        some = [asked[at] for at in there]
+        for at, loaded in zip(there, await _load(parts, some), strict=True):
+            answers[at] = loaded
+    parts.metrics.count(Op.LOAD, (one.outcome.name.lower() for one in answers))
+    sizes = zip(asked, answers, strict=True)
+    moved = sum(t.logical_bytes for t, a in sizes if a.outcome is LoadOutcome.LOADED)
+    parts.metrics.moved(Op.LOAD, moved)
+    return tuple(answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why something is not the object that was asked for, and whether it is ours to drop."""
+
+    reason: str
+    is_ours: bool
+
+
+async def _load(parts: Parts, targets: list[Target]) -> list[Loaded]:
+    sizes = [header_bytes(one.runs) for one in targets]
+    payloads = sum(len(one.payload) for one in targets)
+    if parts.reads.state is BreakerState.OPEN and parts.reads.probe_in_s() > 0:
+        failed = Loaded(LoadOutcome.FAILED, reason=f"left alone: {parts.reads.reason}")
+        return [failed] * len(targets)  # at once, and not behind those that wait for a place
+    async with parts.gate.place(Work.LOAD, sum(sizes) + payloads):
+        headers = fresh_pages(sizes)
+        wanted = [
+            Wanted(one.key, one.device, header, one.payload, one.hold)
+            for one, header in zip(targets, headers, strict=True)
+        ]
+        loop = asyncio.get_running_loop()
+        timing = parts.speed.began(loop.time())
+        read = await parts.reads.batch(parts.store.load, wanted, within_s=parts.config.load_within)
+        done = [outcome.fate is Fate.DONE for outcome in read.outcomes]
+        moved = sum(len(one.payload) for one, is_done in zip(targets, done, strict=True) if is_done)
+        parts.speed.ended(timing, loop.time(), moved)
+        parts.metrics.took(Op.LOAD, loop.time() - timing.began_s)
+        await hazard("store.loaded")
+        return await _judge(parts, targets, headers, read.outcomes)
+
+
+async def _judge(
+    parts: Parts, targets: list[Target], headers: list[memoryview], outcomes: list[Outcome]
+) -> list[Loaded]:
+    """What was read, looked at closely; what is not what it should be is dropped before this is told."""
+    proofs: list[Header | _Refused | None] = [
+        _check_header(target, header, outcome)
+        for target, header, outcome in zip(targets, headers, outcomes, strict=True)
+    ]
+    good = [at for at, proof in enumerate(proofs) if isinstance(proof, Header)]
+    digests = await parts.digester.of(
+        [targets[at].payload[: targets[at].logical_bytes] for at in good]
+    )
+    for at, digest in zip(good, digests, strict=True):
+        header = proofs[at]
+        assert isinstance(header, Header)
+        if digest != header.digest:
+            proofs[at] = _Refused(f"digest {digest:016x}, saved as {header.digest:016x}", True)
+        elif not runs_agree(header.digest, header.run_digests, header.logical_bytes):
+            proofs[at] = _Refused("its run digests are not those of its digest", True)
+    answers = [_told(proof, outcome) for proof, outcome in zip(proofs, outcomes, strict=True)]
+    await _drop_damaged(parts, targets, proofs)
+    _keep_books(parts, targets, answers)
+    return answers
+
+
+def _check_header(target: Target, data: memoryview, outcome: Outcome) -> Header | _Refused | None:
+    """None: nothing was read."""
+    if outcome.fate is Fate.REFUSED:
+        return _Refused(outcome.reason, is_ours=True)
+    if outcome.fate is not Fate.DONE:
+        return None
+    try:
+        header = decode(data)
+        expect(
+            header,
+            key=target.key,
+            namespace=target.namespace,
+            logical_bytes=target.logical_bytes,
+            runs=target.runs,
+            transform=NO_TRANSFORM,
+        )
+    except OtherVersion as refusal:
+        return _Refused(str(refusal), is_ours=False)
+    except HeaderRefused as refusal:
+        return _Refused(str(refusal), is_ours=True)
+    if outcome.payload_bytes < whole_blocks(header.stored_bytes):
+        short = f"{outcome.payload_bytes} bytes of {whole_blocks(header.stored_bytes)} are there"
+        return _Refused(short, is_ours=True)
+    return header
+
+
+def _told(proof: Header | _Refused | None, outcome: Outcome) -> Loaded:
+    match proof:
+        case Header():
+            return Loaded(LoadOutcome.LOADED, proof.digest, proof.run_digests)
+        case _Refused():
+            return Loaded(LoadOutcome.DAMAGED, reason=proof.reason)
+        case None if outcome.fate is Fate.MISSING:
+            return MISSING
+        case _:
+            return Loaded(LoadOutcome.FAILED, reason=outcome.reason)
+
+
+async def _drop_damaged(
+    parts: Parts, targets: list[Target], proofs: list[Header | _Refused | None]
+) -> None:
+    damaged = [
+        (target, proof)
+        for target, proof in zip(targets, proofs, strict=True)
+        if isinstance(proof, _Refused)
+    ]
+    if not damaged:
+        return
+    for target, refused in damaged:
+        parts.log.warning("damaged", key=target.key.hex(), reason=refused.reason)
+    parts.metrics.damaged(len(damaged))
+    # What another version wrote on a store that we share is not for us to judge.
+    gone = {t.key: t.device for t, refused in damaged if refused.is_ours or parts.ledger}
+    if not gone:
+        return
+    # Bounded, as good objects wait to be told. What stays is refused whenever it is loaded, and dropped some day.
+    within_s = parts.config.locate_within
+    dropped = False
+    with anyio.move_on_after(within_s), suppress(StoreFault):
+        await drop(parts, Keys.of([*gone.items()]), within_s=within_s)
+        dropped = True
+    if not dropped:
+        parts.log.warning("damaged_kept", objects=len(gone))
+
+
+def _keep_books(parts: Parts, targets: list[Target], answers: list[Loaded]) -> None:
+    if parts.ledger is None:
+        return
+    pairs = [*zip(targets, answers, strict=True)]
+    parts.ledger.touch(b"".join(t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED))
+    missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING}
+    # What is being saved again meanwhile is not ours to strike off.
+    parts.ledger.removed(missing - parts.turns.taken)
+
+
+def _said(found: bytes) -> list[str]:
+    return ["found" if one else "missing" for one in found]

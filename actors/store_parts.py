@@ -1,0 +1,166 @@
+"""What the parts of a store actor share while its store is open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.actors.core.admission import AdmissionLimits
+from penstock.actors.core.admission import Work as Admitted
+from penstock.actors.core.breaker import Breaker, BreakerLimits
+from penstock.actors.core.catalog import Catalog
+from penstock.actors.core.retry import RetryLimits
+from penstock.actors.core.speed import Speedometer
+from penstock.actors.core.store_ledger import LedgerLimits, StoreLedger
+from penstock.actors.store_guard import Guard
+from penstock.actors.store_metrics import Op, StoreMetrics
+from penstock.actors.store_turns import Gate, KeyTurns
+from penstock.actors.stores.config import StoreConfig
+from penstock.actors.stores.digests import Digester
+from penstock.actors.stores.store import Ownership, Store, StoreRefused
+from penstock.runtime.log import Log
+from penstock.runtime.telemetry import Telemetry
+
+Job = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTools:
+    """What a store actor is given by the composition root, beside its store and its configuration."""
+
+    make_catalog: Callable[[int], Catalog]  # of a capacity in bytes
+    quotas: Mapping[bytes, int]  # bytes by tenant digest
+    draw: Callable[[], float]  # 0 to 1, for jitter
+    digester: Digester
+
+
+@dataclass(slots=True)
+class Written:
+    """What this node wrote to a store it shares, in this life: all that is known of its usage."""
+
+    bytes: int = 0
+    objects: int = 0
+
+    def add(self, size_bytes: int, objects: int) -> None:
+        self.bytes += size_bytes
+        self.objects += objects
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All of it belongs to the loop thread."""
+
+    config: StoreConfig
+    store: Store
+    ledger: StoreLedger | None  # None: the store is shared, its usage is not ours to keep
+    written: Written  # to a shared one
+    recovered: asyncio.Event  # set: the ledger has all that was there before
+    dropped: set[bytes]  # deleted while what is there is still being counted; then empty
+    gate: Gate
+    turns: KeyTurns
+    reads: Guard
+    writes: Guard
+    metrics: StoreMetrics
+    speed: Speedometer
+    digester: Digester
+    start_soon: Callable[[Job], None]
+    log: Log
+
+    @property
+    def objects(self) -> int:
+        return self.written.objects if self.ledger is None else self.ledger.objects
+
+    @property
+    def used_bytes(self) -> int:
+        return self.written.bytes if self.ledger is None else self.ledger.used_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        return 0 if self.ledger is None else self.ledger.capacity_bytes
+
+    @property
+    def books(self) -> StoreLedger | None:
+        """The ledger, when it tells all."""
+        return self.ledger if self.recovered.is_set() else None
+
+
+def open_parts(
+    store: Store,
+    *,
+    config: StoreConfig,
+    tools: StoreTools,
+    telemetry: Telemetry,
+    start_soon: Callable[[Job], None],
+) -> Parts:
+    """Around a store that has just been opened. Raises StoreRefused for an exclusive one of unknown capacity."""
+    metrics = StoreMetrics(telemetry, config.name)
+    given = config.breaker
+    limits = BreakerLimits(given.failures, given.window, given.open_for)
+
+    def guard(side: str, op: Op) -> Guard:
+        return Guard(
+            f"store[{config.name}].{side}",
+            Breaker(limits),
+            RetryLimits(config.attempts_max),
+            draw=tools.draw,
+            on_retry=lambda: metrics.retried(op),
+        )
+
+    admission = AdmissionLimits(
+        config.loads_max, config.saves_max, config.inflight_bytes_max, config.waiting_max
+    )
+    return Parts(
+        config=config,
+        store=store,
+        ledger=_ledger(store, config, tools) if store.ownership is Ownership.EXCLUSIVE else None,
+        written=Written(),
+        recovered=asyncio.Event(),
+        dropped=set(),
+        gate=Gate(admission),
+        turns=KeyTurns(),
+        reads=guard("reads", Op.LOAD),
+        writes=guard("writes", Op.SAVE),
+        metrics=metrics,
+        speed=Speedometer(),
+        digester=tools.digester,
+        start_soon=start_soon,
+        log=Log(f"store[{config.name}]"),
+    )
+
+
+def _ledger(store: Store, config: StoreConfig, tools: StoreTools) -> StoreLedger:
+    bounds = [bound for bound in (config.capacity, store.capacity_bytes) if bound]
+    if not bounds:
+        problem = "nothing says how much it may hold: give a capacity, such as 100GiB"
+        raise StoreRefused(f"stores.{config.name}.capacity", problem)
+    capacity = min(bounds)
+    limits = LedgerLimits(
+        capacity_bytes=capacity,
+        objects_max=config.objects_max,
+        tenants_max=config.tenants_max,
+        tenant_bytes_max=config.tenant_bytes_max,
+        quotas=tools.quotas,
+    )
+    return StoreLedger(tools.make_catalog(capacity), limits)
+
+
+def watch_levels(parts: Parts) -> None:
+    """From now on metrics tell of these parts."""
+    gate = parts.gate
+    parts.metrics.watch(
+        levels={
+            "used_bytes": (
+                "Bytes of the medium taken, headers included.",
+                lambda: parts.used_bytes,
+            ),
+            "capacity_bytes": ("Bytes it may take; 0: not ours.", lambda: parts.capacity_bytes),
+            "objects": ("Objects on it, as far as it is known.", lambda: parts.objects),
+        },
+        waiting={
+            Op.LOAD.value: lambda: gate.waiting(Admitted.LOAD),
+            Op.SAVE.value: lambda: gate.waiting(Admitted.SAVE),
+        },
+        breakers={"reads": lambda: parts.reads.state, "writes": lambda: parts.writes.state},
+    )

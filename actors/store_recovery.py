@@ -1,0 +1,65 @@
+"""Counting what an exclusive store holds, before anything is added to it: in the background, while loads work."""
+
+from __future__ import annotations
+
+import anyio
+
+from penstock.actors.api.store import Keys
+from penstock.actors.core.store_ledger import Record, StoreLedger
+from penstock.actors.store_dropping import evict
+from penstock.actors.store_parts import Parts
+from penstock.actors.stores.store import Entry, StoreFault
+
+PAUSE_S_MAX = 30.0
+
+
+async def recover(parts: Parts) -> None:
+    """Until the books are exact and within the capacity. What fails is tried again, for as long as it takes."""
+    assert parts.ledger is not None, "what is shared is not counted"
+    pause_s = 0.1
+    while True:
+        try:
+            await _count(parts, parts.ledger)
+            await _shrink(parts, parts.ledger)
+        except StoreFault as fault:
+            parts.log.warning("recovery_failed", reason=str(fault), again_s=pause_s)
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S_MAX)
+        else:
+            break
+    parts.dropped.clear()
+    parts.recovered.set()
+    ledger = parts.ledger
+    parts.log.info("recovered", objects=ledger.objects, used_bytes=ledger.used_bytes)
+
+
+async def _count(parts: Parts, ledger: StoreLedger) -> None:
+    fault: StoreFault | None = None
+    async for batch in parts.store.recover():
+        found = [_record(one) for one in batch if one.key not in parts.dropped]
+        surplus = ledger.found(found)
+        if surplus:
+            parts.log.warning_once("objects_max_reached", objects_max=parts.config.objects_max)
+            try:
+                await _delete(parts, surplus)
+            except StoreFault as refusal:  # to be told when the scan has ended by itself
+                fault = refusal
+    if fault is not None:
+        raise fault
+
+
+async def _shrink(parts: Parts, ledger: StoreLedger) -> None:
+    """The capacity may have been configured smaller than it was."""
+    while (over := ledger.used_bytes - ledger.capacity_bytes) > 0:
+        if not await evict(parts, over):
+            return
+
+
+async def _delete(parts: Parts, records: list[Record]) -> None:
+    keys = Keys.of([(one.key, one.device) for one in records])
+    await parts.writes.call(lambda: parts.store.delete(keys), within_s=parts.config.save_within)
+    parts.metrics.evicted(len(records))
+
+
+def _record(entry: Entry) -> Record:
+    return Record(entry.key, entry.device, entry.stored_bytes, entry.tenant)

@@ -1,0 +1,256 @@
+"""Saving: room first, then the store, and the books agree with the medium whatever happens in between.
+
+    SOURCES -> recovered -> nobody else changes these keys -> place at the store
+            -> [ours alone: quota, evict, reserve] -> written -> settled
+                                                         '- nobody knows whether: taken back, then settled
+
+From its place on a save is a job of its own: whoever asked may go away, and it ends all the same, so that what is on
+the medium is always in the books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
+from penstock.actors.core.admission import Work
+from penstock.actors.core.breaker import BreakerState
+from penstock.actors.core.store_ledger import Record
+from penstock.actors.store_dropping import evict, make_room
+from penstock.actors.store_guard import Settled
+from penstock.actors.store_metrics import Op
+from penstock.actors.store_parts import Parts
+from penstock.actors.stores.header import (
+    NO_TENANT,
+    TENANT_BYTES,
+    Header,
+    encode_into,
+    header_bytes,
+    whole_blocks,
+)
+from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.store import Fate, Given, Outcome, StoreFault
+from penstock.runtime.hazard import hazard
+
+SAVED = Saved(SaveOutcome.SAVED)
+TAKE_BACK_PAUSE_S_MAX = 30.0
+
+
+@dataclass(slots=True)
+class _Job:
+    """One batch with its place. `keys` are changed by nobody else until it ends."""
+
+    sources: list[Source]  # no key twice
+    held: ExitStack  # its keys and its place
+    answers: dict[bytes, Saved] = field(default_factory=dict)
+    is_done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Saver:
+    """The saves of a store's open life."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._room = anyio.Lock()  # one at a time makes room
+        self._jobs = 0
+        self._is_idle = asyncio.Event()  # set iff _jobs == 0
+        self._is_idle.set()
+
+    async def save(self, sources: Sequence[Source]) -> tuple[Saved, ...]:
+        """One per source. Raises StoreBusy."""
+        parts = self._parts
+        await parts.recovered.wait()
+        new = {one.key: one for one in sources if not self._is_here(one.key)}
+        answers = dict.fromkeys((one.key for one in sources), SAVED)
+        if parts.ledger is not None:
+            parts.ledger.touch(b"".join(key for key in answers if key not in new))
+        if new:
+            answers |= await self._save_new([*new.values()])
+        told = tuple(answers[one.key] for one in sources)
+        parts.metrics.count(Op.SAVE, (one.outcome.name.lower() for one in told))
+        return told
+
+    async def wait_idle(self) -> None:
+        await self._is_idle.wait()
+
+    def _is_here(self, key: bytes) -> bool:
+        """What is named by its contents need not be saved again. Of a shared store nobody knows."""
+        return self._parts.ledger is not None and bool(self._parts.ledger.has(key)[0])
+
+    async def _save_new(self, sources: list[Source]) -> dict[bytes, Saved]:
+        parts = self._parts
+        if parts.writes.state is BreakerState.OPEN and parts.writes.probe_in_s() > 0:
+            failed = Saved(SaveOutcome.FAILED, f"left alone: {parts.writes.reason}")
+            return {one.key: failed for one in sources}
+        keys = [one.key for one in sources]
+        size = sum(_header_size(one) + whole_blocks(one.logical_bytes) for one in sources)
+        with ExitStack() as held:
+            await parts.turns.take(keys)
+            held.callback(parts.turns.free, keys)
+            entry = await parts.gate.enter(Work.SAVE, size)
+            held.callback(parts.gate.leave, entry)
+            job = _Job(sources, held.pop_all())
+        self._jobs += 1
+        self._is_idle.clear()
+        parts.start_soon(partial(self._run, job))
+        await job.is_done.wait()
+        return job.answers
+
+    async def _run(self, job: _Job) -> None:
+        with job.held:
+            try:
+                unsure = await self._write(job)
+                job.is_done.set()
+                if unsure:
+                    await self._take_back(unsure)
+            finally:
+                self._jobs -= 1
+                if not self._jobs:
+                    self._is_idle.set()
+
+    async def _write(self, job: _Job) -> list[Record]:
+        """Fill in the answers. Returns those of which nobody knows whether they are on the medium."""
+        parts = self._parts
+        # Somebody may have saved them while these waited for their turn.
+        job.answers = {one.key: SAVED for one in job.sources if self._is_here(one.key)}
+        records = {one.key: self._record(one) for one in job.sources if one.key not in job.answers}
+        try:
+            job.answers |= await self._reserve(records)
+        except StoreFault as fault:
+            failed = Saved(SaveOutcome.FAILED, str(fault))
+            job.answers |= dict.fromkeys(records, failed)
+        sources = [one for one in job.sources if one.key not in job.answers]
+        if not sources:
+            return []
+        await hazard("store.reserved")
+        headers = _headers(sources)
+        given = [
+            Given(one.key, one.device, _tenant(one), header, one.payload, _padded(one), one.hold)
+            for one, header in zip(sources, headers, strict=True)
+        ]
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        done = await parts.writes.batch(
+            self._write_or_evict, given, within_s=parts.config.save_within
+        )
+        parts.metrics.took(Op.SAVE, loop.time() - began_s)
+        await hazard("store.written")
+        return self._settle(job, sources, records, done)
+
+    async def _reserve(self, records: dict[bytes, Record]) -> dict[bytes, Saved]:
+        """Room in the books for these. Returns answers for those that get none. Raises StoreFault."""
+        parts, ledger = self._parts, self._parts.ledger
+        if ledger is None:
+            return {}
+        refused: dict[bytes, Saved] = {}
+        async with self._room:
+            for record in records.values():
+                reason = ledger.refusal(record.tenant, record.size_bytes)
+                reason = reason or await make_room(parts, record.size_bytes, 1)
+                if reason:
+                    refused[record.key] = Saved(SaveOutcome.NO_ROOM, reason)
+                else:
+                    ledger.reserve(record)
+        return refused
+
+    async def _write_or_evict(self, given: Sequence[Given]) -> list[Outcome]:
+        """The store says what it does; one that is ours and full, against our books, gets room for another attempt."""
+        parts = self._parts
+        outcomes = await parts.store.save(given)
+        full = [one for one, out in zip(given, outcomes, strict=True) if out.fate is Fate.FULL]
+        if not full or parts.ledger is None:
+            return outcomes
+        wanted = sum(parts.store.cost(len(one.header), one.payload_bytes) for one in full)
+        if not await evict(parts, wanted):
+            return outcomes
+        again = iter(await parts.store.save(full))
+        return [next(again) if out.fate is Fate.FULL else out for out in outcomes]
+
+    def _settle(
+        self, job: _Job, sources: list[Source], records: dict[bytes, Record], done: Settled
+    ) -> list[Record]:
+        parts = self._parts
+        for source, outcome in zip(sources, done.outcomes, strict=True):
+            job.answers[source.key] = _told(outcome)
+            if outcome.fate is Fate.DONE:
+                parts.metrics.moved(Op.SAVE, source.logical_bytes)
+        unsure = [records[sources[at].key] for at in sorted(done.unsure)]
+        if parts.ledger is not None:
+            named = {one.key for one in unsure}
+            saved = [one.key for one in sources if job.answers[one.key] is SAVED]
+            others = [one.key for one in sources if one.key not in {*saved, *named}]
+            parts.ledger.settle(saved, others)
+        else:
+            parts.written.add(
+                sum(
+                    records[one.key].size_bytes for one in sources if job.answers[one.key] is SAVED
+                ),
+                sum(job.answers[one.key] is SAVED for one in sources),
+            )
+        return unsure
+
+    async def _take_back(self, records: list[Record]) -> None:
+        """Delete what may be there though its save failed: until then it counts as taken, and nobody finds it."""
+        parts = self._parts
+        keys = Keys.of([(one.key, one.device) for one in records])
+        pause_s = 0.1
+        while parts.ledger is not None:
+            try:
+                await parts.writes.call(
+                    partial(parts.store.delete, keys), within_s=parts.config.save_within
+                )
+            except StoreFault:
+                await anyio.sleep(max(pause_s, parts.writes.probe_in_s()))
+                pause_s = min(2 * pause_s, TAKE_BACK_PAUSE_S_MAX)
+            else:
+                parts.ledger.settle([], [*keys])
+                return
+
+    def _record(self, source: Source) -> Record:
+        cost = self._parts.store.cost(_header_size(source), _padded(source))
+        return Record(source.key, source.device, cost, _tenant(source))
+
+
+def _told(outcome: Outcome) -> Saved:
+    match outcome.fate:
+        case Fate.DONE:
+            return SAVED
+        case Fate.FULL:
+            return Saved(SaveOutcome.NO_ROOM, outcome.reason)
+        case _:
+            return Saved(SaveOutcome.FAILED, outcome.reason)
+
+
+def _headers(sources: list[Source]) -> list[memoryview]:
+    headers = fresh_pages([_header_size(one) for one in sources])
+    for one, header in zip(sources, headers, strict=True):
+        made = Header(
+            key=one.key,
+            namespace=one.namespace,
+            tenant=_tenant(one),
+            logical_bytes=one.logical_bytes,
+            stored_bytes=one.logical_bytes,
+            digest=one.digest,
+            run_digests=one.run_digests,
+        )
+        encode_into(made, header)
+    return headers
+
+
+def _header_size(source: Source) -> int:
+    return header_bytes(len(source.run_digests) // 8)
+
+
+def _padded(source: Source) -> int:
+    return whole_blocks(source.logical_bytes)
+
+
+def _tenant(source: Source) -> bytes:
+    """The first half of the digest: enough to tell tenants apart, and what a header has room for."""
+    return source.tenant[:TENANT_BYTES] if source.tenant else NO_TENANT

@@ -1,0 +1,102 @@
+"""Faults rehearsed on purpose around any store, drawn from a seed: for tests, simulations and game days."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+import anyio
+
+from penstock.actors.api.store import Keys
+from penstock.actors.stores.config import FaultsConfig
+from penstock.actors.stores.store import (
+    BLOCK_BYTES,
+    DONE,
+    Entry,
+    Fate,
+    Given,
+    Outcome,
+    Ownership,
+    Store,
+    StoreFault,
+    Wanted,
+)
+
+
+class FaultyStore:
+    """`store`, and now and then what `faults` says; they may be changed while it is used."""
+
+    def __init__(self, store: Store, faults: FaultsConfig) -> None:
+        self.ownership: Ownership = store.ownership
+        self.faults = faults
+        self._store = store
+        self._draw = random.Random(faults.seed)
+
+    async def locate(self, keys: Keys) -> bytes:
+        await self._come_between("locate")
+        return await self._store.locate(keys)
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        await self._come_between("load")
+        outcomes = await self._store.load(wanted)
+        return [self._spoil(one, out) for one, out in zip(wanted, outcomes, strict=True)]
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        await self._come_between("save")
+        outcomes = [DONE] * len(given)
+        kept: list[tuple[int, Given]] = []
+        for at, one in enumerate(given):
+            if self._happens(self.faults.fault):
+                outcomes[at] = Outcome(Fate.FAULT, 0, "rehearsed: this object fails")
+            elif not self._happens(self.faults.drop):
+                kept.append((at, self._cut(one)))
+        saved = await self._store.save([one for _, one in kept])
+        for (at, _), outcome in zip(kept, saved, strict=True):
+            outcomes[at] = outcome
+        return outcomes
+
+    async def delete(self, keys: Keys) -> None:
+        await self._come_between("delete")
+        await self._store.delete(keys)
+
+    def recover(self) -> AsyncIterator[list[Entry]]:
+        return self._store.recover()
+
+    def cost(self, header_bytes: int, payload_bytes: int) -> int:
+        return self._store.cost(header_bytes, payload_bytes)
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._store.capacity_bytes
+
+    async def aclose(self) -> None:
+        await self._store.aclose()
+
+    def _happens(self, chance: float) -> bool:
+        return self._draw.random() < chance
+
+    async def _come_between(self, what: str) -> None:
+        if self._happens(self.faults.hang):
+            await anyio.sleep_forever()
+        if self._happens(self.faults.slow):
+            await anyio.sleep(self.faults.slow_for)
+        if self._happens(self.faults.error):
+            raise StoreFault(f"rehearsed: this {what} fails")
+
+    def _spoil(self, wanted: Wanted, outcome: Outcome) -> Outcome:
+        if outcome.fate is not Fate.DONE:
+            return outcome
+        if self._happens(self.faults.fault):
+            return Outcome(Fate.FAULT, 0, "rehearsed: this object fails")
+        if self._happens(self.faults.flip):
+            view = wanted.payload if self._happens(0.5) else wanted.header
+            bit = self._draw.randrange(8 * len(view))
+            view[bit // 8] ^= 1 << (bit % 8)
+        return outcome
+
+    def _cut(self, given: Given) -> Given:
+        blocks = given.payload_bytes // BLOCK_BYTES
+        if not blocks or not self._happens(self.faults.truncate):
+            return given
+        return replace(given, payload_bytes=self._draw.randrange(blocks) * BLOCK_BYTES)
