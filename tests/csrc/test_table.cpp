@@ -27,10 +27,13 @@ class Driver {
                 .objects_max = 150,
                 .policy = policy,
                 .quarantine_bytes_max = 100 * kPageBytes,
-                .story_events_max = 100}) {
+                .story_events_max = 100,
+                .news_max = 40,
+                .fair_share = seed % 2 == 0}) {
     table_.add_geometry(
         {{HitRule::full, 0, {5000, 12000}, {3, 1}}, {HitRule::window, 2, {20000}, {}}});
     for (std::uint64_t session = 1; session <= kSessions; ++session) table_.attach(session, 1);
+    table_.attach(kOwnSession, 2);
   }
 
   void step() {
@@ -45,7 +48,7 @@ class Driver {
 
   // All sessions end: then nothing is held, and eviction empties the table.
   void finish() {
-    for (std::uint64_t session = 1; session <= kSessions; ++session) table_.session_over(session);
+    for (std::uint64_t session = 0; session <= kSessions; ++session) table_.session_over(session);
     const Table::Statistics held = table_.statistics();
     CHECK_EQ(held.leases + held.overdue_leases + held.tickets, 0U);
     CHECK_EQ(held.bytes_quarantined + held.bytes_reserved + held.bytes_pinned, 0U);
@@ -61,6 +64,7 @@ class Driver {
     CHECK(empty.expired_leases > 10);
     CHECK(empty.damaged_objects > 0);
     CHECK(quarantined_ > 0);
+    CHECK(borrowed_ > 50);
   }
 
  private:
@@ -105,7 +109,7 @@ class Driver {
   double soon() { return now_ + static_cast<double>(3 + draw(40)); }
 
   void call() {
-    switch (draw(10)) {
+    switch (draw(12)) {
       case 0:
       case 1:
         return write();
@@ -119,6 +123,8 @@ class Driver {
         return finish_reading();
       case 7:
         return make_room();
+      case 8:
+        return borrow();
       default:
         return live();
     }
@@ -190,6 +196,32 @@ class Driver {
     table_.touch(batch(prompt()), now_);
   }
 
+  // What is borrowed is given back at once, soon, or when its session ends.
+  void borrow() {
+    const Known made{fresh(), kOwnSession, 0};
+    const Table::BorrowRequest request{made.id, kOwnSession, now_, soon()};
+    const std::uint64_t how = draw(3);
+    const Table::Borrowed borrowed =
+        how == 0   ? table_.borrow(batch(prompt()), 0, request)
+        : how == 1 ? table_.take_committed(static_cast<std::uint32_t>(1 + draw(30)),
+                                           draw(60) * kPageBytes, request)
+                   : table_.victims(draw(40) * kPageBytes, static_cast<std::uint32_t>(1 + draw(9)),
+                                    request);
+    borrowed_ += borrowed.objects.size();
+    if (!borrowed.objects.empty() && draw(4) == 0) reading_.push_back(made);
+    if (draw(3) == 0) table_.lease_handle(made.id, kOwnSession).give_back();
+    if (draw(3) == 0) table_.evict_these(batch(borrowed.keys), now_);
+    if (draw(3) != 0) return;
+    std::vector<Key> keys;
+    std::vector<std::uint16_t> slots;
+    for (const Table::BorrowedObject& object : borrowed.objects) {
+      keys.push_back(borrowed.keys[object.chunk]);
+      slots.push_back(object.slot);
+    }
+    table_.drop_objects(batch(keys), slots);
+    table_.set_weight(static_cast<std::uint32_t>(draw(3)), static_cast<std::uint32_t>(1 + draw(5)));
+  }
+
   void live() {
     if (draw(5) != 0) {
       table_.expire(now_ += static_cast<double>(draw(4)), UINT32_MAX);
@@ -212,6 +244,7 @@ class Driver {
   std::uint64_t refused_ = 0;
   std::uint64_t extents_ = 0;
   std::uint64_t quarantined_ = 0;
+  std::uint64_t borrowed_ = 0;
   double now_ = 0;
 };
 

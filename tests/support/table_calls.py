@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from support.table_twin import TableTwin
+from support.table_twin_borrowing import BorrowingTwin
 from support.table_twin_state import PAGE_BYTES, Refused, TwinGroup
 
 from penstock._native import Answer, Group, Policy, Rule, Table, TableError
@@ -18,6 +18,8 @@ from penstock._native import Answer, Group, Policy, Rule, Table, TableError
 PAGES = 24
 OBJECTS_MAX = 30
 QUARANTINE_PAGES = 6
+NEWS_MAX = 6
+OWN_SESSION, OWN_INSTANCE = 0, 9
 LENGTH_MAX = 6
 GEOMETRIES = (
     (TwinGroup(Rule.FULL, 1),),
@@ -57,12 +59,14 @@ class TableCalls(RuleBasedStateMachine):
             policy=self.policy,
             quarantine_bytes_max=QUARANTINE_PAGES * PAGE_BYTES,
             story_events_max=256,
+            news_max=NEWS_MAX,
         )
-        self.twin = TableTwin(
+        self.twin = BorrowingTwin(
             pages=PAGES,
             objects_max=OBJECTS_MAX,
             quarantine_pages=QUARANTINE_PAGES,
             lru=self.policy is Policy.LRU,
+            news_max=NEWS_MAX,
         )
         self.now = 0
         self.numbers = count(1)
@@ -85,6 +89,8 @@ class TableCalls(RuleBasedStateMachine):
             self.twin.geometries.append(groups)
         for session in (1, 2, 3):
             self.attach(session)
+        self.table.attach(OWN_SESSION, instance=OWN_INSTANCE)
+        self.twin.sessions[OWN_SESSION] = OWN_INSTANCE
 
     def attach(self, session: int) -> None:
         self.table.attach(session, instance=instance_of(session))

@@ -55,6 +55,8 @@ class TableRig:
         objects_max: int = 1024,
         leases_max: int = 64,
         tickets_max: int = 64,
+        news_max: int = 0,
+        fair_share: bool = False,
     ) -> None:
         self.table = Table(
             arena_bytes=pages * PAGE_BYTES,
@@ -64,6 +66,8 @@ class TableRig:
             leases_max=leases_max,
             tickets_max=tickets_max,
             story_events_max=1024,
+            news_max=news_max,
+            fair_share=fair_share,
         )
         one = [Group(rule=Rule.FULL, shard_bytes=[object_bytes])]
         self.geometry = self.table.add_geometry(groups or one)

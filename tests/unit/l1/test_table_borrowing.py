@@ -1,0 +1,213 @@
+"""What the node itself reads of the table: named objects, news of commits, the next victims."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+from support.borrowing import OWN, BorrowingRig, named_of, objects_of
+from support.table_rig import PAGE_BYTES, prompt
+
+from penstock._native import Group, Outcome, Policy, Rule
+
+TWO_SHARDS = [Group(rule=Rule.FULL, shard_bytes=[5000, 4000], shard_runs=[2, 1])]
+POLICIES = [Policy.LRU, Policy.S3FIFO]
+
+
+def keys_of(packed: bytes) -> list[bytes]:
+    return [packed[i : i + 32] for i in range(0, len(packed), 32)]
+
+
+def test_borrowed_are_exactly_the_resident_objects_with_all_a_save_needs() -> None:
+    rig = BorrowingRig(groups=TWO_SHARDS)
+    keys = prompt("a", 3)
+    lease, _ = rig.reserve(keys[:2], slots=[0, 1], tenant=7)
+    runs = array("Q", [11, 12, 21, 31, 32, 41])
+    rig.table.commit(
+        lease,
+        session=1,
+        digests=array("Q", [1, 2, 3, 4]).tobytes(),
+        runs=runs.tobytes(),
+        now=0,
+    )
+    rig.reserve(keys[2:], slots=[0], parent=keys[1])  # being written: nothing to read
+    lease, borrowed = rig.borrow(keys)
+    seen = objects_of(borrowed)
+    assert [(one.key, one.slot, one.bytes, one.digest) for one in seen] == [
+        (keys[0], 0, 5000, 1),
+        (keys[0], 1, 4000, 2),
+        (keys[1], 0, 5000, 3),
+        (keys[1], 1, 4000, 4),
+    ]
+    assert seen[0].runs == runs[:2].tobytes()
+    assert seen[1].runs == array("Q", [2]).tobytes()  # one run is the object itself
+    assert {one.tenant for one in seen} == {7}
+    assert borrowed.bytes == 6 * PAGE_BYTES
+    assert rig.table.statistics().leases == 2
+    assert rig.evict_all() == 0, "what is borrowed went"
+    assert rig.release(lease, session=OWN) is Outcome.OK
+    rig.table.validate()
+
+
+def test_nothing_resident_is_no_lease() -> None:
+    rig = BorrowingRig()
+    lease, borrowed = rig.borrow(prompt("unknown", 3))
+    assert borrowed.count == 0
+    assert rig.table.statistics().leases == 0
+    assert rig.release(lease, session=OWN) is Outcome.STALE
+
+
+def test_borrowing_is_no_use_of_a_chunk() -> None:
+    """Saved and given back, it goes when it would have gone."""
+    rig = BorrowingRig()
+    old, new = prompt("old", 1), prompt("new", 1)
+    rig.put(old)
+    rig.put(new)
+    lease, _ = rig.borrow(old)
+    rig.release(lease, session=OWN)
+    assert rig.table.evict(1, now=0).keys == old[0]
+
+
+def test_a_handle_that_dies_gives_back_what_was_borrowed() -> None:
+    rig = BorrowingRig()
+    rig.put(prompt("a", 2))
+    lease, _ = rig.take()
+    handle = rig.table.lease_handle(lease, session=OWN)
+    assert rig.evict_all() == 0
+    del handle
+    assert rig.evict_all() == 2
+    rig.table.validate()
+
+
+def test_news_are_of_what_engines_committed_and_of_nothing_else() -> None:
+    rig = BorrowingRig()
+    ours, theirs = prompt("ours", 2), prompt("theirs", 2)
+    rig.put(ours, session=OWN)
+    rig.put(theirs)
+    lease, _ = rig.reserve(prompt("aborted", 1))
+    rig.table.abort(lease, session=1)
+    assert rig.table.news_waiting == 2
+    assert rig.table.news_bytes == 2 * PAGE_BYTES
+    _, taken = rig.take()
+    assert keys_of(taken.keys) == theirs
+    assert rig.table.news_waiting == 0
+    assert rig.take()[1].count == 0
+
+
+def test_shards_of_a_chunk_that_were_committed_apart_are_one_batch() -> None:
+    rig = BorrowingRig(groups=TWO_SHARDS)
+    keys = prompt("a", 2)
+    rig.put(keys, slots=[1], session=2)
+    rig.put(keys, slots=[0])
+    _, taken = rig.take()
+    assert [(one.key, one.slot) for one in objects_of(taken)] == [
+        (keys[0], 1),
+        (keys[1], 1),
+        (keys[0], 0),
+        (keys[1], 0),
+    ]
+    rig.table.validate()
+
+
+def test_what_goes_beyond_the_bytes_is_named_and_not_held() -> None:
+    rig = BorrowingRig()
+    keys = prompt("a", 3)
+    rig.put(keys)
+    _, taken = rig.take(bytes_max=2 * PAGE_BYTES)
+    assert [one.key for one in objects_of(taken)] == keys[:2]
+    assert named_of(taken) == [(keys[2], 0)]
+    assert taken.named_bytes == PAGE_BYTES
+    assert rig.table.evict(1, now=0).keys == keys[2]
+    rig.table.validate()
+
+
+def test_a_batch_is_of_one_geometry_and_as_long_as_asked() -> None:
+    rig = BorrowingRig()
+    rig.put(prompt("a", 3))
+    first = rig.geometry
+    rig.geometry = rig.table.add_geometry([Group(rule=Rule.FULL, shard_bytes=[PAGE_BYTES])])
+    rig.put(prompt("b", 1))
+    assert [rig.take(objects_max=2)[1].count for _ in range(3)] == [2, 1, 1]
+    assert first != rig.geometry
+    rig.table.validate()
+
+
+def test_news_are_bounded_and_what_is_lost_is_counted() -> None:
+    rig = BorrowingRig(news_max=3)
+    keys = prompt("a", 5)
+    rig.put(keys)
+    assert rig.table.news_lost == 2
+    assert keys_of(rig.take()[1].keys) == keys[2:]
+
+
+def test_news_of_what_has_gone_meanwhile_are_only_counted() -> None:
+    rig = BorrowingRig()
+    keys = prompt("a", 2)
+    rig.put(keys)
+    rig.table.drop(keys[0])
+    _, taken = rig.take()
+    assert (taken.gone, keys_of(taken.keys)) == (1, keys[1:])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_victims_are_what_would_be_evicted_and_are_still_there(policy: Policy) -> None:
+    """The whole of a prompt in one batch, from its end: parents follow their last child."""
+    rigs = [BorrowingRig(policy=policy) for _ in range(2)]
+    for rig in rigs:
+        stem = prompt("stem", 3)
+        rig.put(stem)
+        for name in "abc":
+            rig.put(prompt(name, 3), parent=stem[-1])
+        rig.table.touch(b"".join(stem + prompt("b", 3)), now=1)
+    plain, rig = rigs
+    order = keys_of(plain.table.evict(8 * PAGE_BYTES, now=1).keys)
+    lease, chosen = rig.victims(bytes_max=8 * PAGE_BYTES)
+    assert keys_of(chosen.keys) == order
+    assert rig.table.statistics().chunks == 12
+    rig.table.validate()
+    assert rig.evict_these(chosen.keys) == [], "evicted what is held"
+    rig.release(lease, session=OWN)
+    assert rig.evict_these(chosen.keys) == order
+    rig.table.validate()
+
+
+def test_a_victim_that_a_ticket_took_meanwhile_stays() -> None:
+    rig = BorrowingRig()
+    used, unused = prompt("used", 1), prompt("unused", 1)
+    rig.put(used)
+    rig.put(unused)
+    lease, chosen = rig.victims()
+    rig.lookup(used)
+    rig.release(lease, session=OWN)
+    assert rig.evict_these(chosen.keys) == unused
+    assert rig.hit(used) == 1
+
+
+def test_choosing_victims_leaves_the_order_as_it_was() -> None:
+    rig = BorrowingRig()
+    for name in "abc":
+        rig.put(prompt(name, 2))
+    for _ in range(3):
+        lease, _ = rig.victims(chunks_max=3)
+        rig.release(lease, session=OWN)
+        rig.table.validate()
+    order = keys_of(rig.table.evict(6 * PAGE_BYTES, now=0).keys)
+    assert order == [key for name in "abc" for key in reversed(prompt(name, 2))]
+
+
+def test_single_objects_are_dropped_and_their_readers_keep_the_memory() -> None:
+    rig = BorrowingRig(groups=TWO_SHARDS)
+    keys = prompt("a", 1)
+    rig.put(keys, slots=[0, 1])
+    lease, _ = rig.borrow(keys)
+    slots = array("H", [1, 0]).tobytes()
+    assert rig.table.drop_objects(keys[0], slots[:2]) == 1
+    assert rig.hit(keys) == 0
+    assert rig.pages_quarantined() == 1
+    assert rig.table.drop_objects(keys[0] * 2, slots) == 1
+    rig.table.validate()
+    rig.release(lease, session=OWN)
+    assert rig.pages_free() == 64
+    assert rig.table.statistics().chunks == 0
+    with pytest.raises(ValueError, match="2 slots for 1 keys"):
+        rig.table.drop_objects(keys[0], slots)
