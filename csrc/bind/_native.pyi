@@ -986,8 +986,9 @@ class IoEngine:
     def remove_file(self, directory: int, name: str) -> int: ...
     def stat_file(self, directory: int, name: str) -> int:
         """Its outcome is the size of the file."""
-    def completed(self) -> list[tuple[int, int]]:
-        """(job, bytes or -errno) of each job that is over since the last call. Never waits."""
+    def completed(self, count_max: int) -> list[tuple[int, int]]:
+        """(job, bytes or -errno) of each job that is over since the last call, at most so many at a
+        time; event_fd stays readable while there are more. Never waits."""
     def stop(self) -> None:
         """Take and begin no more jobs; cancel those under way, as far as the system can."""
     def close(self) -> None:

@@ -116,9 +116,10 @@ std::uint64_t stat_file(Engine& engine, int directory, std::string name) {
   return engine.submit(std::make_unique<LookJob>(directory, std::move(name)), nullptr);
 }
 
-std::vector<std::pair<std::uint64_t, std::int64_t>> completed(Engine& engine) {
+std::vector<std::pair<std::uint64_t, std::int64_t>> completed(Engine& engine,
+                                                              std::size_t count_max) {
   std::vector<std::pair<std::uint64_t, std::int64_t>> told;
-  for (const Completion& one : engine.completed()) told.emplace_back(one.job, one.outcome);
+  for (const Completion& one : engine.completed(count_max)) told.emplace_back(one.job, one.outcome);
   return told;
 }
 
@@ -164,7 +165,7 @@ void bind_io(py::module_& m) {
            py::kw_only(), "bytes"_a, "caching"_a, "durability"_a, "hold"_a)
       .def("remove_file", &remove_file, "directory"_a, "name"_a)
       .def("stat_file", &stat_file, "directory"_a, "name"_a)
-      .def("completed", &completed)
+      .def("completed", &completed, "count_max"_a)
       .def("stop", &Engine::stop)
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>());
 }

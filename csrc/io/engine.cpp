@@ -82,8 +82,8 @@ std::uint64_t Engine::submit(std::unique_ptr<Job> job, Keep keep) {
   return id;
 }
 
-std::vector<Completion> Engine::completed() {
-  const Jobs jobs = shared_->queue.take_finished();
+std::vector<Completion> Engine::completed(std::size_t count_max) {
+  const Jobs jobs = shared_->queue.take_finished(count_max);
   std::vector<Completion> told;
   told.reserve(jobs.size());
   for (const std::unique_ptr<Job>& job : jobs) told.push_back({job->id, job->outcome()});

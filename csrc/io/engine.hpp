@@ -68,8 +68,8 @@ class Engine {
 
   // Its id, unique to this engine. Throws EngineFull, EngineClosed.
   std::uint64_t submit(std::unique_ptr<Job> job, Keep keep);
-  // What is over since the last call. Never waits.
-  [[nodiscard]] std::vector<Completion> completed();
+  // What is over since the last call, at most so many at a time. Never waits.
+  [[nodiscard]] std::vector<Completion> completed(std::size_t count_max = SIZE_MAX);
 
   // Begins no more jobs, and cancels those under way as far as the system can: completed() tells
   // of each. Does not wait. Idempotent.

@@ -24,6 +24,12 @@ void ring(int event) noexcept {
   static_cast<void>(eventfd_write(event, 1));
 }
 
+void move_some(std::deque<std::unique_ptr<Job>>& from, Jobs& to, std::size_t count_max) {
+  for (; !from.empty() && to.size() < count_max; from.pop_front()) {
+    to.push_back(std::move(from.front()));
+  }
+}
+
 }  // namespace
 
 JobQueue::JobQueue() : done_event_(make_event(EFD_NONBLOCK)), work_event_(-1) {
@@ -52,12 +58,14 @@ void JobQueue::add(std::unique_ptr<Job> job) {
   if (was_asleep) ring(work_event_);
 }
 
-Jobs JobQueue::take_finished() {
-  // First the event, then the jobs: what finishes in between rings for nothing, once.
-  eventfd_t count = 0;
-  static_cast<void>(eventfd_read(done_event_, &count));
+Jobs JobQueue::take_finished(std::size_t count_max) {
+  Jobs taken;
   const std::lock_guard lock(mutex_);
-  return std::exchange(finished_, {});
+  move_some(finished_, taken, count_max);
+  // Silenced under the lock, and so never after a later ring.
+  eventfd_t count = 0;
+  if (finished_.empty()) static_cast<void>(eventfd_read(done_event_, &count));
+  return taken;
 }
 
 void JobQueue::stop() {
@@ -85,10 +93,7 @@ std::unique_ptr<Job> JobQueue::take() {
 Jobs JobQueue::take_some(std::size_t count_max) {
   const std::lock_guard lock(mutex_);
   Jobs taken;
-  while (!waiting_.empty() && taken.size() < count_max) {
-    taken.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-  }
+  move_some(waiting_, taken, count_max);
   asleep_ = waiting_.empty();
   return taken;
 }

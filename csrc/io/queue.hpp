@@ -36,10 +36,11 @@ class JobQueue {
 
   // The caller's side.
   void add(std::unique_ptr<Job> job);  // not after stop
-  [[nodiscard]] Jobs take_finished();
+  // At most so many, the oldest first.
+  [[nodiscard]] Jobs take_finished(std::size_t count_max);
   // No job is begun any more: those that wait come back as cancelled. Workers are woken.
   void stop();
-  // Readable while something has finished and was not taken.
+  // Readable while something has finished and was not taken. May ring for nothing, once.
   [[nodiscard]] int done_event() const noexcept { return done_event_; }
 
   // The workers' side. `take` waits for a job; nullptr: stopping.
@@ -55,7 +56,7 @@ class JobQueue {
   std::mutex mutex_;
   std::condition_variable work_;
   std::deque<std::unique_ptr<Job>> waiting_;
-  Jobs finished_;
+  std::deque<std::unique_ptr<Job>> finished_;
   bool asleep_ = false;  // whoever uses take_some waits for work_event_
   bool stopping_ = false;
   int done_event_;

@@ -182,6 +182,26 @@ TEST_CASE(many_jobs_at_once_are_each_told_of_once) {
   });
 }
 
+TEST_CASE(what_is_over_is_told_in_portions_and_the_event_stays_until_all_is_told) {
+  for_each_backend([](Backend backend) {
+    Folder folder;
+    Machine machine(backend);
+    for (int i = 0; i < 20; ++i) {
+      machine.engine().submit(std::make_unique<LookJob>(folder.fd(), "absent"), nullptr);
+    }
+    std::size_t told = 0;
+    while (told < 20) {
+      CHECK(machine.wait());
+      const std::size_t now = machine.engine().completed(3).size();
+      CHECK(now <= 3);
+      told += now;
+    }
+    CHECK(machine.engine().completed(3).empty());
+    pollfd polled{machine.engine().event_fd(), POLLIN, 0};
+    CHECK_EQ(poll(&polled, 1, 0), 0);
+  });
+}
+
 TEST_CASE(what_a_job_keeps_lives_until_it_is_told_of_and_dies_on_this_thread) {
   for_each_backend([](Backend backend) {
     // A2: nothing that a job may still touch is given back before the job is over.
