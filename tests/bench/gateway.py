@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -21,12 +21,14 @@ from penstock.protos import engine_pb2
 
 CHUNKS = 128
 CHUNK_TOKENS = 256
-PINGS = 400  # in one round of one case
+PINGS = 50  # in one turn of one case
+TURNS = 8  # of every case in a round, alternating: a slow moment of the machine falls on all alike
 SESSIONS = 64
 LOOKUPS_EACH = 80  # in one round of the throughput case
 NODE_SETTINGS = ("l1.bytes=256MiB", "l1.prefault_threads=0", "gateway.deadline=30s")
 
 Stream = Any  # a grpc.aio bidirectional call of bytes
+Case = Callable[[], Awaitable[list[float]]]
 
 
 class RawSession:
@@ -118,14 +120,21 @@ async def throughput(sessions: list[RawSession], message: bytes, pid: int) -> tu
     return lookups / wall, lookups / cpu
 
 
-async def beside_bad(
-    node: Server, rounds: int, lookups: Callable[[], Awaitable[list[float]]]
-) -> list[list[float]]:
+async def in_turns(cases: Mapping[str, Case]) -> dict[str, list[float]]:
+    """One round; the order is reversed in every other turn, so that no case always runs in another's wake."""
+    seen: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(TURNS):
+        for name in cases if turn % 2 == 0 else reversed(cases):
+            seen[name] += await cases[name]()
+    return seen
+
+
+async def beside_bad(node: Server, rounds: int, lookups: Case) -> list[list[float]]:
     """The same lookups while another session sends bad messages, as fast as each is refused."""
     seen = []
     for _ in range(rounds):
         with bad_client_process(node):
-            seen.append(await lookups())
+            seen += (await in_turns({"lookup": lookups})).values()
     return seen
 
 
@@ -153,7 +162,7 @@ async def measure(node: Server, echo: Server, rounds: int) -> Report:
             assert reply.lookup.hit_chunks == CHUNKS, reply
             await session.ask(cancel=engine_pb2.Cancel(ticket=reply.lookup.ticket))
 
-        cases: dict[str, Callable[[], Awaitable[list[float]]]] = {
+        cases: dict[str, Case] = {
             "echo": lambda: ping(echo_stream, by_keys, nothing),
             "lookup": lambda: ping(session.stream, by_keys, cancel),
             "tokens": lambda: ping(session.stream, by_tokens, cancel),
@@ -165,8 +174,8 @@ async def measure(node: Server, echo: Server, rounds: int) -> Report:
         rates = []
         with quiet():
             for _ in range(rounds):
-                for name, case in cases.items():
-                    times[name].append(await case())
+                for name, seen in (await in_turns(cases)).items():
+                    times[name].append(seen)
                 rates.append(await throughput(sessions, by_keys, node.pid))
         times["beside_bad"] = await beside_bad(node, rounds, cases["lookup"])
 
