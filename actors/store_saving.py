@@ -21,7 +21,7 @@ import anyio
 from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState
-from penstock.actors.core.store_ledger import Record
+from penstock.actors.core.store_ledger import Record, StoreLedger
 from penstock.actors.store_dropping import evict, make_room
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
@@ -120,11 +120,7 @@ class Saver:
         # Somebody may have saved them while these waited for their turn.
         job.answers = {one.key: SAVED for one in job.sources if self._is_here(one.key)}
         records = {one.key: self._record(one) for one in job.sources if one.key not in job.answers}
-        try:
-            job.answers |= await self._reserve(records)
-        except StoreFault as fault:
-            failed = Saved(SaveOutcome.FAILED, str(fault))
-            job.answers |= dict.fromkeys(records, failed)
+        job.answers |= await self._reserve(records)
         sources = [one for one in job.sources if one.key not in job.answers]
         if not sources:
             return []
@@ -144,20 +140,30 @@ class Saver:
         return self._settle(job, sources, records, done)
 
     async def _reserve(self, records: dict[bytes, Record]) -> dict[bytes, Saved]:
-        """Room in the books for these. Returns answers for those that get none. Raises StoreFault."""
-        parts, ledger = self._parts, self._parts.ledger
+        """Room in the books for these. Returns answers for those that get none."""
+        ledger = self._parts.ledger
         if ledger is None:
             return {}
         refused: dict[bytes, Saved] = {}
         async with self._room:
             for record in records.values():
-                reason = ledger.refusal(record.tenant, record.size_bytes)
-                reason = reason or await make_room(parts, record.size_bytes, 1)
-                if reason:
-                    refused[record.key] = Saved(SaveOutcome.NO_ROOM, reason)
-                else:
+                refusal = await self._refusal(ledger, record)
+                if refusal is None:
                     ledger.reserve(record)
+                else:
+                    refused[record.key] = refusal
         return refused
+
+    async def _refusal(self, ledger: StoreLedger, record: Record) -> Saved | None:
+        """None: there is room for it now, until the next await."""
+        reason = ledger.refusal(record.tenant, record.size_bytes)
+        if reason:
+            return Saved(SaveOutcome.NO_ROOM, reason)
+        try:
+            reason = await make_room(self._parts, record.size_bytes, 1)
+        except StoreFault as fault:
+            return Saved(SaveOutcome.FAILED, str(fault))
+        return Saved(SaveOutcome.NO_ROOM, reason) if reason else None
 
     async def _write_or_evict(self, given: Sequence[Given]) -> list[Outcome]:
         """The store says what it does; one that is ours and full, against our books, gets room for another attempt."""

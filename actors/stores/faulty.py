@@ -10,6 +10,7 @@ import anyio
 
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.config import FaultsConfig
+from penstock.actors.stores.header import FIXED_BYTES
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     DONE,
@@ -90,7 +91,8 @@ class FaultyStore:
         if self._happens(self.faults.fault):
             return Outcome(Fate.FAULT, 0, "rehearsed: this object fails")
         if self._happens(self.faults.flip):
-            view = wanted.payload if self._happens(0.5) else wanted.header
+            # Of a header a part that means something.
+            view = wanted.payload if self._happens(0.5) else wanted.header[:FIXED_BYTES]
             bit = self._draw.randrange(8 * len(view))
             view[bit // 8] ^= 1 << (bit % 8)
         return outcome

@@ -40,6 +40,7 @@ RUNS_MAX = 1 << 20
 
 _FIXED = struct.Struct(f"<8sHHI{KEY_BYTES}s{NAMESPACE_BYTES}s{TENANT_BYTES}sQQI{TRANSFORM_BYTES}sQ")
 _DIGEST = struct.Struct("<Q")
+FIXED_BYTES = _FIXED.size  # of every header, before its run digests
 
 
 class HeaderRefused(UnavailableError):

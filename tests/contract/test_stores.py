@@ -33,8 +33,8 @@ def _marked(check: Check) -> Any:
     return pytest.param(check, marks=pytest.mark.loop_step_ms(30) if is_large else ())
 
 
-@pytest.mark.parametrize("check", map(_marked, CHECKS), ids=[one.__name__ for one in CHECKS])
-@pytest.mark.parametrize("make", subjects().values(), ids=subjects())
+@pytest.mark.parametrize("check", [*map(_marked, CHECKS)], ids=[one.__name__ for one in CHECKS])
+@pytest.mark.parametrize("make", [*subjects().values()], ids=[*subjects()])
 def test_a_store(make: Make, check: Check, tmp_path: Path) -> None:
     """A2, A6, A11, C2: what every store must do; see the check's own words."""
 
