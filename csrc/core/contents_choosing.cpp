@@ -15,7 +15,11 @@ bool Contents::spare(ChunkId victim) {
   }
   if (spared_ >= policy_->candidates()) return false;
   ++spared_;
+  // Out of its queue meanwhile: choose() may have exposed it, and what has children is not expected
+  // to be touched in a queue.
+  policy_->leave(victim);
   policy_->touched({&victim, 1}, stamp_);
+  policy_->enter(victim);
   return true;
 }
 
