@@ -30,6 +30,7 @@ from penstock.actors.engine_codec import (
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.actors.stat_codec import stat_reply
+from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX
 from penstock.protos import engine_pb2
 from penstock.runtime.errors import ActorStopped, MailboxFull
 from penstock.runtime.ref import Ref
@@ -217,6 +218,8 @@ class EngineRequests:
             return self._reserve_after_eviction(want, lease, reply)
         if lease.bytes_missing and self._fits:
             return self._reserve_rest(want, lease, reply)
+        if len(lease.answers) > READY_OBJECTS_A_STEP:
+            await checkpoint()  # the table's work was a step of its own, the reply's is another
         _say_reserved(reply.reserved, lease)
         return None
 
@@ -278,11 +281,14 @@ class EngineRequests:
     async def _commit(self, msg: engine_pb2.Commit, reply: engine_pb2.SessionReply) -> None:
         lease = LeaseId(check_id("commit.lease", msg.lease))
         indices = check_indices("commit.indices", msg.indices, count_max=self._objects_max)
-        for field, packed in (("commit.digests", msg.digests), ("commit.runs", msg.runs)):
+        digests, runs = msg.digests, msg.runs
+        for field, packed in (("commit.digests", digests), ("commit.runs", runs)):
             if len(packed) % 8:
                 raise InvalidField(field, f"{len(packed)} bytes are no packed u64 digests")
+        if len(runs) > UNSCANNED_BYTES_MAX:
+            await checkpoint()  # taking them out of the message has copied them
         outcomes = await self._to.l1.ask(
-            l1.Commit(lease, self._attached.session, indices, msg.digests, msg.runs)
+            l1.Commit(lease, self._attached.session, indices, digests, runs)
         )
         self._holdings.drop_objects(lease, outcomes.count(_OK))
         reply.committed.outcomes = outcomes

@@ -25,7 +25,7 @@ from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.gateway_session import SESSION_REQUEST, EngineSession, Liveness
 from penstock.actors.hello import PROTOCOL_VERSION, HelloReader, ReadHello
 from penstock.actors.prompts import Prompts
-from penstock.actors.wire_scan import scan
+from penstock.actors.wire_scan import parse
 from penstock.protos import common_pb2, engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import MailboxFull, PenstockError
@@ -177,8 +177,9 @@ class Streams:
                 await context.write(oversized(raw, bytes_max=bytes_max).SerializeToString())
                 continue
             try:
-                await scan(raw, SESSION_REQUEST, self._limits.scan_bounds)
-                request = engine_pb2.SessionRequest.FromString(raw)
+                request = await parse(
+                    raw, engine_pb2.SessionRequest, SESSION_REQUEST, self._limits.scan_bounds
+                )
             except TooLarge as error:
                 await context.write(refused_unparsed(raw, error).SerializeToString())
                 continue

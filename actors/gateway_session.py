@@ -34,7 +34,7 @@ from penstock.actors.engine_codec import (
 )
 from penstock.actors.engine_requests import EngineRequests, Later
 from penstock.actors.gateway_limits import GatewayLimits
-from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, scan, shape_of
+from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, parse, shape_of
 from penstock.protos import engine_pb2
 from penstock.runtime.begun import Begun
 from penstock.runtime.deadline import deadline_at
@@ -146,8 +146,10 @@ class EngineSession:
             return
         try:
             if len(raw) > UNSCANNED_BYTES_MAX:
-                await scan(raw, SESSION_REQUEST, self._scan_bounds)
-            request = engine_pb2.SessionRequest.FromString(raw)
+                kind = engine_pb2.SessionRequest
+                request = await parse(raw, kind, SESSION_REQUEST, self._scan_bounds)
+            else:
+                request = engine_pb2.SessionRequest.FromString(raw)
         except TooLarge as error:
             self._put(refused_unparsed(raw, error))
             return

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from penstock.actors.api import control, l1, session
+from penstock.actors.api import control, l1, session, store
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField, TooLarge
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import DIGEST_BYTES
 from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps
 from penstock.actors.stat_codec import stat_reply
-from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, ScanBounds, scan, shape_of
+from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, ScanBounds, parse, shape_of
 from penstock.protos import control_pb2, engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
@@ -26,7 +26,7 @@ from penstock.runtime.errors import (
     StaleError,
     UnavailableError,
 )
-from penstock.runtime.ref import Ref
+from penstock.runtime.ref import Ref, gather_asks
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -58,6 +58,7 @@ class NodeServices(grpc.GenericRpcHandler):
         manager: Ref[l1.L1Manager],
         sessions: Ref[session.Sessions],
         operator: Ref[control.Control],
+        stores: Sequence[Ref[store.StoreActor]],
         epoch: bytes,
         chunks_max: int,
         message_bytes_max: int,
@@ -68,6 +69,7 @@ class NodeServices(grpc.GenericRpcHandler):
         self._l1 = manager
         self._sessions = sessions
         self._control = operator
+        self._stores = stores
         self._epoch = epoch
         self._chunks_max = chunks_max
         self._scan_bounds = scan_bounds
@@ -119,8 +121,7 @@ class NodeServices(grpc.GenericRpcHandler):
                 with deadline_within(within_s), deadline_within(context.time_remaining()):
                     if len(raw) > bytes_max:
                         raise TooLarge("message", f"at most {bytes_max} bytes, not {len(raw)}")
-                    await scan(raw, shape, self._scan_bounds)
-                    return await method(kind.FromString(raw))
+                    return await method(await parse(raw, kind, shape, self._scan_bounds))
             except DecodeError:
                 problem = f"{len(raw)} bytes that are no {kind.DESCRIPTOR.name}"
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
@@ -166,7 +167,10 @@ class NodeServices(grpc.GenericRpcHandler):
 
     async def _stat(self, _: engine_pb2.StatRequest) -> engine_pb2.StatReply:
         usage = await self._l1.ask(l1.Measure())
-        return stat_reply(self._epoch, usage, await self._sessions.ask(session.Count()))
+        sessions = await self._sessions.ask(session.Count())
+        stores = await gather_asks(one.ask(store.Measure()) for one in self._stores)
+        told = [one for one in stores if isinstance(one, store.StoreUsage)]
+        return stat_reply(self._epoch, usage, sessions, told)
 
     async def _health(self, _: engine_pb2.HealthRequest) -> engine_pb2.HealthReply:
         health = await self._control.ask(control.GetHealth())

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 from anyio.lowlevel import checkpoint
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from penstock.actors.api.errors import TooLarge
 from penstock.runtime.units import KIB
+
+Parsed = TypeVar("Parsed", bound=Message)
 
 UNSCANNED_BYTES_MAX = 64 * KIB  # parsed in well under a millisecond, whatever it holds
 FIELDS_A_STEP = 1024
@@ -59,6 +63,18 @@ def shape_of(kind: Descriptor) -> Shape:
     messages = {one.number: shape_of(one.message_type) for one in kind.fields if one.message_type}
     packed = {one.number for one in kind.fields if one.is_packed and one.cpp_type in _PACKABLE}
     return Shape(messages, frozenset(packed))
+
+
+async def parse(raw: bytes, kind: type[Parsed], shape: Shape, bounds: ScanBounds) -> Parsed:
+    """The message, scanned first. Others get their turn after a large one was parsed, which copies all of it.
+
+    Raises TooLarge, DecodeError.
+    """
+    await scan(raw, shape, bounds)
+    parsed = kind.FromString(raw)
+    if len(raw) > UNSCANNED_BYTES_MAX:
+        await checkpoint()
+    return parsed
 
 
 async def scan(raw: bytes, shape: Shape, bounds: ScanBounds) -> None:

@@ -34,10 +34,20 @@ using penstock::PolicyKind;
 using penstock::Table;
 using Slots = std::vector<std::uint16_t>;
 using Indices = std::vector<std::uint32_t>;
-using U64s = std::vector<std::uint64_t>;
+using U64s = std::span<const std::uint64_t>;
 
+// As they lie: a message may hold megabytes of them. The payload of Python's bytes is aligned.
 U64s u64s_of(const py::bytes& packed, const char* what) {
-  return words_of<std::uint64_t>(packed, what);
+  const auto bytes = bytes_of(packed);
+  if (bytes.size() % sizeof(std::uint64_t) != 0) {
+    throw penstock::BadArgument(std::string(what) + " of " + std::to_string(bytes.size()) +
+                                " bytes; give packed u64");
+  }
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(std::uint64_t) != 0) {
+    throw std::logic_error("bytes that Python has not aligned");
+  }
+  return {reinterpret_cast<const std::uint64_t*>(bytes.data()),
+          bytes.size() / sizeof(std::uint64_t)};
 }
 
 // A named tuple type, made once and kept for the life of the interpreter.
