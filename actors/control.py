@@ -7,23 +7,25 @@ ends it. Whoever waits here holds one of a bounded number of places, so that hea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import assert_never
 
 from anyio import CancelScope
 
-from penstock.actors.api import control, eviction, gateway
+from penstock.actors.api import control, eviction, gateway, store
 from penstock.actors.api.control import HealthState, NodeHealth, PartHealth
 from penstock.actors.api.errors import InvalidField, TooManyInFlight
-from penstock.runtime.errors import ActorCrashed, ActorStopped, DeadlineExceeded
+from penstock.actors.api.store import StoreState, StoreUsage
+from penstock.runtime.errors import ActorCrashed, ActorStopped, DeadlineExceeded, PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
-from penstock.runtime.ref import Ref
+from penstock.runtime.ref import Ref, gather_asks
 from penstock.runtime.supervisor import ChildHealth, ChildState
 from penstock.runtime.telemetry import Telemetry
 
+STORE_ASK_S = 1.0  # a store's actor that takes longer to say how it is, is not well
 WAITING_MAX = 32  # drains and purges that wait at once; the other places are for those who never do
 
 _STATES = {
@@ -61,6 +63,7 @@ class Control(control.Control):
         *,
         evictor: Ref[eviction.EvictionController],
         engines: Ref[gateway.Gateway],
+        stores: Sequence[Ref[store.StoreActor]],
         children: Callable[[], list[ChildHealth]],
         telemetry: Telemetry,
         stop: Callable[[], None],
@@ -68,6 +71,7 @@ class Control(control.Control):
     ) -> None:
         self._evictor = evictor
         self._gateway = engines
+        self._stores = stores
         self._children = children
         self._telemetry = telemetry
         self._stop = stop
@@ -82,7 +86,7 @@ class Control(control.Control):
     async def receive(self, msg: control.Message) -> object:
         match msg:
             case control.GetHealth():
-                return answer(msg, self._health())
+                return answer(msg, await self._health())
             case control.SessionsLeft():
                 self._count(msg.count)
                 return answer(msg, None)
@@ -110,8 +114,12 @@ class Control(control.Control):
         finally:
             self._waiting -= 1
 
-    def _health(self) -> NodeHealth:
-        parts = tuple(_part(child) for child in self._children())
+    async def _health(self) -> NodeHealth:
+        within = min(self._limits.ask_s, STORE_ASK_S)
+        asks = [one.ask(store.Measure(), within=within) for one in self._stores]
+        names = [one.name for one in self._stores]
+        said = dict(zip(names, await gather_asks(asks), strict=True))
+        parts = tuple(_part(child, said.get(child.name)) for child in self._children())
         if self._draining is not None:
             state = HealthState.DRAINING
         elif all(part.state is HealthState.SERVING for part in parts):
@@ -165,6 +173,15 @@ class Control(control.Control):
                 return
 
 
-def _part(child: ChildHealth) -> PartHealth:
-    detail = "" if child.last_crash is None else f"last crash: {child.last_crash}"
-    return PartHealth(child.name, _STATES[child.state], child.restarts_total, detail)
+def _part(child: ChildHealth, said: StoreUsage | PenstockError | None) -> PartHealth:
+    """`said`: what a store answered about itself; None for all other parts."""
+    state = _STATES[child.state]
+    details = [] if child.last_crash is None else [f"last crash: {child.last_crash}"]
+    if isinstance(said, StoreUsage):
+        if said.state is StoreState.BROKEN and state is HealthState.SERVING:
+            state = HealthState.DEGRADED
+        details += [said.detail] if said.detail else []
+    elif said is not None:
+        state = HealthState.DEGRADED if state is HealthState.SERVING else state
+        details.append(str(said))
+    return PartHealth(child.name, state, child.restarts_total, "; ".join(details))

@@ -2,6 +2,7 @@
 
 node
  |- l1_manager           no restart: its death ends the epoch and the node
+ |- store[NAME] ...      in the order of their tiers; one that breaks disturbs no other
  |- eviction_controller
  |- sessions             no restart: it alone knows whose memory is quarantined
  |- control
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock import _native
-from penstock.actors.api import control, eviction, gateway, l1, session
+from penstock.actors.api import control, eviction, gateway, l1, session, store
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.config import NodeConfig
@@ -42,8 +44,19 @@ from penstock.actors.node_settings import (
     listen_spec,
     metrics_endpoint,
 )
+from penstock.actors.node_stores import (
+    READY_MARGIN_S,
+    RESTARTS_MAX,
+    StoreOpener,
+    store_child,
+    store_tools,
+)
 from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
+from penstock.actors.store_actor import StoreActor
+from penstock.actors.stores.digests import Digester
+from penstock.actors.stores.opening import AnyStoreConfig
+from penstock.actors.stores.store import StoreContext
 from penstock.runtime.actor_metrics import ActorMetrics
 from penstock.runtime.claim import claimed
 from penstock.runtime.config import load_config
@@ -78,7 +91,8 @@ class Node:
         self._addresses: tuple[Address, ...] = ()
         self.is_draining = False
         self._stopping = asyncio.Event()
-        self._refs = _Refs(config.mailbox_max)
+        self._refs = _Refs(config)
+        self._digester = Digester()
 
     @property
     def address(self) -> str:
@@ -161,6 +175,7 @@ class Node:
             manager=refs.l1,
             sessions=refs.sessions,
             operator=refs.control,
+            stores=tuple(refs.stores.values()),
             epoch=self.epoch,
             chunks_max=limits.chunks_max,
             message_bytes_max=limits.message_bytes_max,
@@ -169,6 +184,8 @@ class Node:
             drain_s=config.drain,
         )
         await supervisor.start(ChildSpec(refs.l1, lambda: self._make_l1(arena), restarts_max=0))
+        for one in config.stores:
+            await supervisor.start(self._store_child(one))
         await supervisor.start(ChildSpec(refs.eviction, self._make_eviction))
         await supervisor.start(
             ChildSpec(refs.sessions, lambda: self._make_sessions(door), restarts_max=0)
@@ -239,6 +256,16 @@ class Node:
             beside=partial(tell_prefault, arena) if config.prefault_threads else None,
         )
 
+    def _store_child(self, config: AnyStoreConfig) -> ChildSpec[store.StoreActor]:
+        opener = StoreOpener(config, StoreContext(config.name, self.epoch))
+        tools = store_tools(config, self._digester, draw=random.random)
+        return ChildSpec(
+            self._refs.stores[config.name],
+            lambda: StoreActor(opener, config=config, tools=tools, telemetry=self.telemetry),
+            restarts_max=RESTARTS_MAX,
+            ready_within_s=config.open_within + READY_MARGIN_S,
+        )
+
     def _make_eviction(self) -> EvictionController:
         config = self.config.l1
         watermarks = Watermarks.of(
@@ -269,6 +296,7 @@ class Node:
         return Control(
             evictor=self._refs.eviction,
             engines=self._refs.gateway,
+            stores=tuple(self._refs.stores.values()),
             children=supervisor.health,
             telemetry=self.telemetry,
             stop=self.stop,
@@ -279,8 +307,13 @@ class Node:
 class _Refs:
     """The mailboxes of a node; made first, so that neighbours can be named before they live."""
 
-    def __init__(self, messages_max: int) -> None:
+    def __init__(self, config: NodeConfig) -> None:
+        messages_max = config.mailbox_max
         self.l1 = Ref.to(l1.L1Manager, "l1_manager", messages_max=messages_max)
+        self.stores = {
+            one.name: Ref.to(store.StoreActor, store_child(one.name), messages_max=messages_max)
+            for one in config.stores
+        }
         self.eviction = Ref.to(
             eviction.EvictionController, "eviction_controller", messages_max=messages_max
         )

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock.actors.api import l1
+from penstock.actors.api.store import StoreState, StoreUsage
 from penstock.protos import engine_pb2
 
+_STATES = {
+    StoreState.RECOVERING: engine_pb2.STORE_STATE_RECOVERING,
+    StoreState.OPEN: engine_pb2.STORE_STATE_OPEN,
+    StoreState.BROKEN: engine_pb2.STORE_STATE_BROKEN,
+}
 
-def stat_reply(epoch: bytes, usage: l1.Usage, sessions: int) -> engine_pb2.StatReply:
+
+def stat_reply(
+    epoch: bytes, usage: l1.Usage, sessions: int, stores: Sequence[StoreUsage] = ()
+) -> engine_pb2.StatReply:
     return engine_pb2.StatReply(
         epoch=epoch,
         arena_bytes=usage.arena_bytes,
@@ -27,4 +38,18 @@ def stat_reply(epoch: bytes, usage: l1.Usage, sessions: int) -> engine_pb2.StatR
         lookups=usage.lookups,
         lookup_chunks=usage.lookup_chunks,
         hit_chunks=usage.hit_chunks,
+        stores=[_store_stat(one) for one in stores],
+    )
+
+
+def _store_stat(usage: StoreUsage) -> engine_pb2.StoreStat:
+    return engine_pb2.StoreStat(
+        name=usage.name,
+        state=_STATES[usage.state],
+        objects=usage.objects,
+        used_bytes=usage.used_bytes,
+        capacity_bytes=usage.capacity_bytes,
+        loads_waiting=usage.loads_waiting,
+        saves_waiting=usage.saves_waiting,
+        detail=usage.detail,
     )

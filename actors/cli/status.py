@@ -56,7 +56,18 @@ def _print(health: engine_pb2.HealthReply, stat: engine_pb2.StatReply) -> None:
     print(
         f"lookups   {stat.lookups}: {stat.hit_chunks} of {stat.lookup_chunks} chunks hit ({rate:.1f} %)"
     )
+    for store in stat.stores:
+        _print_store(store)
     print(f"evicted   {stat.evicted_chunks} chunks   damaged {stat.damaged_objects} objects")
+
+
+def _print_store(store: engine_pb2.StoreStat) -> None:
+    state = engine_pb2.StoreState.Name(store.state).removeprefix("STORE_STATE_").lower()
+    of = f" of {ByteSize(store.capacity_bytes)}" if store.capacity_bytes else ""
+    print(
+        f"store     {store.name:<20} {state:<10} {store.objects} objects, {store.used_bytes:,d} bytes{of};"
+        f" {store.loads_waiting} loads and {store.saves_waiting} saves wait {store.detail}".rstrip()
+    )
 
 
 def _plain(message: Message) -> dict[str, object]:

@@ -15,10 +15,12 @@ from support.fake_actors import (
     fake_eviction,
     fake_gateway,
     fake_l1,
+    fake_store,
     never,
+    store_usage,
 )
 
-from penstock.actors.api import control, eviction, gateway, l1
+from penstock.actors.api import control, eviction, gateway, l1, store
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField, TooManyInFlight
 from penstock.actors.control import WAITING_MAX, Control, ControlLimits
@@ -145,6 +147,7 @@ class Operator:
         self.eviction, self.gateway = fake_eviction(), fake_gateway()
         self.gateway.answers[gateway.StopAdmitting] = lambda _: self.attached
         self.attached = 0
+        self.stores = [fake_store("disk"), fake_store("far")]
         self.children: list[ChildHealth] = []
         self.stopped_at: list[float] = []
         self.ref: Ref[control.Control] = Ref.to(control.Control, "control", messages_max=64)
@@ -154,6 +157,7 @@ class Operator:
         return Control(
             evictor=self.eviction.ref,
             engines=self.gateway.ref,
+            stores=[one.ref for one in self.stores],
             children=lambda: self.children,
             telemetry=Telemetry(),
             stop=lambda: self.stopped_at.append(asyncio.get_running_loop().time()),
@@ -168,7 +172,9 @@ class Operator:
 def operate(seed: int, scene: Callable[[Operator], Awaitable[None]]) -> None:
     async def main() -> None:
         operator = Operator()
-        async with supervise(operator.eviction.spec, operator.gateway.spec, operator.spec):
+        stores = [one.spec for one in operator.stores]
+        neighbours = operator.eviction.spec, operator.gateway.spec
+        async with supervise(*stores, *neighbours, operator.spec):
             await scene(operator)
 
     simulate(seed, main)
@@ -191,6 +197,36 @@ def test_health_is_that_of_the_worst_part_and_says_which(seed: int) -> None:
         operator.children[-1:] = []
         operator.child("three", ChildState.FAILED)
         assert (await operator.ref.ask(control.GetHealth(), within=1)).state is HealthState.DEGRADED
+
+    operate(seed, scene)
+
+
+@SEEDS
+def test_a_store_that_is_left_alone_is_named_in_health(seed: int) -> None:
+    """B1: health says degraded, which store, and why; also of one whose actor does not answer.
+
+    Seen to fail with control not asking the stores."""
+
+    async def scene(operator: Operator) -> None:
+        disk, far = operator.stores
+        for name in ("l1_manager", "store[disk]", "store[far]"):
+            operator.child(name, ChildState.RUNNING)
+        health = await operator.ref.ask(control.GetHealth(), within=5)
+        assert health.state is HealthState.SERVING
+        broken = store_usage("far", store.StoreState.BROKEN, "reads fail: no answer")
+        far.answers[store.Measure] = lambda _: broken
+        health = await operator.ref.ask(control.GetHealth(), within=5)
+        assert health.state is HealthState.DEGRADED
+        assert [part.state.value for part in health.parts] == ["serving", "serving", "degraded"]
+        assert health.parts[2].detail == "reads fail: no answer"
+        counting = store_usage("far", store.StoreState.RECOVERING, "12 objects counted so far")
+        far.answers[store.Measure] = lambda _: counting
+        health = await operator.ref.ask(control.GetHealth(), within=5)
+        assert (health.state, health.parts[2].detail) == (HealthState.SERVING, counting.detail)
+        disk.answers[store.Measure] = lambda _: never()
+        health = await operator.ref.ask(control.GetHealth(), within=5)
+        assert health.state is HealthState.DEGRADED
+        assert "Measure out of time" in health.parts[1].detail
 
     operate(seed, scene)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from penstock.actors.api import control, eviction, gateway, l1, session
+from penstock.actors.api import control, eviction, gateway, l1, session, store
 from penstock.actors.api.types import Extents, GeometryId, LeaseId
 from penstock.runtime.actor import Actor
 from penstock.runtime.ref import Ref
@@ -115,6 +115,16 @@ def fake_eviction() -> Fake:
 
 def fake_gateway(*, messages_max: int = 64) -> Fake:
     return Fake(gateway.Gateway, "gateway", {}, messages_max=messages_max)
+
+
+def store_usage(name: str, state: store.StoreState, detail: str = "") -> store.StoreUsage:
+    return store.StoreUsage(name, state, 0, 0, 0, 0, 0, detail)
+
+
+def fake_store(name: str) -> Fake:
+    """One that is open and has nothing."""
+    usage = store_usage(name, store.StoreState.OPEN)
+    return Fake(store.StoreActor, f"store[{name}]", {store.Measure: lambda _: usage})
 
 
 def fake_control() -> Fake:
