@@ -56,10 +56,7 @@ const Step* TransferJob::proceed(std::int64_t result) {
   return over(static_cast<std::int64_t>(transfer_.moved()));
 }
 
-ReadFileJob::ReadFileJob(Request request)
-    : request_(std::move(request)),
-      capacity_(bytes_of(request_.vectors)),
-      transfer_(std::move(request_.vectors), 0) {}
+ReadFileJob::ReadFileJob(Request request) : request_(std::move(request)), transfer_({}, 0) {}
 
 const Step* ReadFileJob::begin() {
   const int direct = request_.caching == Caching::direct ? O_DIRECT : 0;
@@ -77,9 +74,7 @@ const Step* ReadFileJob::proceed(std::int64_t result) {
       step_ = {.op = Op::measure, .fd = static_cast<int>(result)};
       return &step_;
     case Op::measure:
-      if (result < 0) return close(result);
-      size_ = static_cast<std::uint64_t>(result);
-      return size_ > capacity_ ? close(-EFBIG) : read_or_close();
+      return result < 0 ? close(result) : measured(static_cast<std::uint64_t>(result));
     case Op::read:
       if (result < 0) return close(result);
       transfer_.advance(static_cast<std::uint64_t>(result));
@@ -88,6 +83,16 @@ const Step* ReadFileJob::proceed(std::int64_t result) {
     default:
       return over(result_);
   }
+}
+
+const Step* ReadFileJob::measured(std::uint64_t size) {
+  if (size > bytes_of(request_.vectors)) return close(-EFBIG);
+  size_ = size;
+  // No more is asked for than there is: direct reads may clear what they are given beyond the end.
+  const std::uint64_t padding = (kBlockBytes - size % kBlockBytes) % kBlockBytes;
+  const std::uint64_t asked = request_.caching == Caching::direct ? size + padding : size;
+  transfer_ = Transfer(first_bytes(request_.vectors, asked), 0);
+  return read_or_close();
 }
 
 const Step* ReadFileJob::read_or_close() {

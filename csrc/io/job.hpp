@@ -104,11 +104,11 @@ class ReadFileJob final : public Job {
   [[nodiscard]] const Step* proceed(std::int64_t result) override;
 
  private:
+  const Step* measured(std::uint64_t size);
   const Step* read_or_close();
   const Step* close(std::int64_t outcome);
 
   Request request_;
-  std::uint64_t capacity_;
   std::uint64_t size_ = 0;
   Transfer transfer_;
   std::int64_t result_ = 0;

@@ -69,6 +69,7 @@ TEST_CASE(a_direct_file_ends_where_its_bytes_end_and_the_last_block_shows_nobody
       CHECK_EQ(machine.run(reading_file(folder, "object", {&target}, Caching::direct)),
                std::int64_t(bytes));
       CHECK(std::memcmp(target.data(), source.data(), bytes) == 0);
+      CHECK_EQ(target.data()[target.size() - 1], std::byte{0x11});  // no block beyond the last
       CHECK(folder.names() == std::vector<std::string>{"object"});
     }
   });

@@ -1,0 +1,265 @@
+r"""Objects as files, moved between arena and disk by the native I/O engine.
+
+    saving -> aside/... written, [synced] -> renamed to objects/...    whole under its name, or not there
+           \-> failed: removed
+
+A save that is given up goes on: its object becomes visible whole, or not; a save or deletion of it that comes later
+waits for it, and so has the last word. A file is the header, padded to blocks, and the payload; its length is theirs.
+Names are digits of keys. Several folders share the objects by key or by device (`file_config.py`); what lies in a
+folder is said in `file_folder.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from penstock._native import Caching
+from penstock.actors.api.store import Keys
+from penstock.actors.stores.config import OwnershipName
+from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
+from penstock.actors.stores.file_folder import Folder, Marker, object_name
+from penstock.actors.stores.header import whole_blocks
+from penstock.actors.stores.native_io import IoBusy, IoClosed, Moved, NativeIo, all_of
+from penstock.actors.stores.store import (
+    BLOCK_BYTES,
+    DONE,
+    MISSING,
+    Entry,
+    Fate,
+    Given,
+    Outcome,
+    Ownership,
+    StoreContext,
+    StoreFault,
+    Wanted,
+)
+from penstock.runtime.log import Log
+
+T = TypeVar("T")
+Placed: TypeAlias = tuple[Folder, Caching]
+
+STARTED_MAX = 128  # jobs in one step of the loop
+ENTRIES_MAX = 1024  # told at a time by recovery
+OWNERSHIP = {
+    OwnershipName.EXCLUSIVE: Ownership.EXCLUSIVE,
+    OwnershipName.SHARED: Ownership.SHARED,
+}
+CACHING = {FileIo.DIRECT: Caching.DIRECT, FileIo.BUFFERED: Caching.BUFFERED}
+
+
+async def open_file_store(config: FileConfig, context: StoreContext) -> FileStore:
+    """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
+    log = Log(f"store.{context.name}")
+    folders: list[Placed] = []
+    try:
+        for marker, path in _marked(config):
+            make = partial(
+                Folder,
+                path,
+                marker=marker,
+                ownership=OWNERSHIP[config.ownership],
+                epoch=context.epoch,
+            )
+            folders.append(await anyio.to_thread.run_sync(_opened, make, config.io, log))
+        return FileStore(config, tuple(folders), log)
+    except BaseException:
+        for folder, _ in folders:
+            folder.close()
+        raise
+
+
+class FileStore:
+    """The files below all folders of one store."""
+
+    def __init__(self, config: FileConfig, folders: tuple[Placed, ...], log: Log) -> None:
+        self.ownership = OWNERSHIP[config.ownership]
+        self._folders = folders
+        self._by_device = config.placement is Placement.BY_DEVICE
+        self._durability = DURABILITY[config.durability]
+        self._capacity_bytes = int(config.capacity)
+        # Saves nobody waits for any more, and what they may still write. Whoever saves or deletes the same comes after.
+        self._given_up: dict[Moved, bytes] = {}
+        self._io = NativeIo(
+            depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log
+        )
+
+    async def locate(self, keys: Keys) -> bytes:
+        def look(index: int) -> Moved:
+            folder, _ = self._place(keys[index], keys.device(index))
+            return self._io.stat_file(folder.fd, object_name(keys[index]))
+
+        sizes = await self._whole_batch("located", look, range(len(keys)))
+        return bytes(size >= BLOCK_BYTES for size in sizes)
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        moved: list[Moved | Outcome] = []
+        async for one in _in_steps(wanted):
+            moved.append(self._started(self._load, one))
+        pairs = zip(moved, wanted, strict=True)
+        return [await _outcome(of, partial(_loaded, one)) for of, one in pairs]
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        moved: list[Moved | Outcome] = []
+        await self._after_given_up({one.key for one in given})
+        try:
+            async for one in _in_steps(given):
+                moved.append(self._started(self._save, one))
+            return [await _outcome(of, _saved) for of in moved]
+        finally:
+            for of, one in zip(moved, given, strict=False):
+                if not isinstance(of, Outcome) and not of.done():
+                    self._given_up[of] = one.key
+                    of.add_done_callback(self._given_up.pop)
+
+    async def delete(self, keys: Keys) -> None:
+        def remove(index: int) -> Moved:
+            folder, _ = self._place(keys[index], keys.device(index))
+            return self._io.remove_file(folder.fd, object_name(keys[index]))
+
+        await self._after_given_up(set(keys))
+        await self._whole_batch("deleted", remove, range(len(keys)))
+
+    async def recover(self) -> AsyncIterator[list[Entry]]:
+        """By names and sizes; a folder is read in portions, on a thread."""
+        if self.ownership is Ownership.SHARED:
+            return
+        for folder, _ in self._folders:
+            portions = folder.entries(ENTRIES_MAX)
+            try:
+                while (batch := await anyio.to_thread.run_sync(next, portions, None)) is not None:
+                    yield batch
+            except OSError as error:
+                raise StoreFault(f"{folder.path} cannot be read: {error}") from error
+
+    def cost(self, header_bytes: int, payload_bytes: int) -> int:
+        return whole_blocks(header_bytes) + whole_blocks(payload_bytes)
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._capacity_bytes
+
+    async def aclose(self) -> None:
+        await self._io.aclose()
+        for folder, _ in self._folders:
+            await anyio.to_thread.run_sync(folder.close)
+
+    def _place(self, key: bytes, device: int) -> Placed:
+        # Other digits of the key than those that name the folder of the object.
+        number = device if self._by_device else int.from_bytes(key[8:16], "little")
+        return self._folders[number % len(self._folders)]
+
+    def _load(self, one: Wanted) -> Moved:
+        folder, caching = self._place(one.key, one.device)
+        name = object_name(one.key)
+        buffers = [one.header, one.payload]
+        return self._io.read_file(folder.fd, name, buffers, caching=caching, hold=one.hold)
+
+    def _save(self, one: Given) -> Moved:
+        folder, caching = self._place(one.key, one.device)
+        return self._io.write_file(
+            folder.fd,
+            folder.temporary(),
+            object_name(one.key),
+            [one.header, one.payload],
+            size_bytes=len(one.header) + one.payload_bytes,
+            caching=caching,
+            durability=self._durability,
+            hold=one.hold,
+        )
+
+    def _started(self, start: Callable[[T], Moved], one: T) -> Moved | Outcome:
+        try:
+            return start(one)
+        except (IoBusy, IoClosed) as refusal:
+            return Outcome(Fate.FAULT, reason=str(refusal))
+
+    async def _after_given_up(self, keys: set[bytes]) -> None:
+        for moved in [moved for moved, key in self._given_up.items() if key in keys]:
+            await asyncio.shield(moved)
+
+    async def _whole_batch(
+        self, done: str, start: Callable[[int], Moved], indices: Sequence[int]
+    ) -> list[int]:
+        """What became of each; other failures than a missing file are those of the batch."""
+        moved: list[Moved] = []
+        try:
+            async for index in _in_steps(indices):
+                moved.append(start(index))
+        except (IoBusy, IoClosed) as refusal:
+            raise StoreFault(str(refusal)) from None
+        outcomes = await all_of(moved)
+        for outcome in outcomes:
+            if outcome < 0 and outcome != -errno.ENOENT:
+                raise StoreFault(f"an object could not be {done}: {os.strerror(-outcome)}")
+        return outcomes
+
+
+def _marked(config: FileConfig) -> list[tuple[Marker, Path]]:
+    paths = config.folders()
+    return [(Marker(config.placement, len(paths), i), path) for i, path in enumerate(paths)]
+
+
+def _opened(make: Callable[[], Folder], wanted: FileIo, log: Log) -> Placed:
+    """A folder, swept, and how its files are opened. Blocks."""
+    folder = make()
+    try:
+        removed = folder.sweep()
+        if removed:
+            log.info("temporaries_removed", path=folder.path, stores=removed)
+        caching = folder.caching_of(CACHING[wanted])
+    except BaseException:
+        folder.close()
+        raise
+    if caching is not CACHING[wanted]:
+        reason = "its filesystem refuses O_DIRECT"
+        log.warning("io_buffered", path=folder.path, reason=reason)
+    return folder, caching
+
+
+async def _in_steps(all_: Sequence[T]) -> AsyncIterator[T]:
+    """All of them, the loop having its turn after every STARTED_MAX."""
+    for index, one in enumerate(all_):
+        if index % STARTED_MAX == 0:
+            await checkpoint()
+        yield one
+
+
+async def _outcome(of: Moved | Outcome, told: Callable[[int], Outcome]) -> Outcome:
+    # Shielded: to give up waiting must not make the future forget what became of its job.
+    return of if isinstance(of, Outcome) else told(await asyncio.shield(of))
+
+
+def _loaded(wanted: Wanted, size: int) -> Outcome:
+    header_bytes = len(wanted.header)
+    match -size:
+        case errno.ENOENT:
+            return MISSING
+        case errno.EFBIG:
+            room = header_bytes + len(wanted.payload)
+            return Outcome(Fate.REFUSED, reason=f"its file has more than the {room} bytes expected")
+        case error if error > 0:
+            return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(error)}")
+    if size < header_bytes:
+        reason = f"its file has {size} bytes, fewer than its header's {header_bytes}"
+        return Outcome(Fate.REFUSED, reason=reason)
+    return Outcome(Fate.DONE, size - header_bytes)
+
+
+def _saved(size: int) -> Outcome:
+    match -size:
+        case errno.ENOSPC | errno.EDQUOT as error:
+            return Outcome(Fate.FULL, reason=os.strerror(error))
+        case errno.EFBIG as error:
+            return Outcome(Fate.REFUSED, reason=os.strerror(error))
+        case error if error > 0:
+            return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(error)}")
+    return DONE
