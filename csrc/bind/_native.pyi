@@ -77,8 +77,14 @@ class Rule(enum.Enum):
     STATE = 2  # chunk n - 1
 
 class Policy(enum.Enum):
+    """Which chunk or object goes first when room is needed: docs/POLICIES.md."""
+
     LRU = 0
     S3FIFO = 1
+    SIEVE = 2
+    ARC = 3
+    TINYLFU = 4
+    PROSPECT = 5
 
 class Group:
     """One layer group of a geometry.
@@ -674,6 +680,103 @@ class ArenaMapping:
         """
     def close(self) -> None:
         """Stop prefaulting; unmap once no view is left. Idempotent."""
+
+# --- catalog: csrc/core/catalog.hpp --------------------------------------------------------------
+
+class CatalogVictims:
+    """Objects that were chosen to go, in order, packed: 32-byte keys, u64 sizes, u64 places."""
+
+    @property
+    def keys(self) -> bytes: ...
+    @property
+    def sizes(self) -> bytes: ...
+    @property
+    def places(self) -> bytes: ...
+    @property
+    def bytes(self) -> int: ...  # the sum of sizes
+
+class Replayed:
+    """What a replay has counted, in keys; `hits` are in the unbroken prefix of their prompt."""
+
+    @property
+    def references(self) -> int: ...
+    @property
+    def hits(self) -> int: ...
+    @property
+    def refused(self) -> int: ...  # no room even after eviction
+    @property
+    def evictions(self) -> int: ...
+
+class Catalog:
+    """Names of objects with bytes, a place (any u64) and a tenant, ordered by a policy: the ledger of
+    an exclusive store. It shares out no memory and refuses nothing for lack of bytes: what is put
+    may exceed the capacity, until the caller has taken out what victims() names.
+
+    Keys are packed, 32 bytes each, in prompt order. Belongs to one thread at a time.
+    Every call raises BadKeys for keys that are no whole number of keys.
+    """
+
+    def __init__(
+        self, *, objects_max: int, capacity_bytes: int, policy: Policy, hash_seed: int = 0
+    ) -> None:
+        """Raises BadArgument for a bound of 0."""
+
+    def put(self, keys: bytes, *, sizes: bytes, places: bytes, tenants: bytes) -> None:
+        """New objects, or new facts of old ones, which counts as a touch. Packed u64 bytes (at most
+        2**52 each), u64 places, u32 tenants.
+
+        Raises BadArgument when counts differ; TableFull, having changed nothing, when there
+        might be more than `objects_max`.
+        """
+
+    def has(self, keys: bytes) -> bytes:
+        """One byte per key, 0 or 1. Touches nothing."""
+
+    def places(self, keys: bytes) -> bytes:
+        """Packed u64; 2**64-1 where there is no object. Touches nothing."""
+
+    def sizes(self, keys: bytes) -> bytes:
+        """The same of bytes."""
+
+    def touch(self, keys: bytes) -> int:
+        """These were read: the last of a prompt goes first. How many of them are here."""
+
+    def remove(self, keys: bytes) -> int:
+        """How many of them were here."""
+
+    def victims(self, *, bytes_wanted: int, count_max: int) -> CatalogVictims:
+        """The objects to go next, until they have so many bytes or are so many. They stay until they
+        are removed, and are not chosen again unless they are put, touched or spared."""
+
+    def spare(self, keys: bytes) -> int:
+        """These were chosen but stay, at their place in the order. How many had been chosen."""
+
+    def replay(
+        self, prompts: bytes, lengths: bytes, *, object_bytes: int, tenant: int = 0
+    ) -> Replayed:
+        """Recorded prompts, of packed u32 `lengths` keys each, ask for their chunks one after the
+        other: what is not there is put, after what must go for it. Releases the GIL.
+
+        Raises BadArgument when the lengths do not add up.
+        """
+
+    def bytes_of(self, tenant: int) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def objects(self) -> int: ...
+    @property
+    def metadata_bytes(self) -> int:
+        """Memory of records, index and policy."""
+
+    def validate(self) -> None:
+        """Raises AssertionError naming the first broken invariant. Slow; for tests."""
+
+def optimum_hits(references: bytes, *, capacity: int) -> int:
+    """Hits of an all-knowing cache of so many equal objects (Belady, with bypass): no policy has
+    more. `references`: packed u32 numbers of objects, dense from 0. Releases the GIL."""
 
 # --- digest: csrc/core/digest.hpp ----------------------------------------------------------------
 

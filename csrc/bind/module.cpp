@@ -6,6 +6,7 @@ namespace py = pybind11;
 
 void bind_arena(py::module_& m);
 void bind_bitmap(py::module_& m);
+void bind_catalog(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
 void bind_dlpack(py::module_& m);
@@ -21,4 +22,5 @@ PYBIND11_MODULE(_native, m) {
   bind_dlpack(m);
   bind_io(m);
   bind_table(m);
+  bind_catalog(m);
 }

@@ -62,6 +62,10 @@ void bind_words(py::module_& m) {
   py::native_enum<PolicyKind>(m, "Policy", "enum.Enum", "Which chunk goes first.")
       .value("LRU", PolicyKind::lru)
       .value("S3FIFO", PolicyKind::s3fifo)
+      .value("SIEVE", PolicyKind::sieve)
+      .value("ARC", PolicyKind::arc)
+      .value("TINYLFU", PolicyKind::tinylfu)
+      .value("PROSPECT", PolicyKind::prospect)
       .finalize();
   py::class_<Group>(m, "Group", "One layer group of a geometry.")
       .def(py::init([](HitRule rule, std::vector<std::uint64_t> shard_bytes,

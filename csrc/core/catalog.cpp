@@ -7,33 +7,33 @@
 namespace penstock {
 namespace {
 
-constexpr std::uint64_t kPageBytes = 4096;
-
-std::uint64_t pages_of(std::uint64_t bytes) {
-  return std::max<std::uint64_t>((bytes + kPageBytes - 1) / kPageBytes, 1);
-}
-
 const Catalog::Limits& checked(const Catalog::Limits& limits) {
   if (limits.objects_max == 0 || limits.objects_max == kNoChunk || limits.capacity_bytes == 0) {
-    throw BadArgument("a catalog needs room: give objects_max from 1 to 2^32-2, capacity_bytes > 0");
+    throw BadArgument(
+        "a catalog needs room: give objects_max from 1 to 2^32-2, capacity_bytes > 0");
   }
   return limits;
 }
 
-void require_size(std::uint64_t bytes) {
-  if (bytes > Catalog::kBytesMax) {
+}  // namespace
+
+void Catalog::require_size(std::uint64_t bytes) {
+  if (bytes > kBytesMax) {
     throw BadArgument("an object of " + std::to_string(bytes) + " bytes; give at most 2^52");
   }
 }
 
-}  // namespace
+std::uint64_t Catalog::pages_of(std::uint64_t bytes) {
+  constexpr std::uint64_t kPageBytes = 4096;
+  return std::max<std::uint64_t>((bytes + kPageBytes - 1) / kPageBytes, 1);
+}
 
 Catalog::Catalog(const Limits& limits)
     : limits_(checked(limits)),
       index_(limits.objects_max, limits.hash_seed),
       records_(limits.objects_max),
-      policy_(make_policy(limits.policy, limits.objects_max, pages_of(limits.capacity_bytes),
-                          *this)) {}
+      policy_(
+          make_policy(limits.policy, limits.objects_max, pages_of(limits.capacity_bytes), *this)) {}
 
 void Catalog::put(KeyBatch keys, std::span<const std::uint64_t> sizes,
                   std::span<const std::uint64_t> places, std::span<const std::uint32_t> tenants) {
@@ -41,7 +41,7 @@ void Catalog::put(KeyBatch keys, std::span<const std::uint64_t> sizes,
       tenants.size() != keys.size()) {
     throw BadArgument("sizes, places and tenants must be as many as the keys");
   }
-  std::ranges::for_each(sizes, require_size);
+  for (const std::uint64_t bytes : sizes) require_size(bytes);
   find_records(keys);
   const auto absent = std::ranges::count(found_, kNoChunk);
   if (static_cast<std::uint64_t>(absent) > records_.size() - records_used_) {
@@ -124,55 +124,6 @@ std::uint32_t Catalog::spare(KeyBatch keys) {
     ++spared;
   }
   return spared;
-}
-
-void Catalog::reference(KeyBatch prompt, std::uint64_t bytes, std::uint32_t tenant,
-                        Replayed& replayed) {
-  require_size(bytes);
-  if (bytes == 0) throw BadArgument("a chunk of 0 bytes");
-  find_records(prompt);
-  const auto present = [this](ChunkId id) { return id != kNoChunk && records_[id].present; };
-  const auto hits =
-      static_cast<std::size_t>(std::ranges::find_if_not(found_, present) - found_.begin());
-  touched_.clear();
-  for (std::size_t i = hits; i-- > 0;) {
-    records_[found_[i]].held = 1;
-    requeue(found_[i]);
-    touched_.push_back(found_[i]);
-  }
-  policy_->touched(touched_, ++stamp_);
-  ++stamp_;
-  std::size_t end = hits;
-  for (; end < prompt.size(); ++end) {
-    ChunkId id = find_record(prompt[end]);
-    if (!present(id)) {
-      if (id != kNoChunk) records_[id].held = 1;  // kept while room is made
-      if (!make_room(bytes, id == kNoChunk, replayed)) {
-        if (id != kNoChunk) records_[id].held = 0;
-        break;
-      }
-      if (id == kNoChunk) id = create(prompt[end]);
-      const ChunkId before = end == 0 ? kNoChunk : found_[end - 1];
-      if (before != kNoChunk && before != id && records_[id].parent == kNoChunk &&
-          records_[id].children == 0) {
-        records_[id].parent = before;
-        ++records_[before].children;
-        policy_->extended(before);
-      }
-      insert(id, {bytes, kNowhere, tenant}, stamp_);
-    }
-    records_[id].held = 1;
-    records_[id].chosen = 0;
-    requeue(id);
-    found_[end] = id;
-  }
-  for (std::size_t i = end; i-- > 0;) {
-    records_[found_[i]].held = 0;
-    requeue(found_[i]);
-  }
-  replayed.references += prompt.size();
-  replayed.hits += hits;
-  replayed.refused += prompt.size() - end;
 }
 
 std::uint64_t Catalog::bytes_of(std::uint32_t tenant) const {
@@ -262,17 +213,6 @@ void Catalog::take_out(ChunkId id, Departure why) {
   policy_->removed(id, fingerprint(id), pages_of(record.item.bytes), why);
   record.item = {};
   settle(id);
-}
-
-bool Catalog::make_room(std::uint64_t bytes, bool record_wanted, Replayed& replayed) {
-  while (used_bytes_ + bytes > limits_.capacity_bytes ||
-         (record_wanted && records_used_ == records_.size())) {
-    const ChunkId victim = policy_->victim(stamp_);
-    if (victim == kNoChunk) return false;
-    take_out(victim, Departure::evicted);
-    ++replayed.evictions;
-  }
-  return true;
 }
 
 // Whether it is a candidate has perhaps changed; if so, because `child` has left, unless that is

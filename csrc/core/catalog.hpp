@@ -87,6 +87,10 @@ class Catalog final : public ChunkFacts {
   // Throws BadArgument for a size of 0 or over kBytesMax.
   void reference(KeyBatch prompt, std::uint64_t bytes, std::uint32_t tenant, Replayed& replayed);
 
+  // The same for many prompts, each of so many keys. Throws BadArgument unless the lengths add up.
+  Replayed replay(KeyBatch prompts, std::span<const std::uint32_t> lengths, std::uint64_t bytes,
+                  std::uint32_t tenant);
+
   [[nodiscard]] std::uint64_t used_bytes() const { return used_bytes_; }
   [[nodiscard]] std::uint64_t capacity_bytes() const { return limits_.capacity_bytes; }
   [[nodiscard]] std::uint32_t objects() const { return objects_; }
@@ -106,8 +110,8 @@ class Catalog final : public ChunkFacts {
   struct Record {
     Key key;
     Item item;
-    ChunkId parent;            // of a free record: the next free one
-    std::uint32_t children;    // records that rest on it
+    ChunkId parent;             // of a free record: the next free one
+    std::uint32_t children;     // records that rest on it
     std::uint32_t present : 1;  // has an object; otherwise it is kept for its children
     std::uint32_t chosen : 1;
     std::uint32_t held : 1;  // by the prompt that is being referenced
@@ -115,13 +119,17 @@ class Catalog final : public ChunkFacts {
     std::uint32_t used : 1;
   };
 
+  static void require_size(std::uint64_t bytes);
+  [[nodiscard]] static std::uint64_t pages_of(std::uint64_t bytes);
   [[nodiscard]] ChunkId find_record(const Key& key) const;
   void find_records(KeyBatch keys);
   ChunkId create(const Key& key);
   void insert(ChunkId id, const Item& item, std::uint64_t stamp);
   void replace(ChunkId id, const Item& item);
   void take_out(ChunkId id, Departure why);
-  bool make_room(std::uint64_t bytes, bool record_wanted, Replayed& replayed);
+  std::size_t hold_prefix();
+  ChunkId ensure(const Key& key, ChunkId before, const Item& item, Replayed& replayed);
+  bool make_room(std::uint64_t bytes, std::uint32_t records, Replayed& replayed);
   void requeue(ChunkId id, ChunkId child = kNoChunk);
   void settle(ChunkId id);
   void count(const Item& item, bool more);

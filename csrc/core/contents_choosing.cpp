@@ -6,7 +6,7 @@
 namespace penstock {
 
 // A tenant well within its share keeps what it has while others, who are not, have something that
-// may go. What is spared counts as used now, so the policy offers others next. When as many were
+// may go. What is spared is not offered again before others. When as many were
 // spared in a row as there are candidates, nobody else has anything that may go.
 bool Contents::spare(ChunkId victim) {
   if (!ledger_.is_within_share(store_.lineage(victim).tenant)) {
@@ -18,7 +18,7 @@ bool Contents::spare(ChunkId victim) {
   // Out of its queue meanwhile: choose() may have exposed it, and what has children is not expected
   // to be touched in a queue.
   policy_->leave(victim);
-  policy_->touched({&victim, 1}, stamp_);
+  policy_->spared(victim, stamp_);
   policy_->enter(victim);
   return true;
 }

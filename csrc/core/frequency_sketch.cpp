@@ -29,7 +29,8 @@ FrequencySketch::Place FrequencySketch::place(std::uint64_t fingerprint, std::ui
 void FrequencySketch::count(std::uint64_t fingerprint) {
   for (std::uint32_t row = 0; row < kRows; ++row) {
     const Place at = place(fingerprint, row);
-    if ((words_[at.word] >> at.shift & kCounterMax) < kCounterMax) words_[at.word] += 1ULL << at.shift;
+    if ((words_[at.word] >> at.shift & kCounterMax) < kCounterMax)
+      words_[at.word] += 1ULL << at.shift;
   }
   if (++events_ >= events_max_ && halved_ == words_.size()) {
     events_ /= 2;

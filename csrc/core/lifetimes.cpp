@@ -9,7 +9,8 @@ namespace {
 // What is believed before anything is seen: at every doubling of its age, a chunk has this chance
 // of a use. It gives the order of LRU.
 constexpr float kChanceOfDoubling = 0.25F;
-// How many uses or ends of waits must be seen until a kind counts as much as what is believed of it.
+// How many uses or ends of waits must be seen until a kind counts as much as what is believed of
+// it.
 constexpr float kDoubt = 32.0F;
 // What was seen counts half after as many uses as the sample would hold so many times.
 constexpr float kMemory = 8.0F;
@@ -81,15 +82,44 @@ void Lifetimes::count_waiting(std::uint64_t stamp) {
   }
 }
 
-// The chance of a use at each age of those that have come so far. `prior` counts for `weight`.
-void Lifetimes::chances(const Ages& used, const Ages& ended, const Ages& prior, float weight,
-                        Ages& chances) {
+// How many have come to each age, and did not end their wait in its first half.
+Lifetimes::Ages Lifetimes::reached(const Ages& used, const Ages& ended) {
+  Ages reached;
   float beyond = 0.0F;
   for (std::uint32_t age = kAges; age-- > 0;) {
-    const float there = beyond + used[age] + ended[age] / 2;
-    chances[age] = (used[age] + weight * prior[age]) / (there + weight);
+    reached[age] = beyond + used[age] + ended[age] / 2;
     beyond += used[age] + ended[age];
   }
+  return reached;
+}
+
+// The chance of a use at each age, of all kinds together. Before anything is seen of an age, it is
+// believed to be like the one before.
+Lifetimes::Ages Lifetimes::common_chances(const Ages& used, const Ages& ended) {
+  const Ages there = reached(used, ended);
+  Ages chances;
+  float believed = kChanceOfDoubling / 4;
+  for (std::uint32_t age = 0; age < kAges; ++age) {
+    believed = (used[age] + kDoubt * believed) / (there[age] + kDoubt);
+    chances[age] = believed;
+  }
+  return chances;
+}
+
+// The same of one kind: believed to be as much more or less than the common one as it was at all
+// ages before.
+Lifetimes::Ages Lifetimes::own_chances(const Ages& used, const Ages& ended, const Ages& common) {
+  const Ages there = reached(used, ended);
+  Ages chances;
+  float uses = kDoubt * kChanceOfDoubling;
+  float uses_expected = uses;
+  for (std::uint32_t age = 0; age < kAges; ++age) {
+    const float believed = std::min(1.0F, common[age] * uses / uses_expected);
+    chances[age] = (used[age] + kDoubt * believed) / (there[age] + kDoubt);
+    uses += used[age];
+    uses_expected += there[age] * common[age];
+  }
+  return chances;
 }
 
 // The best ratio of uses to time among all periods that begin at an age: from the last age back,
@@ -118,10 +148,9 @@ void Lifetimes::index(const Ages& chances, Ages& prospects) {
 
 void Lifetimes::relearn(std::uint32_t resident, std::uint64_t stamp) {
   const std::uint64_t wanted = static_cast<std::uint64_t>(resident) * kResidentTimes;
-  if (wanted > kFollowed) follow_below_ = std::max<std::uint64_t>(0xFFFFULL * kFollowed / wanted, 15);
+  if (wanted > kFollowed)
+    follow_below_ = std::max<std::uint64_t>(0xFFFFULL * kFollowed / wanted, 15);
   count_waiting(stamp);
-  Ages believed;
-  believed.fill(kChanceOfDoubling / 4);
   Ages used{};
   Ages ended{};
   for (std::uint32_t kind = 0; kind < kKinds; ++kind) {
@@ -131,18 +160,16 @@ void Lifetimes::relearn(std::uint32_t resident, std::uint64_t stamp) {
       ended[age] += waiting_[kind][age];
     }
   }
-  Ages common;
-  chances(used, ended, believed, kDoubt, common);
+  const Ages common = common_chances(used, ended);
   for (std::uint32_t kind = 0; kind < kKinds; ++kind) {
-    Ages own;
-    chances(used_[kind], waiting_[kind], common, kDoubt, own);
-    index(own, prospects_[kind]);
+    index(own_chances(used_[kind], waiting_[kind], common), prospects_[kind]);
   }
   const float kept = std::exp2(-static_cast<float>(events_) / (kMemory * kFollowed));
   for (std::uint32_t kind = 0; kind < kKinds; ++kind) {
     for (float& count : used_[kind]) count *= kept;
     for (float& count : ended_[kind]) count *= kept;
   }
+  seen_ += events_;
   events_ = 0;
 }
 

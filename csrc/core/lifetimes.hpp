@@ -1,6 +1,7 @@
 // How long chunks of each kind wait for their next use, learned from a sample of all keys.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -11,13 +12,13 @@
 namespace penstock {
 
 // A sample of all chunks, by a hash of the key, is followed from one use to the next whether it is
-// resident or not, so that what is learned does not depend on what was kept. From the uses seen, and
-// from the waits that have not ended yet (they count as far as they have come: Kaplan, Meier 1958),
-// comes for each *kind* of chunk the chance of a use at each *age*, the number of stamps since the
-// last one.
+// resident or not, so that what is learned does not depend on what was kept. From the uses seen,
+// and from the waits that have not ended yet (they count as far as they have come: Kaplan, Meier
+// 1958), comes for each *kind* of chunk the chance of a use at each *age*, the number of stamps
+// since the last one.
 //
-// prospect(kind, age) is what the place of such a chunk will yield: uses per stamp of waiting, if it
-// is kept exactly as long as is best for that ratio (the index of Gittins, 1979, for keeping or
+// prospect(kind, age) is what the place of such a chunk will yield: uses per stamp of waiting, if
+// it is kept exactly as long as is best for that ratio (the index of Gittins, 1979, for keeping or
 // giving up). Kinds of which little is known are taken for what chunks of all kinds do; and when
 // nothing is known, for what is used less the longer ago its last use.
 //
@@ -42,7 +43,9 @@ class Lifetimes {
   // chunks at most.
   void refresh(std::uint64_t events, std::uint32_t resident, std::uint64_t stamp) {
     events_ += events;
-    if (events_ >= kRefreshEvents) relearn(resident, stamp);
+    if (events_ >= std::clamp(seen_ / kRefreshShare, kRefreshMin, kRefreshMax)) {
+      relearn(resident, stamp);
+    }
   }
 
   [[nodiscard]] float prospect(std::uint32_t kind, std::uint64_t age) const {
@@ -53,7 +56,11 @@ class Lifetimes {
  private:
   static constexpr std::uint32_t kFollowed = 1U << 16U;
   static constexpr std::uint32_t kBucketEntries = 8;
-  static constexpr std::uint32_t kRefreshEvents = 8192;
+  // Prospects are made anew after an eighth more events than ever before, but never after fewer
+  // than some hundreds nor more than some thousands: it takes as long as these do.
+  static constexpr std::uint64_t kRefreshShare = 8;
+  static constexpr std::uint64_t kRefreshMin = 256;
+  static constexpr std::uint64_t kRefreshMax = 8192;
   static constexpr std::uint32_t kResidentTimes = 16;  // followed past what would stay that long
 
   // Zero bytes are an empty entry: stamps begin at 1.
@@ -63,7 +70,6 @@ class Lifetimes {
     std::uint64_t fingerprint;
   };
   using Ages = std::array<float, kAges>;
-  using Waits = std::array<Ages, kKinds>;
 
   // Ages below 8 have their own class; of every doubling after that there are four.
   [[nodiscard]] static std::uint32_t age_class(std::uint64_t age) {
@@ -79,8 +85,9 @@ class Lifetimes {
   void end(const Followed& followed, std::uint64_t stamp);
   void relearn(std::uint32_t resident, std::uint64_t stamp);
   void count_waiting(std::uint64_t stamp);
-  static void chances(const Ages& used, const Ages& ended, const Ages& prior, float weight,
-                      Ages& chances);
+  [[nodiscard]] static Ages reached(const Ages& used, const Ages& ended);
+  [[nodiscard]] static Ages common_chances(const Ages& used, const Ages& ended);
+  [[nodiscard]] static Ages own_chances(const Ages& used, const Ages& ended, const Ages& common);
   static void index(const Ages& chances, Ages& prospects);
 
   MappedArray<Followed> followed_;
@@ -89,7 +96,8 @@ class Lifetimes {
   std::vector<Ages> waiting_;  // of those still waiting
   std::vector<Ages> prospects_;
   std::uint64_t follow_below_ = 0xFFFF;
-  std::uint64_t events_ = 0;
+  std::uint64_t events_ = 0;  // since prospects were made
+  std::uint64_t seen_ = 0;    // before that
 };
 
 }  // namespace penstock

@@ -13,9 +13,9 @@ struct PastUse {
   std::uint8_t family = 0;  // below 4
 };
 
-// Bounded: a table of buckets of eight, where a new entry replaces the oldest of its bucket. 8 bytes
-// an entry. A chunk is taken for another one once in some hundred thousands, which costs nothing
-// but a wrong guess.
+// Bounded: a table of buckets of eight, where a new entry replaces the oldest of its bucket. 8
+// bytes an entry. A chunk is taken for another one once in some hundred thousands, which costs
+// nothing but a wrong guess.
 class PastUses {
  public:
   // Room for about `entries_max` (at least one bucket).

@@ -1,6 +1,7 @@
 // Which chunk goes first when room is needed: the interface of all eviction policies.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -72,6 +73,9 @@ class Policy {
   // The candidate to go next, or kNoChunk. It stays one until leave().
   [[nodiscard]] virtual ChunkId victim(std::uint64_t stamp) = 0;
 
+  // It was the victim, but shall stay for now: others come first.
+  virtual void spared(ChunkId chunk, std::uint64_t stamp) { touched({&chunk, 1}, stamp); }
+
   // For tests: throws std::logic_error naming the first broken invariant.
   virtual void validate() const = 0;
   [[nodiscard]] virtual std::uint32_t candidates() const = 0;
@@ -85,15 +89,27 @@ class Policy {
   // The same for the neighbours of a candidate, once its own record has come.
   void prefetch_neighbours(ChunkId chunk) const {
     const PolicyNode& node = nodes_[chunk];
-    if (node.previous != kNoChunk) nodes_.prefetch(node.previous);
-    if (node.next != kNoChunk) nodes_.prefetch(node.next);
+    if (node.previous != kNoChunk)
+      __builtin_prefetch(neighbours_ + node.previous * neighbour_bytes_, 1);
+    if (node.next != kNoChunk) __builtin_prefetch(neighbours_ + node.next * neighbour_bytes_, 1);
   }
   [[nodiscard]] bool is_candidate(ChunkId chunk) const { return nodes_[chunk].linked != 0; }
 
  protected:
-  explicit Policy(std::uint32_t chunks_max) : nodes_(chunks_max) {}
+  explicit Policy(std::uint32_t chunks_max) : nodes_(chunks_max) { neighbours_are(nodes_); }
+
+  // What `previous` and `next` of a candidate's node are places in, if not in nodes_.
+  template <typename T>
+  void neighbours_are(const MappedArray<T>& neighbours) {
+    neighbours_ = reinterpret_cast<const std::byte*>(&neighbours[0]);
+    neighbour_bytes_ = sizeof(T);
+  }
 
   PolicyNodes nodes_;  // NOLINT(cppcoreguidelines-non-private-member-variables-in-classes)
+
+ private:
+  const std::byte* neighbours_ = nullptr;
+  std::uint64_t neighbour_bytes_ = 0;
 };
 
 // `pages_total`: all there is to share out. `facts` must outlive the policy.

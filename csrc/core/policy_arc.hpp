@@ -18,8 +18,8 @@ namespace penstock {
 //         ghosts of ONCE    ghosts of OFTEN     a chunk that comes back from either is OFTEN
 //
 // ONCE may take `once_pages_` before it has to give: more whenever one of its ghosts comes back,
-// less when one of the other's does. What differs: a ghost counts until as much as there is to share
-// out was evicted after it, by any queue; chunks that are no candidates count in their queue.
+// less when one of the other's does. What differs: a ghost counts until as much as there is to
+// share out was evicted after it, by any queue; chunks that are no candidates count in their queue.
 class ArcPolicy final : public Policy {
  public:
   ArcPolicy(std::uint32_t chunks_max, std::uint64_t pages_total, const ChunkFacts& facts);

@@ -4,24 +4,33 @@
 #include <array>
 #include <bit>
 #include <cassert>
+#include <limits>
 #include <stdexcept>
 
 namespace penstock {
+namespace {
+
+// By number of uses: 0 for up to one, 1 for two, 2 for up to four, 3 for up to eight, 4 for more.
+constexpr std::array<std::uint8_t, 256> kUseClass = [] {
+  std::array<std::uint8_t, 256> classes{};
+  for (std::uint32_t uses = 2; uses < classes.size(); ++uses) {
+    classes[uses] = static_cast<std::uint8_t>(std::min(std::bit_width(uses - 1), 4U));
+  }
+  return classes;
+}();
+
+}  // namespace
+
+inline std::uint32_t ProspectPolicy::kind_of(const PolicyNode& node) {
+  return kUseClass[node.frequency] * kKindsOfUse + (node.queue & (kFamilyMask | kExtended));
+}
 
 ProspectPolicy::ProspectPolicy(std::uint32_t chunks_max, const ChunkFacts& facts)
     : Policy(chunks_max),
       facts_(facts),
       members_(chunks_max),
-      past_(static_cast<std::uint64_t>(chunks_max) * kPastTimes) {}
-
-std::uint32_t ProspectPolicy::use_class(std::uint32_t count) {
-  const auto doublings = static_cast<std::uint32_t>(std::bit_width(std::max(count, 1U) - 1));
-  return std::min(doublings, kUseClasses - 1);
-}
-
-std::uint32_t ProspectPolicy::kind_of(const PolicyNode& node) {
-  const std::uint32_t tip = (node.queue & kExtended) == 0 ? 1 : 0;
-  return (use_class(node.frequency) * kFamilies + (node.queue & kFamilyMask)) * 2 + tip;
+      past_(static_cast<std::uint64_t>(chunks_max) * kPastTimes) {
+  neighbours_are(members_);
 }
 
 // A chunk that was added with its parent, or soon after, is of its family; otherwise the family is
@@ -67,6 +76,20 @@ void ProspectPolicy::extended(ChunkId parent) {
   if (lifetimes_.follows(fingerprint)) lifetimes_.corrected(fingerprint, kind_of(node));
 }
 
+void ProspectPolicy::spared(ChunkId chunk, std::uint64_t stamp) {
+  if (stamp != spared_at_) forget_spared();
+  spared_at_ = stamp;
+  PolicyNode& node = nodes_[chunk];
+  if ((node.queue & kSpared) != 0) return;
+  node.queue |= kSpared;
+  spared_.push_back(chunk);
+}
+
+void ProspectPolicy::forget_spared() {
+  for (const ChunkId chunk : spared_) nodes_[chunk].queue &= ~kSpared;
+  spared_.clear();
+}
+
 void ProspectPolicy::enter(ChunkId chunk) {
   PolicyNode& node = nodes_[chunk];
   assert(!node.linked);
@@ -102,8 +125,9 @@ void ProspectPolicy::removed(ChunkId chunk, std::uint64_t fingerprint, std::uint
                              static_cast<std::uint8_t>(node.queue & kFamilyMask)});
 }
 
-float ProspectPolicy::prospect(ChunkId chunk, std::uint64_t stamp) const {
+inline float ProspectPolicy::prospect(ChunkId chunk, std::uint64_t stamp) const {
   const PolicyNode& node = nodes_[chunk];
+  if ((node.queue & kSpared) != 0) return std::numeric_limits<float>::max();
   return lifetimes_.prospect(kind_of(node), stamp - node.stamp);
 }
 
@@ -118,6 +142,7 @@ std::uint32_t ProspectPolicy::random_below(std::uint32_t bound) {
 
 ChunkId ProspectPolicy::victim(std::uint64_t stamp) {
   if (candidates_ == 0) return kNoChunk;
+  if (stamp != spared_at_) forget_spared();
   std::array<ChunkId, kSeen> seen;
   const std::uint32_t count = std::min(candidates_, kSeen);
   for (std::uint32_t i = 0; i < count; ++i) {

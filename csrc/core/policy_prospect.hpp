@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/lifetimes.hpp"
 #include "core/mapped_array.hpp"
@@ -17,16 +18,17 @@ namespace penstock {
 // chunk promises nothing without its predecessors, nor more than they do. Its prospect depends
 // on its *kind* and on how long ago its last use is; how, is learned (see Lifetimes). The kind is
 //
-//   uses     1, 2, 3-4, 5-8, more; those before its last eviction count as far as they are remembered
-//   family   how often what it was added to had been used then: a conversation that was continued is
+//   uses     1, 2, 3-4, 5-8, more; those before its last eviction count as far as they are
+//   remembered family   how often what it was added to had been used then: a conversation that was
+//   continued is
 //            likely to be so again
 //   tip      whether nothing ever rested on it: a prompt's last chunk is often half a chunk, which
 //            the next prompt of the family fills up and so gives another name
 //
 // A newcomer whose prospect is low is the next to go, so what is settled is not displaced by what
 // passes. Among kSeen random candidates the one of the least prospect goes (Psounis, Prabhakar: "A
-// randomized web-cache replacement scheme", INFOCOM 2001), or the parent of the last victim, so that
-// a prompt that has begun to go goes on.
+// randomized web-cache replacement scheme", INFOCOM 2001), or the parent of the last victim, so
+// that a prompt that has begun to go goes on.
 class ProspectPolicy final : public Policy {
  public:
   ProspectPolicy(std::uint32_t chunks_max, const ChunkFacts& facts);
@@ -36,6 +38,7 @@ class ProspectPolicy final : public Policy {
   void resized(ChunkId /*chunk*/, std::int64_t /*pages*/) override {}
   void touched(std::span<const ChunkId> chunks, std::uint64_t stamp) override;
   void extended(ChunkId parent) override;
+  void spared(ChunkId chunk, std::uint64_t stamp) override;
   void enter(ChunkId chunk) override;
   void exposed(ChunkId chunk, ChunkId child) override;
   void leave(ChunkId chunk) override;
@@ -49,21 +52,23 @@ class ProspectPolicy final : public Policy {
   }
 
  private:
-  static constexpr std::uint32_t kSeen = 64;
+  static constexpr std::uint32_t kSeen = 32;
   static constexpr std::uint32_t kCountMax = 255;
   static constexpr std::uint32_t kFamilies = 4;
   static constexpr std::uint32_t kUseClasses = 5;
   static constexpr std::uint32_t kPastTimes = 4;  // as many are remembered for each that is here
-  static_assert(kUseClasses * kFamilies * 2 == Lifetimes::kKinds);
+  static constexpr std::uint32_t kKindsOfUse = kFamilies * 2;
+  static_assert(kUseClasses * kKindsOfUse == Lifetimes::kKinds);
 
   // What PolicyNode::queue holds here; frequency counts uses, previous is the place in members_.
   static constexpr std::uint32_t kFamilyMask = 3;
   static constexpr std::uint32_t kExtended = 4;
+  static constexpr std::uint32_t kSpared = 8;
 
-  [[nodiscard]] static std::uint32_t use_class(std::uint32_t count);
   [[nodiscard]] static std::uint32_t kind_of(const PolicyNode& node);
   [[nodiscard]] std::uint32_t family_for(ChunkId chunk) const;
   [[nodiscard]] float prospect(ChunkId chunk, std::uint64_t stamp) const;
+  void forget_spared();
   [[nodiscard]] std::uint32_t random_below(std::uint32_t bound);
 
   const ChunkFacts& facts_;
@@ -73,7 +78,9 @@ class ProspectPolicy final : public Policy {
   std::uint32_t resident_ = 0;
   PastUses past_;
   Lifetimes lifetimes_;
-  ChunkId next_ = kNoChunk;  // the parent of the last victim
+  ChunkId next_ = kNoChunk;      // the parent of the last victim
+  std::vector<ChunkId> spared_;  // at stamp spared_at_, and so not to be chosen then
+  std::uint64_t spared_at_ = 0;
   std::uint64_t random_ = 0;
 };
 

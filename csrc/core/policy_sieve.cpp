@@ -3,7 +3,9 @@
 namespace penstock {
 
 SievePolicy::SievePolicy(std::uint32_t chunks_max)
-    : Policy(chunks_max), queues_{StampQueue(nodes_), StampQueue(nodes_)}, touched_at_(chunks_max) {}
+    : Policy(chunks_max),
+      queues_{StampQueue(nodes_), StampQueue(nodes_)},
+      touched_at_(chunks_max) {}
 
 void SievePolicy::added(ChunkId chunk, std::uint64_t /*fingerprint*/, std::uint64_t /*pages*/,
                         std::uint64_t stamp) {

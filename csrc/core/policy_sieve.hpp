@@ -14,8 +14,8 @@ namespace penstock {
 //
 // One queue in order of arrival, and a hand that goes from its oldest end to its newest: what was
 // touched since the hand last passed it is spared, and keeps its place; what was not goes. Here the
-// queue is two: what the hand has not reached in this round, and what it has passed. A chunk that is
-// no candidate has its place by its arrival all the same.
+// queue is two: what the hand has not reached in this round, and what it has passed. A chunk that
+// is no candidate has its place by its arrival all the same.
 //
 // When a chunk becomes a candidate because its last child has gone, it is spared only if it was
 // touched after that child was. (A line of chunks would take a round for each otherwise.)
@@ -41,7 +41,7 @@ class SievePolicy final : public Policy {
   // pass over millions.
   static constexpr std::uint32_t kSparedMax = 1024;
 
-  std::array<StampQueue, 2> queues_;  // nodes_[chunk].queue says which; frequency: touched
+  std::array<StampQueue, 2> queues_;       // nodes_[chunk].queue says which; frequency: touched
   MappedArray<std::uint32_t> touched_at_;  // the low bits of the stamp of its last touch
   std::uint8_t ahead_ = 0;                 // the queue the hand has not reached
   std::uint64_t hand_ = 0;                 // older arrivals are behind it
