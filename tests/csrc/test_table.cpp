@@ -227,10 +227,15 @@ class Driver {
 
   void live() {
     if (draw(5) != 0) {
-      table_.expire(now_ += static_cast<double>(draw(4)), UINT32_MAX);
+      const bool whole = draw(2) == 0;
+      table_.expire(now_ += static_cast<double>(draw(4)), whole ? UINT32_MAX : 3);
       return;
     }
     const std::uint64_t one = session();
+    const auto step = static_cast<std::uint32_t>(1 + draw(5));
+    if (draw(2) == 0) table_.orphan_some(one, step);
+    if (draw(4) == 0) table_.end_some(one, step);
+    if (draw(4) == 0) table_.close_some(1, step);
     if (draw(2) == 0) table_.stream_lost(one);
     if (often()) {
       table_.session_over(one);
