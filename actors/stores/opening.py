@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TypeAlias, assert_never
 
 from penstock.actors.stores.faulty import FaultyStore
+from penstock.actors.stores.file import open_file_store
+from penstock.actors.stores.file_config import FileConfig
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
 from penstock.actors.stores.store import Store, StoreContext
 
-AnyStoreConfig: TypeAlias = MemoryConfig
+AnyStoreConfig: TypeAlias = MemoryConfig | FileConfig
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
 
@@ -25,5 +27,7 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
     match config:
         case MemoryConfig():
             return MemoryStore(capacity_bytes=config.capacity)
+        case FileConfig():
+            return await open_file_store(config, context)
         case _:
             assert_never(config)
