@@ -18,12 +18,12 @@ from penstock.actors.api.types import KEY_BYTES
 
 
 class Chosen(Protocol):
-    """Objects that should go next, in order."""
+    """Objects that should go next, in order; keys packed, places packed u64."""
 
     @property
     def keys(self) -> bytes: ...
     @property
-    def places(self) -> Sequence[int]: ...
+    def places(self) -> bytes: ...
     @property
     def bytes(self) -> int: ...
 
@@ -31,7 +31,7 @@ class Chosen(Protocol):
 class Catalog(Protocol):
     """As the native one; keys are packed, sizes and places packed u64, tenants packed u32."""
 
-    def put(self, keys: bytes, sizes: bytes, places: bytes, tenants: bytes) -> None:
+    def put(self, keys: bytes, *, sizes: bytes, places: bytes, tenants: bytes) -> None:
         """Insert, or replace and touch."""
 
     def has(self, keys: bytes) -> bytes:
@@ -43,7 +43,7 @@ class Catalog(Protocol):
     def remove(self, keys: bytes) -> int:
         """How many were here."""
 
-    def victims(self, bytes_wanted: int, count_max: int) -> Chosen: ...
+    def victims(self, *, bytes_wanted: int, count_max: int) -> Chosen: ...
 
     def spare(self, keys: bytes) -> int:
         """These were chosen, but stay."""
@@ -59,7 +59,7 @@ class Catalog(Protocol):
 
 class TwinVictims(NamedTuple):
     keys: bytes
-    places: list[int]
+    places: bytes
     bytes: int
 
 
@@ -78,7 +78,7 @@ class LruCatalog:
         self._used_bytes = 0
         self._bytes_of: Counter[int] = Counter()
 
-    def put(self, keys: bytes, sizes: bytes, places: bytes, tenants: bytes) -> None:
+    def put(self, keys: bytes, *, sizes: bytes, places: bytes, tenants: bytes) -> None:
         count = len(keys) // KEY_BYTES
         facts = (
             struct.unpack(f"<{count}Q", sizes),
@@ -104,7 +104,7 @@ class LruCatalog:
     def remove(self, keys: bytes) -> int:
         return sum([self._drop(key) for key in _split(keys)])
 
-    def victims(self, bytes_wanted: int, count_max: int) -> TwinVictims:
+    def victims(self, *, bytes_wanted: int, count_max: int) -> TwinVictims:
         chosen: list[bytes] = []
         freed = 0
         for key, item in self._items.items():
@@ -114,7 +114,7 @@ class LruCatalog:
                 chosen.append(key)
                 freed += item.size
         self._chosen.update(chosen)
-        places = [self._items[key].place for key in chosen]
+        places = struct.pack(f"<{len(chosen)}Q", *(self._items[key].place for key in chosen))
         return TwinVictims(b"".join(chosen), places, freed)
 
     def spare(self, keys: bytes) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from penstock.actors.api.types import KEY_BYTES, TenantId
 from penstock.actors.core.catalog import Catalog
 from penstock.actors.core.quota import Tenants
 
+PUT_MAX = 1024  # records in one call: a catalog has room for so many beyond objects_max
 NOBODY = 2**32 - 1  # owner of what was found and cannot be told apart any more
 
 
@@ -146,18 +147,18 @@ class StoreLedger:
         passed_over: list[bytes] = []
         freed = 0
         while freed < bytes_wanted and len(chosen) < count_max:
-            batch = self._catalog.victims(bytes_wanted - freed, count_max - len(chosen))
-            if not batch.keys:
+            batch = self._catalog.victims(
+                bytes_wanted=bytes_wanted - freed, count_max=count_max - len(chosen)
+            )
+            keys = _split(batch.keys)
+            if not keys:
                 break
-            free = {
-                key: device
-                for key, device in zip(_split(batch.keys), batch.places, strict=True)
-                if key not in without
-            }
+            devices = struct.unpack(f"<{len(keys)}Q", batch.places)
+            free = {key: at for key, at in zip(keys, devices, strict=True) if key not in without}
             chosen |= free
-            passed_over += [key for key in _split(batch.keys) if key not in free]
+            passed_over += [key for key in keys if key not in free]
             # A batch with some that are passed over counts for nothing: at worst a few too many are chosen.
-            freed += batch.bytes if len(free) == len(batch.places) else 0
+            freed += batch.bytes if len(free) == len(keys) else 0
         self.spare(passed_over)
         return chosen
 
@@ -184,15 +185,15 @@ class StoreLedger:
             del self._pending_of[pending.tenant]
         return pending
 
-    def _put(self, records: Collection[_Owned]) -> None:
-        if records:
-            keys, devices, sizes, tenants = zip(*records, strict=True)
-            many = len(keys)
+    def _put(self, records: Sequence[_Owned]) -> None:
+        for start in range(0, len(records), PUT_MAX):
+            batch = records[start : start + PUT_MAX]
+            keys, devices, sizes, tenants = zip(*batch, strict=True)
             self._catalog.put(
                 b"".join(keys),
-                struct.pack(f"<{many}Q", *sizes),
-                struct.pack(f"<{many}Q", *devices),
-                struct.pack(f"<{many}I", *tenants),
+                sizes=struct.pack(f"<{len(batch)}Q", *sizes),
+                places=struct.pack(f"<{len(batch)}Q", *devices),
+                tenants=struct.pack(f"<{len(batch)}I", *tenants),
             )
 
     def _owned(self, record: Record) -> _Owned:
