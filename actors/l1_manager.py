@@ -98,7 +98,8 @@ class L1Manager(l1.L1Manager):
                 case l1.Reserve():
                     return answer(msg, self._reserve(msg))
                 case l1.MakeReady():
-                    return answer(msg, self._make_ready(msg))
+                    self._make_ready(msg)
+                    return answer(msg, None)
                 case l1.Commit():
                     return answer(msg, self._commit(msg))
                 case l1.Abort():
@@ -287,11 +288,9 @@ class L1Manager(l1.L1Manager):
         )
 
     def _make_ready(self, msg: l1.MakeReady) -> None:
+        before = msg.chunks_before
         self._table.make_ready(
-            msg.keys,
-            geometry=msg.geometry,
-            slots=msg.slots,
-            chunks_before=msg.chunks_before,
+            msg.keys, geometry=msg.geometry, slots=msg.slots, chunks_before=before
         )
 
     def _commit(self, msg: l1.Commit) -> bytes:
