@@ -57,10 +57,10 @@ class Lifetimes {
   static constexpr std::uint32_t kFollowed = 1U << 16U;
   static constexpr std::uint32_t kBucketEntries = 8;
   // Prospects are made anew after an eighth more events than ever before, but never after fewer
-  // than some hundreds nor more than some thousands: it takes as long as these do.
+  // than some hundreds nor more than some ten thousands: it takes as long as thousands do.
   static constexpr std::uint64_t kRefreshShare = 8;
   static constexpr std::uint64_t kRefreshMin = 256;
-  static constexpr std::uint64_t kRefreshMax = 8192;
+  static constexpr std::uint64_t kRefreshMax = 32768;
   static constexpr std::uint32_t kResidentTimes = 16;  // followed past what would stay that long
 
   // Zero bytes are an empty entry: stamps begin at 1.
