@@ -159,6 +159,38 @@ inline std::unique_ptr<Job> writing(int fd, std::uint64_t offset, std::vector<By
   return std::make_unique<TransferJob>(Op::write, fd, offset, vectors(memory));
 }
 
+// A named pipe, reading from which waits as a slow disk makes one wait. io_uring waits for a pipe's
+// bytes, a thread already for its other end: it may not read a pipe at an offset.
+class SlowDisk {
+ public:
+  explicit SlowDisk(const Folder& folder) : folder_(folder) {
+    CHECK_EQ(mkfifoat(folder.fd(), "pipe", 0600), 0);
+  }
+  ~SlowDisk() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  SlowDisk(const SlowDisk&) = delete;
+  SlowDisk& operator=(const SlowDisk&) = delete;
+  SlowDisk(SlowDisk&&) = delete;
+  SlowDisk& operator=(SlowDisk&&) = delete;
+
+  std::unique_ptr<Job> reading(Backend backend, Bytes& target) {
+    if (backend == Backend::threads) {
+      return reading_file(folder_, "pipe", {&target}, Caching::buffered);
+    }
+    fd_ = folder_.open("pipe", O_RDWR);
+    return io::reading(fd_, 0, {&target});
+  }
+  void answer() {
+    if (fd_ < 0) fd_ = folder_.open("pipe", O_RDWR);
+    CHECK_EQ(write(fd_, "late", 4), 4);
+  }
+
+ private:
+  const Folder& folder_;
+  int fd_ = -1;
+};
+
 // An engine and a loop around it.
 class Machine {
  public:

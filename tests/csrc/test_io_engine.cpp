@@ -207,9 +207,9 @@ TEST_CASE(what_a_job_keeps_lives_until_it_is_told_of_and_dies_on_this_thread) {
   for_each_backend([](Backend backend) {
     // A2: nothing that a job may still touch is given back before the job is over.
     Folder folder;
-    CHECK_EQ(mkfifoat(folder.fd(), "pipe", 0600), 0);
+    SlowDisk disk(folder);
     Machine machine(backend);
-    Bytes target(10);
+    Bytes target(4);
     bool dead = false;
     const pthread_t here = pthread_self();
     bool died_here = false;
@@ -217,19 +217,16 @@ TEST_CASE(what_a_job_keeps_lives_until_it_is_told_of_and_dies_on_this_thread) {
       dead = true;
       died_here = pthread_equal(here, pthread_self()) != 0;
     };
-    // Opening a pipe waits for its other end, as a slow disk would.
-    const std::uint64_t job =
-        machine.engine().submit(reading_file(folder, "pipe", {&target}, Caching::buffered),
-                                Keep(static_cast<const void*>(&target), drop));
+    const std::uint64_t job = machine.engine().submit(
+        disk.reading(backend, target), Keep(static_cast<const void*>(&target), drop));
     CHECK(machine.engine().completed().empty());
     CHECK(!dead);
-    const int other = folder.open("pipe", O_WRONLY);
+    disk.answer();
     while (!dead) {
       CHECK(machine.wait());
       for (const Completion& one : machine.engine().completed()) CHECK_EQ(one.job, job);
     }
     CHECK(died_here);
-    close(other);
   });
 }
 
@@ -262,13 +259,19 @@ TEST_CASE(closing_tells_of_every_job_and_begins_no_more) {
 TEST_CASE(closing_gives_up_what_would_wait_for_ever) {
   if (!ring_works()) return;
   Folder folder;
-  CHECK_EQ(mkfifoat(folder.fd(), "pipe", 0600), 0);
-  Bytes target(10);
-  Engine engine({.depth = 4, .backend = Backend::io_uring});
-  engine.submit(reading_file(folder, "pipe", {&target}, Caching::buffered), nullptr);
+  SlowDisk disk(folder);
+  Bytes target(4);
+  Machine machine(Backend::io_uring);
+  Engine& engine = machine.engine();
+  const std::uint64_t slow = engine.submit(disk.reading(Backend::io_uring, target), nullptr);
+  // Begun, since one that came later is over.
+  engine.submit(std::make_unique<LookJob>(folder.fd(), "absent"), nullptr);
+  CHECK(machine.wait());
+  CHECK_EQ(engine.completed().size(), 1U);
   engine.close();
   const auto told = engine.completed();
   CHECK_EQ(told.size(), 1U);
+  CHECK_EQ(told[0].job, slow);
   CHECK_EQ(told[0].outcome, -ECANCELED);
 }
 

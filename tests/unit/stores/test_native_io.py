@@ -1,0 +1,256 @@
+"""The native I/O engine on a loop: futures, holds, bounds, closing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from penstock._native import Caching, Durability, IoBackend
+from penstock.actors.stores.native_io import (
+    SETTLED_MAX,
+    IoBusy,
+    IoClosed,
+    Moved,
+    NativeIo,
+    all_of,
+    checked,
+)
+
+BACKENDS = [IoBackend.IO_URING, IoBackend.THREADS]
+Work = Callable[[NativeIo, int, Path], Coroutine[None, None, None]]
+
+
+class Hold:
+    """What a job keeps; its death is seen."""
+
+
+@asynccontextmanager
+async def an_io(backend: IoBackend, *, jobs_max: int = 4096) -> AsyncIterator[NativeIo]:
+    try:
+        io = NativeIo(depth=16, threads=3, jobs_max=jobs_max, backend=backend)
+    except OSError as refusal:
+        pytest.skip(f"io_uring is refused here ({refusal}): see kernel.io_uring_disabled")
+    try:
+        yield io
+    finally:
+        await io.aclose()
+        await io.aclose()
+
+
+def run(work: Work, backend: IoBackend, folder: Path, *, jobs_max: int = 4096) -> None:
+    async def main() -> None:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            async with an_io(backend, jobs_max=jobs_max) as io:
+                await work(io, fd, folder)
+        finally:
+            os.close(fd)
+
+    anyio.run(main)
+
+
+class SlowDisk:
+    """A named pipe, reading from which waits until somebody writes, as a slow disk would make one wait.
+
+    io_uring waits for a pipe's bytes, a thread already for its other end: it may not read a pipe at an offset.
+    """
+
+    def __init__(self, io: NativeIo, folder: int, path: Path) -> None:
+        self._io, self._folder = io, folder
+        os.mkfifo(path / "pipe")
+        self._pipe = path / "pipe"
+        self._fd = -1
+
+    def read(self, memory: bytearray, hold: object) -> Moved:
+        if self._io.backend is IoBackend.IO_URING:
+            self._fd = os.open(self._pipe, os.O_RDWR)
+            return self._io.read(self._fd, 0, [memory], hold)
+        return self._io.read_file(
+            self._folder, "pipe", [memory], caching=Caching.BUFFERED, hold=hold
+        )
+
+    def answer(self) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self._pipe, os.O_RDWR)
+        os.write(self._fd, b"late")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+async def gone(reference: weakref.ref[Hold]) -> None:
+    """Wait, in turns of the loop, until nobody holds it."""
+    with anyio.fail_after(10):
+        while reference() is not None:
+            gc.collect()
+            await checkpoint()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_files_are_written_read_measured_and_removed(backend: IoBackend, tmp_path: Path) -> None:
+    async def work(io: NativeIo, folder: int, path: Path) -> None:
+        data = bytes(range(256)) * 33
+        written = await io.write_file(
+            folder,
+            "aside",
+            "a/b/name",
+            [data[:100], data[100:]],
+            size_bytes=len(data),
+            caching=Caching.BUFFERED,
+            durability=Durability.FDATASYNC,
+            hold=None,
+        )
+        assert written == len(data) == await io.stat_file(folder, "a/b/name")
+        assert os.listdir(folder) == ["a"]
+        into = bytearray(len(data))
+        views = [memoryview(into)[:7], memoryview(into)[7:]]
+        read = io.read_file(folder, "a/b/name", views, caching=Caching.BUFFERED, hold=None)
+        assert await read == len(data)
+        assert into == data
+        assert await io.remove_file(folder, "a/b/name") == 0
+        with pytest.raises(FileNotFoundError):
+            checked(await io.stat_file(folder, "a/b/name"))
+        assert io.backend is backend
+        assert not io.backend_reason
+
+    run(work, backend, tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_open_file_is_written_synced_and_read(backend: IoBackend, tmp_path: Path) -> None:
+    """A20: at an offset that 32 bits do not hold."""
+
+    async def work(io: NativeIo, _folder: int, path: Path) -> None:
+        fd = os.open(path / "sparse", os.O_RDWR | os.O_CREAT)
+        far = 6 << 30
+        into = bytearray(9)
+        try:
+            assert await io.write(fd, far, [b"far ", b"away"], None) == 8
+            assert await io.sync(fd) == 0
+            assert await io.read(fd, far, [into], None) == 8
+        finally:
+            os.close(fd)
+        assert into == b"far away\0"
+
+    run(work, backend, tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_given_up_keeps_its_memory_until_the_system_is_done(
+    backend: IoBackend, tmp_path: Path
+) -> None:
+    """A2. Method: a named pipe is a slow disk; the reader is cancelled meanwhile."""
+
+    async def work(io: NativeIo, folder: int, path: Path) -> None:
+        disk = SlowDisk(io, folder, path)
+        hold = Hold()
+        seen = weakref.ref(hold)
+        memory = bytearray(16)
+        async with anyio.create_task_group() as group:
+
+            async def read(hold: Hold) -> None:
+                await disk.read(memory, hold)
+
+            group.start_soon(read, hold)
+            del hold
+            await checkpoint()
+            group.cancel_scope.cancel()
+        assert io.jobs == 1
+        gc.collect()
+        assert seen() is not None
+        with pytest.raises(BufferError):  # exported, still
+            memory.clear()
+        disk.answer()
+        await gone(seen)
+        disk.close()
+        memory.clear()
+        assert io.jobs == 0
+
+    run(work, backend, tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_more_jobs_wait_than_allowed(backend: IoBackend, tmp_path: Path) -> None:
+    async def work(io: NativeIo, folder: int, _path: Path) -> None:
+        looks = [io.stat_file(folder, "absent") for _ in range(16)]
+        with pytest.raises(IoBusy, match="jobs_max = 16"):
+            io.stat_file(folder, "absent")
+        assert await all_of(looks) == [-errno.ENOENT] * 16
+        assert await io.stat_file(folder, "absent") == -errno.ENOENT
+
+    run(work, backend, tmp_path, jobs_max=16)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_flood_is_settled_in_short_steps(backend: IoBackend, tmp_path: Path) -> None:
+    """More jobs than are settled in one step, under the watchdog of all tests."""
+
+    async def work(io: NativeIo, folder: int, _path: Path) -> None:
+        looks = []
+        for _ in range(3 * SETTLED_MAX // 100):
+            looks += [io.stat_file(folder, "absent") for _ in range(100)]
+            await checkpoint()
+        assert set(await all_of(looks)) == {-errno.ENOENT}
+
+    run(work, backend, tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_closing_answers_everybody_and_takes_no_more(backend: IoBackend, tmp_path: Path) -> None:
+    async def work(io: NativeIo, folder: int, path: Path) -> None:
+        writes = [
+            io.write_file(
+                folder,
+                f"aside{n}",
+                f"file{n}",
+                [bytes(5000)],
+                size_bytes=5000,
+                caching=Caching.BUFFERED,
+                durability=Durability.NONE,
+                hold=None,
+            )
+            for n in range(100)
+        ]
+        await io.aclose()
+        outcomes = await all_of(writes)
+        assert set(outcomes) <= {5000, -errno.ECANCELED}
+        names = set(os.listdir(folder))
+        assert names == {f"file{n}" for n, outcome in enumerate(outcomes) if outcome == 5000}
+        with pytest.raises(IoClosed):
+            io.stat_file(folder, "file0")
+
+    run(work, backend, tmp_path)
+
+
+def test_closing_gives_up_what_would_wait_for_ever(tmp_path: Path) -> None:
+    async def work(io: NativeIo, folder: int, path: Path) -> None:
+        disk = SlowDisk(io, folder, path)
+        read = disk.read(bytearray(4), None)
+        # Begun, since one that came later is over; so that it is not merely never begun.
+        assert await io.stat_file(folder, "absent") == -errno.ENOENT
+        with anyio.fail_after(10):
+            await io.aclose()
+        assert await read == -errno.ECANCELED
+        disk.close()
+
+    run(work, IoBackend.IO_URING, tmp_path)
+
+
+def test_memory_that_may_not_be_written_is_refused_before_a_job_begins(tmp_path: Path) -> None:
+    async def work(io: NativeIo, folder: int, _path: Path) -> None:
+        with pytest.raises((BufferError, TypeError)):
+            io.read_file(folder, "x", [b"constant"], caching=Caching.BUFFERED, hold=None)
+        assert io.jobs == 0
+        assert not asyncio.get_running_loop().is_closed()
+
+    run(work, IoBackend.THREADS, tmp_path)
