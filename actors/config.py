@@ -35,7 +35,7 @@ class L1Config(Config, frozen=True):
     """Host memory."""
 
     bytes: ByteSize = ByteSize(4 * GIB)  # the arena; a multiple of 4 KiB
-    policy: PolicyName = PolicyName.LRU
+    policy: PolicyName = PolicyName.PROSPECT
     high_water: float = 0.95  # fraction of the arena taken at which eviction begins by itself
     low_water: float = 0.90  # and at which it stops
     evict_batch: ByteSize = ByteSize(256 * MIB)  # evicted in one step of the loop

@@ -18,6 +18,10 @@ class PolicyName(enum.Enum):
 
     LRU = "lru"
     S3FIFO = "s3fifo"
+    SIEVE = "sieve"
+    ARC = "arc"
+    TINYLFU = "tinylfu"
+    PROSPECT = "prospect"
 
 
 class TenantQuota(Config, frozen=True):

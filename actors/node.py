@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from penstock.actors.engine.client import Client
     from penstock.actors.engine.spec import EngineSpec
 
-POLICIES = {PolicyName.LRU: _native.Policy.LRU, PolicyName.S3FIFO: _native.Policy.S3FIFO}
+POLICIES = {name: _native.Policy[name.name] for name in PolicyName}
 ARENA_SOCKET = "arena.sock"
 
 

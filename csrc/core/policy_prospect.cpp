@@ -53,7 +53,10 @@ void ProspectPolicy::added(ChunkId chunk, std::uint64_t fingerprint, std::uint64
   node.queue = family | (facts_.has_children(chunk) ? kExtended : 0U);
   node.stamp = stamp;
   ++resident_;
-  if (lifetimes_.follows(fingerprint)) lifetimes_.used(fingerprint, kind_of(node), stamp);
+  if (lifetimes_.follows(fingerprint)) {
+    node.queue |= kFollowed;
+    lifetimes_.used(fingerprint, kind_of(node), stamp);
+  }
   lifetimes_.refresh(1, resident_, stamp);
 }
 
@@ -62,6 +65,7 @@ void ProspectPolicy::touched(std::span<const ChunkId> chunks, std::uint64_t stam
     PolicyNode& node = nodes_[chunk];
     if (node.frequency < kCountMax) ++node.frequency;
     node.stamp = stamp;
+    if ((node.queue & kFollowed) == 0) continue;
     const std::uint64_t fingerprint = facts_.fingerprint(chunk);
     if (lifetimes_.follows(fingerprint)) lifetimes_.used(fingerprint, kind_of(node), stamp);
   }

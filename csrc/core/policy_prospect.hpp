@@ -64,6 +64,7 @@ class ProspectPolicy final : public Policy {
   static constexpr std::uint32_t kFamilyMask = 3;
   static constexpr std::uint32_t kExtended = 4;
   static constexpr std::uint32_t kSpared = 8;
+  static constexpr std::uint32_t kFollowed = 16;  // it was in the sample when it was added
 
   [[nodiscard]] static std::uint32_t kind_of(const PolicyNode& node);
   [[nodiscard]] std::uint32_t family_for(ChunkId chunk) const;
