@@ -1,10 +1,10 @@
-"""Geometries of the table, each registered once: namespaces whose chunks have the same objects share one."""
+"""Geometries of the table: one for every namespace and its groups, registered once."""
 
 from __future__ import annotations
 
 from penstock import _native
 from penstock.actors.api.errors import TooManyNamespaces
-from penstock.actors.api.types import GeometryId, GroupGeometry, HitRule
+from penstock.actors.api.types import GeometryId, GroupGeometry, HitRule, Shape
 
 GEOMETRIES_MAX = 65535  # the table's bound; a geometry stays, since chunks may be of it
 
@@ -21,13 +21,17 @@ class Geometries:
     def __init__(self, table: _native.Table, *, geometries_max: int = GEOMETRIES_MAX) -> None:
         self._table = table
         self._geometries_max = geometries_max
-        self._numbers: dict[tuple[GroupGeometry, ...], GeometryId] = {}  # len <= geometries_max
+        self._numbers: dict[tuple[bytes, tuple[GroupGeometry, ...]], GeometryId] = {}
+        self._shapes: list[Shape] = []  # by number; len == len(_numbers) <= geometries_max
 
-    def number(self, groups: tuple[GroupGeometry, ...]) -> GeometryId:
+    def shape(self, number: int) -> Shape:
+        return self._shapes[number]
+
+    def number(self, groups: tuple[GroupGeometry, ...], namespace: bytes) -> GeometryId:
         """The geometry of these groups, registered at first use. Raises TooManyNamespaces, _native.BadArgument."""
-        if (known := self._numbers.get(groups)) is not None:
+        if (known := self._numbers.get((namespace, groups))) is not None:
             return known
-        if len(self._numbers) >= self._geometries_max:
+        if len(self._shapes) >= self._geometries_max:
             raise TooManyNamespaces(
                 f"{self._geometries_max} different geometries were declared since the node started, the most a"
                 " table can have: restart the node"
@@ -41,5 +45,7 @@ class Geometries:
             )
             for group in groups
         ]
-        number = self._numbers[groups] = GeometryId(self._table.add_geometry(native))
+        number = GeometryId(self._table.add_geometry(native))
+        self._numbers[namespace, groups] = number
+        self._shapes.append(Shape.of(number, namespace, groups))
         return number

@@ -138,7 +138,7 @@ class L1Manager(l1.L1Manager):
     ) -> object:
         match msg:
             case l1.AddGeometry():
-                return answer(msg, self._geometries.number(msg.groups))
+                return answer(msg, self._geometries.number(msg.groups, msg.namespace))
             case l1.Attach():
                 self._table.attach(msg.session, instance=msg.instance)
                 return answer(msg, None)

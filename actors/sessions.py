@@ -106,7 +106,8 @@ class Sessions(session.Sessions):
         return session.Attached(opened.session, opened.instance, namespace.geometry, gave_up)
 
     async def _ask_geometry(self, declaration: session.Declaration) -> GeometryId:
-        return await self._l1.ask(l1.AddGeometry(declaration.groups), within=self._limits.ask_s)
+        asked = l1.AddGeometry(declaration.groups, declaration.namespace_digest)
+        return await self._l1.ask(asked, within=self._limits.ask_s)
 
     async def _give_up(self, declaration: session.Declaration) -> int:
         """The owner resumes: it says that it touches nothing of its former session any more."""

@@ -116,9 +116,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class AddGeometry(Msg["L1Manager", GeometryId]):
-    """Answers the number of these groups, the same whenever they are the same."""
+    """Answers the number of these groups of this namespace, the same whenever they are the same."""
 
     groups: tuple[GroupGeometry, ...]
+    namespace: bytes  # its digest
 
 
 @dataclass(frozen=True, slots=True)

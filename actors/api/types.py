@@ -16,6 +16,10 @@ SessionId = NewType("SessionId", int)
 InstanceId = NewType("InstanceId", int)
 """One engine instance, numbered by the node in order of first attach."""
 
+NODE_SESSION = SessionId(0)
+NODE_INSTANCE = InstanceId(0)
+"""Whose leases are the node's own: loads, saves. They never expire; their life is their handle."""
+
 TenantId = NewType("TenantId", int)
 """One cache salt, numbered by the node. 0 is the empty salt."""
 
@@ -43,6 +47,41 @@ class GroupGeometry:
     window_chunks: int  # 0 unless rule is WINDOW
     shard_bytes: tuple[int, ...]
     shard_runs: tuple[int, ...]  # (layer, component) runs in an object
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One kind of object of a geometry: which group's and shard's, by position, and how large."""
+
+    group: int
+    shard: int
+    bytes: int
+    runs: int  # (layer, component) runs
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the number of a geometry stands for: one namespace, and the objects of each of its chunks by slot."""
+
+    geometry: GeometryId
+    namespace: bytes  # its digest
+    groups: tuple[GroupGeometry, ...]
+    slots: tuple[Slot, ...]
+
+    @staticmethod
+    def of(geometry: GeometryId, namespace: bytes, groups: tuple[GroupGeometry, ...]) -> Shape:
+        """Slots count the shards of the groups in order, as the table does."""
+        slots = (
+            Slot(
+                number,
+                shard,
+                group.shard_bytes[shard],
+                group.shard_runs[shard] if group.shard_runs else 1,
+            )
+            for number, group in enumerate(groups)
+            for shard in range(len(group.shard_bytes))
+        )
+        return Shape(geometry, namespace, groups, tuple(slots))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from penstock.runtime.supervisor import ChildSpec, Supervisor, supervise
 from penstock.runtime.telemetry import Telemetry
 
 SEEDS = pytest.mark.parametrize("seed", range(8))
+NAMESPACE = b"n" * 32
 
 
 class Manager:
@@ -58,7 +59,7 @@ class Manager:
 
     async def begin(self) -> None:
         group = declaration().groups
-        assert await self.ref.ask(l1.AddGeometry(group), within=1) == 0
+        assert await self.ref.ask(l1.AddGeometry(group, NAMESPACE), within=1) == 0
         await self.ref.ask(l1.Attach(SessionId(1), InstanceId(1)), within=1)
 
     async def reserve(self, chunks: int, *, lease_s: float = 10.0) -> l1.WriteLease:
@@ -205,7 +206,7 @@ def test_what_another_geometry_writes_disturbs_no_watch_and_no_writer(seed: int)
         lease = await manager.reserve(1)
         await manager.lookup(2)
         other = declaration(shard_bytes=2 * OBJECT_BYTES).groups
-        strange = await manager.ref.ask(l1.AddGeometry(other), within=1)
+        strange = await manager.ref.ask(l1.AddGeometry(other, NAMESPACE), within=1)
         await manager.ref.ask(l1.Attach(SessionId(2), InstanceId(2)), within=1)
         intruder = l1.Reserve(keys(2)[32:], keys(1), strange, (0,), b"", SessionId(2), lease_s=1.0)
         assert (await manager.ref.ask(intruder, within=1)).lease
@@ -284,10 +285,10 @@ def test_equal_geometries_are_one(seed: int) -> None:
 
     async def scene(manager: Manager, _: Supervisor) -> None:
         groups = declaration().groups
-        assert await manager.ref.ask(l1.AddGeometry(groups), within=1) == 0
+        assert await manager.ref.ask(l1.AddGeometry(groups, NAMESPACE), within=1) == 0
         other = declaration(shard_bytes=1).groups
-        assert await manager.ref.ask(l1.AddGeometry(other), within=1) == 1
-        assert await manager.ref.ask(l1.AddGeometry(groups), within=1) == 0
+        assert await manager.ref.ask(l1.AddGeometry(other, NAMESPACE), within=1) == 1
+        assert await manager.ref.ask(l1.AddGeometry(groups, NAMESPACE), within=1) == 0
 
     manage(seed, scene)
 
