@@ -29,6 +29,7 @@ COMMANDS = (
     Command("purge", "penstock.actors.cli.purge", "empty a node's host memory"),
     Command("demo", "penstock.actors.cli.demo", "serve real documents with and without the cache"),
     Command("replay", "penstock.actors.cli.replay", "drive a node with a recorded request trace"),
+    Command("simulate", "penstock.actors.cli.simulate", "compare eviction policies on a trace"),
     Command("doctor", "penstock.actors.cli.doctor", "say why there were no hits"),
 )
 
