@@ -1,0 +1,173 @@
+"""One folder of a file store: owners, leftovers, and what recovery takes for an object."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from support.mounts import mounted
+
+from penstock._native import Caching
+from penstock.actors.api.types import Epoch
+from penstock.actors.stores.file_config import Placement
+from penstock.actors.stores.file_folder import Folder, Marker, object_name
+from penstock.actors.stores.header import NO_TENANT
+from penstock.actors.stores.store import Entry, Ownership, StoreFault, StoreRefused
+
+KEY = hashlib.sha256(b"key").digest()
+MARKER = Marker(Placement.BY_KEY, paths=1, index=0)
+
+
+def opened(
+    path: Path,
+    ownership: Ownership = Ownership.EXCLUSIVE,
+    *,
+    marker: Marker = MARKER,
+    epoch: int = 1,
+) -> Folder:
+    return Folder(path, marker=marker, ownership=ownership, epoch=Epoch(bytes([epoch]) * 16))
+
+
+def write(folder: Folder, name: str, size: int) -> Path:
+    place = folder.path / name
+    place.write_bytes(bytes(size))
+    return place
+
+
+@contextmanager
+def died(path: Path) -> Iterator[list[str]]:
+    """A process that opened the folder as SHARED, left two temporaries, and was killed. Their names."""
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        folder = opened(path, Ownership.SHARED)
+        names = [folder.temporary(), folder.temporary()]
+        for name in names:
+            write(folder, name, 5000)
+        os.write(tell, ",".join(names).encode())
+        os.kill(os.getpid(), 9)
+    os.close(tell)
+    names = os.read(ready, 4096).decode().split(",")
+    os.close(ready)
+    os.waitpid(child, 0)
+    yield names
+
+
+@pytest.mark.parametrize("first", Ownership)
+@pytest.mark.parametrize("second", Ownership)
+def test_who_may_use_a_folder_together(
+    first: Ownership, second: Ownership, tmp_path: Path
+) -> None:
+    """A19: an exclusive folder has one owner; shared ones have many, also within one process."""
+    together = first is second is Ownership.SHARED
+    with closing(opened(tmp_path, first)):
+        if together:
+            opened(tmp_path, second).close()
+        else:
+            with pytest.raises(StoreRefused, match="give each its own folder"):
+                opened(tmp_path, second)
+    opened(tmp_path, second).close()
+
+
+def test_no_two_stores_ever_use_one_temporary_name(tmp_path: Path) -> None:
+    """A19: not even of one process and one epoch."""
+    with closing(opened(tmp_path, Ownership.SHARED)) as one:
+        with closing(opened(tmp_path, Ownership.SHARED)) as other:
+            names = [folder.temporary() for folder in (one, other, one, other)]
+            assert len(set(names)) == 4
+
+
+def test_what_dead_stores_left_aside_is_removed_and_what_is_of_the_living_stays(
+    tmp_path: Path,
+) -> None:
+    with died(tmp_path) as names, closing(opened(tmp_path, Ownership.SHARED, epoch=2)) as living:
+        of_living = write(living, living.temporary(), 100)
+        with closing(opened(tmp_path, Ownership.SHARED, epoch=3)) as newcomer:
+            assert all((tmp_path / name).exists() for name in names)
+            assert newcomer.sweep() == 1
+            assert not any((tmp_path / name).exists() for name in names)
+            assert of_living.exists()
+            assert newcomer.sweep() == 0
+
+
+def test_a_leftover_without_its_owner_file_goes_too(tmp_path: Path) -> None:
+    """As one has that was killed while it removed another."""
+    with died(tmp_path) as names, closing(opened(tmp_path)) as folder:
+        (tmp_path / names[0]).parent.joinpath("owner").unlink()
+        assert folder.sweep() == 1
+        assert not (tmp_path / names[0]).exists()
+
+
+def test_closing_takes_the_temporaries_away(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    write(folder, folder.temporary(), 1)
+    folder.close()
+    folder.close()
+    assert not os.listdir(tmp_path / "aside")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Marker(Placement.BY_KEY, paths=2, index=0),
+        Marker(Placement.BY_KEY, paths=1, index=1),
+        Marker(Placement.BY_DEVICE, paths=1, index=0),
+    ],
+)
+def test_a_folder_of_another_arrangement_is_refused(other: Marker, tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with pytest.raises(StoreRefused, match="name the paths as they were, or empty the folder"):
+        opened(tmp_path, marker=other)
+    opened(tmp_path).close()
+
+
+def test_a_folder_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    place = tmp_path / "penstock.json"
+    place.write_text(place.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(StoreRefused, match='"format": 2'):
+        opened(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreFault, match="cannot be opened"):
+        opened(tmp_path / "file" / "below")
+
+
+def test_names_of_objects_are_digits_whatever_the_key_says() -> None:
+    """D5: no byte of a key is ever part of a path as it stands."""
+    for key in (b"../" * 10 + b"\0\0", b"/" * 32, b"\xff" * 32):
+        name = object_name(key)
+        assert name == f"objects/{key.hex()[0]}/{key.hex()[1]}/{key.hex()}"
+        assert ".." not in name
+
+
+def test_recovery_tells_objects_by_names_and_sizes_and_nothing_else(tmp_path: Path) -> None:
+    """C2: whole blocks, also of a last one that is not full; no file is opened."""
+    marker = Marker(Placement.BY_DEVICE, paths=4, index=3)
+    with closing(opened(tmp_path, marker=marker)) as folder:
+        place = write(folder, object_name(KEY), 3 * 4096 + 1)
+        place.chmod(0)
+        stranger = write(folder, "objects/0/0/README", 9000)
+        misplaced = write(folder, f"objects/0/0/{KEY.hex()}", 9000)
+        stub = write(folder, object_name(bytes(32)), 4095)  # by a power cut
+        found = [entry for batch in folder.entries(1) for entry in batch]
+        assert found == [Entry(KEY, 3, 4 * 4096, NO_TENANT)]
+        assert stranger.exists()
+        assert misplaced.exists()
+        assert not stub.exists()
+
+
+def test_a_filesystem_that_refuses_direct_io_is_found_out(tmp_path: Path) -> None:
+    with mounted("ramfs", tmp_path / "ram") as path:
+        with closing(opened(path)) as folder:
+            assert folder.caching_of(Caching.DIRECT) is Caching.BUFFERED
+            assert folder.caching_of(Caching.BUFFERED) is Caching.BUFFERED
+    with closing(opened(tmp_path / "disk")) as folder:
+        folder.caching_of(Caching.DIRECT)
+        assert [one.name for one in (tmp_path / "disk/aside").glob("*/*")] == ["owner"]
