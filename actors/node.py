@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from penstock.actors.config import NodeConfig
 from penstock.actors.config_words import PolicyName
 from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.quota import Tenants
+from penstock.actors.core.store_ledger import PUT_MAX
 from penstock.actors.core.watches import Watches
 from penstock.actors.engine_requests import Neighbours
 from penstock.actors.eviction_controller import EvictionController, Watermarks
@@ -258,12 +258,20 @@ class Node:
 
     def _store_child(self, config: AnyStoreConfig) -> ChildSpec[store.StoreActor]:
         opener = StoreOpener(config, StoreContext(config.name, self.epoch))
-        tools = store_tools(config, self._digester, draw=random.random)
+        tools = store_tools(config, partial(self._make_catalog, config), self._digester)
         return ChildSpec(
             self._refs.stores[config.name],
             lambda: StoreActor(opener, config=config, tools=tools, telemetry=self.telemetry),
             restarts_max=RESTARTS_MAX,
             ready_within_s=config.open_within + READY_MARGIN_S,
+        )
+
+    def _make_catalog(self, config: AnyStoreConfig, capacity_bytes: int) -> _native.Catalog:
+        return _native.Catalog(
+            objects_max=config.objects_max + PUT_MAX,
+            capacity_bytes=capacity_bytes,
+            policy=POLICIES[config.policy],
+            hash_seed=int.from_bytes(os.urandom(8), "little"),
         )
 
     def _make_eviction(self) -> EvictionController:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable
 
-from penstock.actors.core.catalog import Catalog, LruCatalog
+from penstock.actors.core.catalog import Catalog
 from penstock.actors.store_parts import StoreTools
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
@@ -40,12 +41,9 @@ def store_child(name: str) -> str:
 
 
 def store_tools(
-    config: StoreConfig, digester: Digester, *, draw: Callable[[], float]
+    config: StoreConfig, make_catalog: Callable[[int], Catalog], digester: Digester
 ) -> StoreTools:
-    def make_catalog(_capacity_bytes: int) -> Catalog:
-        return LruCatalog()
-
-    return StoreTools(make_catalog, tenant_quotas(config), draw, digester)
+    return StoreTools(make_catalog, tenant_quotas(config), random.random, digester)
 
 
 def tenant_quotas(config: StoreConfig) -> dict[bytes, int]:

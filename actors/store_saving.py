@@ -133,7 +133,7 @@ class Saver:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         done = await parts.writes.batch(
-            self._write_or_evict, given, within_s=parts.config.save_within
+            partial(self._write_or_evict, set()), given, within_s=parts.config.save_within
         )
         parts.metrics.took(Op.SAVE, loop.time() - began_s)
         await hazard("store.written")
@@ -165,9 +165,14 @@ class Saver:
             return Saved(SaveOutcome.FAILED, str(fault))
         return Saved(SaveOutcome.NO_ROOM, reason) if reason else None
 
-    async def _write_or_evict(self, given: Sequence[Given]) -> list[Outcome]:
-        """The store says what it does; one that is ours and full, against our books, gets room for another attempt."""
+    async def _write_or_evict(self, tried: set[bytes], given: Sequence[Given]) -> list[Outcome]:
+        """One attempt. A store that is ours and full, against our books, gets room for another one."""
         parts = self._parts
+        again = [(one.key, one.device) for one in given if one.key in tried]
+        if again and parts.ledger is not None:
+            # What an attempt may have left would lie beside what this one writes: there is room for one of them.
+            await parts.store.delete(Keys.of(again))
+        tried.update(one.key for one in given)
         outcomes = await parts.store.save(given)
         full = [one for one, out in zip(given, outcomes, strict=True) if out.fate is Fate.FULL]
         if not full or parts.ledger is None:
@@ -175,8 +180,8 @@ class Saver:
         wanted = sum(parts.store.cost(len(one.header), one.payload_bytes) for one in full)
         if not await evict(parts, wanted):
             return outcomes
-        again = iter(await parts.store.save(full))
-        return [next(again) if out.fate is Fate.FULL else out for out in outcomes]
+        second = iter(await parts.store.save(full))
+        return [next(second) if out.fate is Fate.FULL else out for out in outcomes]
 
     def _settle(
         self, job: _Job, sources: list[Source], records: dict[bytes, Record], done: Settled

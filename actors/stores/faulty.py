@@ -44,7 +44,16 @@ class FaultyStore:
         return [self._spoil(one, out) for one, out in zip(wanted, outcomes, strict=True)]
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
-        await self._come_between("save")
+        """What goes wrong with all of them does so before they are written, or after, and nobody hears of it."""
+        is_lost_after = self._happens(0.5)
+        if not is_lost_after:
+            await self._come_between("save")
+        outcomes = await self._save(given)
+        if is_lost_after:
+            await self._come_between("save")
+        return outcomes
+
+    async def _save(self, given: Sequence[Given]) -> list[Outcome]:
         outcomes = [DONE] * len(given)
         kept: list[tuple[int, Given]] = []
         for at, one in enumerate(given):

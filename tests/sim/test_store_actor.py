@@ -118,7 +118,7 @@ def test_a_flipped_bit_is_a_miss_and_counted(seed: int) -> None:
 
 @SEEDS
 def test_a_cut_object_is_a_miss(seed: int) -> None:
-    """A9: a payload shorter than its header says. Seen to fail with the length and the digest unchecked."""
+    """A9: a payload shorter than its header says. Seen to fail with neither length nor digest checked."""
 
     async def scene(world: StoreWorld, faulty: FaultyStore) -> None:
         some = await samples(6, 32 * KIB)
@@ -397,7 +397,7 @@ class Watched(MemoryStore):
 def test_the_bound_is_kept_to_the_byte_whatever_goes_wrong(seed: int) -> None:
     """C6: headers and padding included, with faults, hangs and askers who go away; and the books agree with the medium.
 
-    Seen to fail with the reservation made after the write instead of before it."""
+    Seen to fail with pending saves not counted, and with saves of unknown fate struck off instead of taken back."""
     shelf: Shelf = {}
 
     async def main() -> None:

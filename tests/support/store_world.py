@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock._native import Catalog, Policy
 from penstock.actors.api import store as api
 from penstock.actors.api.store import Loaded, LoadOutcome, Saved, Source, Target
-from penstock.actors.core.catalog import LruCatalog
+from penstock.actors.core.store_ledger import PUT_MAX
 from penstock.actors.store_actor import StoreActor
 from penstock.actors.store_parts import StoreTools
 from penstock.actors.stores.config import StoreConfig
@@ -124,7 +125,9 @@ async def store_world(
     ref = Ref.to(api.StoreActor, f"store[{settings.name}]", messages_max=256)
     lives: list[StoreActor] = []
     tools = StoreTools(
-        make_catalog=lambda _: LruCatalog(),
+        make_catalog=lambda capacity: Catalog(
+            objects_max=settings.objects_max + PUT_MAX, capacity_bytes=capacity, policy=Policy.LRU
+        ),
         quotas=quotas or {},
         draw=random.random,
         digester=Digester(inline_bytes_max=inline_bytes_max),

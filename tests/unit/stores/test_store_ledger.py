@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.catalog_twin import LruCatalog
 
-from penstock.actors.core.catalog import LruCatalog
-from penstock.actors.core.store_ledger import LedgerLimits, Record, StoreLedger
+from penstock._native import Catalog as NativeCatalog
+from penstock._native import Policy
+from penstock.actors.core.catalog import Catalog
+from penstock.actors.core.store_ledger import PUT_MAX, LedgerLimits, Record, StoreLedger
 
 KEYS = [hashlib.sha256(bytes([n])).digest() for n in range(24)]
 TENANTS = [bytes(16), b"a" * 16, b"b" * 16]
 CAPACITY, QUOTA, OBJECTS = 1000, 400, 12
 
 
-def ledger(capacity: int = CAPACITY) -> StoreLedger:
-    limits = LedgerLimits(capacity, OBJECTS, 8, 0, {TENANTS[1]: QUOTA})
-    return StoreLedger(LruCatalog(), limits)
+def ledger(catalog: Catalog) -> StoreLedger:
+    return StoreLedger(catalog, LedgerLimits(CAPACITY, OBJECTS, 8, 0, {TENANTS[1]: QUOTA}))
+
+
+def native() -> Catalog:
+    return NativeCatalog(objects_max=OBJECTS + PUT_MAX, capacity_bytes=CAPACITY, policy=Policy.LRU)
 
 
 class Books(RuleBasedStateMachine):
+    catalog: Callable[[], Catalog] = LruCatalog
+
     def __init__(self) -> None:
         super().__init__()
-        self.books = ledger()
+        self.books = ledger(type(self).catalog())
         self.here: dict[bytes, Record] = {}
         self.pending: dict[bytes, Record] = {}
 
@@ -109,8 +119,17 @@ TestBooks = Books.TestCase
 TestBooks.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
-def test_a_suffix_goes_before_its_prefix() -> None:
-    books = ledger()
+class NativeBooks(Books):
+    catalog = staticmethod(native)
+
+
+TestNativeBooks = NativeBooks.TestCase
+TestNativeBooks.settings = TestBooks.settings
+
+
+@pytest.mark.parametrize("catalog", [LruCatalog, native])
+def test_a_suffix_goes_before_its_prefix(catalog: Callable[[], Catalog]) -> None:
+    books = ledger(catalog())
     for key in KEYS[:4]:
         books.reserve(Record(key, 0, 10, TENANTS[0]))
     books.settle(KEYS[:4], [])
