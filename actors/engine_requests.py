@@ -287,11 +287,12 @@ class EngineRequests:
                 raise InvalidField(field, f"{len(packed)} bytes are no packed u64 digests")
         if len(runs) > UNSCANNED_BYTES_MAX:
             await checkpoint()  # taking them out of the message has copied them
-        outcomes = await self._to.l1.ask(
+        done = await self._to.l1.ask(
             l1.Commit(lease, self._attached.session, indices, digests, runs)
         )
-        self._holdings.drop_objects(lease, outcomes.count(_OK))
-        reply.committed.outcomes = outcomes
+        self._holdings.drop_objects(lease, done.outcomes.count(_OK))
+        reply.committed.outcomes = done.outcomes
+        reply.committed.backlog_bytes = done.backlog_bytes
 
     async def _abort(self, msg: engine_pb2.Abort, reply: engine_pb2.SessionReply) -> None:
         lease = LeaseId(check_id("abort.lease", msg.lease))

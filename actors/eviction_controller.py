@@ -80,14 +80,15 @@ class EvictionController(eviction.EvictionController):
     async def _evict(self, bytes_wanted: int) -> l1.Room:
         """Batch by batch, until so much is free or nothing is left that may go."""
         freed = chunks = 0
+        room = l1.Room(0, 0, is_over=False)
         while freed < bytes_wanted:
             wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
             batch = l1.Evict(wanted, self._watermarks.batch_chunks)
             room = await self._l1.ask(batch, within=self._watermarks.ask_s)
-            if room.chunks_evicted == 0:
-                break
             freed += room.bytes_freed
             chunks += room.chunks_evicted
+            if room.is_over:
+                break
             await hazard("eviction.between_batches")
             await checkpoint()  # an ask of an idle L1 manager is no turn of the loop
-        return l1.Room(freed, chunks)
+        return l1.Room(freed, chunks, room.is_over)

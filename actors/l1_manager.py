@@ -9,7 +9,6 @@ Its crash ends the epoch: a table is never served by a second manager.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never
@@ -17,12 +16,22 @@ from typing import Any, assert_never
 from anyio import wait_readable
 
 from penstock import _native
-from penstock.actors.api import errors, eviction, l1
-from penstock.actors.api.types import KEY_BYTES, Extents, GeometryId, LeaseId, TicketId
+from penstock.actors.api import errors, eviction, l1, l1_saving, writer
+from penstock.actors.api.types import (
+    KEY_BYTES,
+    NODE_INSTANCE,
+    NODE_SESSION,
+    Extents,
+    GeometryId,
+    LeaseId,
+    TicketId,
+)
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
+from penstock.actors.l1_expiry import Expiry
 from penstock.actors.l1_geometries import Geometries
-from penstock.actors.l1_metrics import L1Metrics
+from penstock.actors.l1_metrics import L1Metrics, usage_of
+from penstock.actors.l1_saving import Saving
 from penstock.actors.l1_watching import Watching
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
 from penstock.runtime.message import answer
@@ -59,8 +68,13 @@ class L1Manager(l1.L1Manager):
         telemetry: Telemetry,
         eviction_controller: Ref[eviction.EvictionController],
         beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        store_writer: Ref[writer.StoreWriter] | None = None,
+        hits_max: int = 0,
     ) -> None:
-        """`beside`: what goes on beside its messages, such as telling how far the arena is backed."""
+        """`beside`: what goes on beside its messages, such as telling how far the arena is backed.
+
+        `store_writer`: who saves below L1, if anybody does. `hits_max`: chunks of hits kept for it, if it counts them.
+        """
         self._table = table
         self._arena_bytes = arena_bytes
         self._high_water_bytes = high_water_bytes
@@ -70,16 +84,26 @@ class L1Manager(l1.L1Manager):
         self._telemetry = telemetry
         self._geometries = Geometries(table)
         self._watching = Watching(table, watches)
+        self._expiry = Expiry(
+            table, step_objects_max=STEP_OBJECTS_MAX, expired=self._watching.advance
+        )
+        self._saving = Saving(
+            table,
+            self._geometries,
+            tenants,
+            store_writer=store_writer,
+            hits_max=hits_max,
+            evicted=self._room,
+        )
         self._pressure_told = False  # and not taken yet
-        self._wake_sweeper = asyncio.Event()
-        self._sweeps_at = math.inf  # when the sweeper wakes by itself; <= the next expiry
         self._lookups = 0
         self._lookup_chunks = 0
         self._hit_chunks = 0
 
     async def on_start(self) -> None:
         self._telemetry.collect_from(L1Metrics(self._measure))
-        self.start_soon(self._sweep_expired, name="l1 expiry")
+        self._table.attach(NODE_SESSION, instance=NODE_INSTANCE)
+        self.start_soon(self._expiry.sweep, name="l1 expiry")
         self.start_soon(self._drain_returned, name="l1 returned handles")
         if self._beside is not None:
             self.start_soon(self._beside, name="l1 beside")
@@ -122,6 +146,16 @@ class L1Manager(l1.L1Manager):
                     return answer(msg, self._measure())
                 case l1.Measure():
                     return answer(msg, self._measure())
+                case (
+                    l1_saving.TakeCommitted()
+                    | l1_saving.TakeHits()
+                    | l1_saving.Borrow()
+                    | l1_saving.Victims()
+                    | l1_saving.EvictThese()
+                    | l1_saving.DropSaved()
+                    | l1_saving.SaveBacklog()
+                ):
+                    return self._saving.receive(msg)
                 case _:
                     return self._receive_life_cycle(msg)
 
@@ -181,6 +215,7 @@ class L1Manager(l1.L1Manager):
         self._lookups += 1
         self._lookup_chunks += len(msg.keys) // KEY_BYTES
         self._hit_chunks += hit
+        self._saving.hit(msg.geometry, msg.keys[: hit * KEY_BYTES])
         if promised > hit and msg.watcher is not None and self._watching.has_room(msg.keys):
             if hit == 0:
                 self._table.open_ticket(
@@ -196,7 +231,7 @@ class L1Manager(l1.L1Manager):
         else:
             promised = hit
         if promised:
-            self._will_expire(expires)
+            self._expiry.expects(expires)
         return l1.Hit(ticket if promised else NO_TICKET, hit, promised)
 
     def _look_again(self, msg: l1.LookAgain) -> l1.Hit:
@@ -229,7 +264,7 @@ class L1Manager(l1.L1Manager):
             now=now,
             expires=now + msg.lease_s,
         )
-        self._will_expire(now + msg.lease_s)
+        self._expiry.expects(now + msg.lease_s)
         return l1.ReadLease(
             LeaseId(acquired.lease), Extents(acquired.extents), acquired.chunks, msg.lease_s
         )
@@ -277,7 +312,7 @@ class L1Manager(l1.L1Manager):
         )
         granted = _GRANTED in reserved.answers
         if granted:
-            self._will_expire(now + msg.lease_s)
+            self._expiry.expects(now + msg.lease_s)
             self._tell_pressure()
         return l1.WriteLease(
             lease if granted else NO_LEASE,
@@ -293,7 +328,7 @@ class L1Manager(l1.L1Manager):
             msg.keys, geometry=msg.geometry, slots=msg.slots, chunks_before=before
         )
 
-    def _commit(self, msg: l1.Commit) -> bytes:
+    def _commit(self, msg: l1.Commit) -> l1_saving.Committed:
         outcomes = self._table.commit(
             msg.lease,
             session=msg.session,
@@ -303,7 +338,8 @@ class L1Manager(l1.L1Manager):
             now=_now(),
         )
         self._watching.advance(_now())
-        return outcomes
+        self._saving.committed()
+        return l1_saving.Committed(outcomes, self._saving.backlog_bytes)
 
     def _abort(self, msg: l1.Abort | l1.GiveBack) -> bool:
         outcome = self._table.abort(msg.lease, session=msg.session)
@@ -313,9 +349,13 @@ class L1Manager(l1.L1Manager):
     # Room and time.
 
     def _evict(self, msg: l1.Evict) -> l1.Room:
+        return self._room(
+            self._table.evict(msg.bytes_wanted, chunks_max=msg.chunks_max, now=_now())
+        )
+
+    def _room(self, evicted: _native.Evicted) -> l1.Room:
         self._pressure_told = False  # who evicts lives, and hears again if it lost the last one
-        evicted = self._table.evict(msg.bytes_wanted, chunks_max=msg.chunks_max, now=_now())
-        return l1.Room(evicted.bytes, evicted.chunks)
+        return l1.Room(evicted.bytes, evicted.chunks, evicted.is_over)
 
     def _tell_pressure(self) -> None:
         """Above high water: once, until the controller takes it."""
@@ -327,28 +367,6 @@ class L1Manager(l1.L1Manager):
             except (MailboxFull, ActorStopped):
                 return
             self._pressure_told = True
-
-    def _will_expire(self, at: float) -> None:
-        """A lease or ticket was made. The sweeper is woken only if it would come too late: most last equally long."""
-        if at < self._sweeps_at:
-            self._wake_sweeper.set()
-
-    async def _sweep_expired(self) -> None:
-        """Sleep until the next lease or ticket expires."""
-        while True:
-            self._wake_sweeper.clear()
-            self._sweeps_at = self._table.next_expiry()
-            wait_s = self._sweeps_at - _now()
-            if wait_s <= 0:
-                self._table.expire(_now(), objects_max=STEP_OBJECTS_MAX)
-                self._watching.advance(_now())
-                await asyncio.sleep(0)  # others first: there may be more
-                continue
-            try:
-                async with asyncio.timeout(None if wait_s == float("inf") else wait_s):
-                    await self._wake_sweeper.wait()
-            except TimeoutError:
-                continue
 
     async def _drain_returned(self) -> None:
         """Handles that died on other threads are ended at the table's next call; with none coming, by us."""
@@ -363,27 +381,8 @@ class L1Manager(l1.L1Manager):
     # Numbers.
 
     def _measure(self) -> l1.Usage:
-        numbers = self._table.statistics()
-        return l1.Usage(
-            arena_bytes=self._arena_bytes,
-            free_bytes=numbers.bytes_free,
-            reserved_bytes=numbers.bytes_reserved,
-            loaded_bytes=numbers.bytes_loaded,
-            resident_bytes=numbers.bytes_resident,
-            quarantined_bytes=numbers.bytes_quarantined,
-            pinned_bytes=numbers.bytes_pinned,
-            largest_free_bytes=numbers.largest_free_bytes,
-            chunks=numbers.chunks,
-            objects=numbers.objects,
-            leases=numbers.leases,
-            overdue_leases=numbers.overdue_leases,
-            tickets=numbers.tickets,
-            evicted_chunks=numbers.evicted_chunks,
-            damaged_objects=numbers.damaged_objects,
-            lookups=self._lookups,
-            lookup_chunks=self._lookup_chunks,
-            hit_chunks=self._hit_chunks,
-        )
+        looked = (self._lookups, self._lookup_chunks, self._hit_chunks)
+        return usage_of(self._table.statistics(), self._arena_bytes, looked)
 
 
 _GRANTED = int(_native.Answer.GRANTED)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from penstock import _native
 from penstock.actors.api.l1 import Usage
 from penstock.runtime.telemetry import PREFIX
 
@@ -56,3 +57,28 @@ class L1Metrics(Collector):
             yield GaugeMetricFamily(PREFIX + name, text, value=float(read(usage)))
         for name, text, read in _COUNTERS:
             yield CounterMetricFamily(PREFIX + name, text, value=float(read(usage)))
+
+
+def usage_of(numbers: _native.Statistics, arena_bytes: int, looked: tuple[int, int, int]) -> Usage:
+    """`looked`: lookups, chunks they asked for, chunks they hit."""
+    lookups, lookup_chunks, hit_chunks = looked
+    return Usage(
+        arena_bytes=arena_bytes,
+        free_bytes=numbers.bytes_free,
+        reserved_bytes=numbers.bytes_reserved,
+        loaded_bytes=numbers.bytes_loaded,
+        resident_bytes=numbers.bytes_resident,
+        quarantined_bytes=numbers.bytes_quarantined,
+        pinned_bytes=numbers.bytes_pinned,
+        largest_free_bytes=numbers.largest_free_bytes,
+        chunks=numbers.chunks,
+        objects=numbers.objects,
+        leases=numbers.leases,
+        overdue_leases=numbers.overdue_leases,
+        tickets=numbers.tickets,
+        evicted_chunks=numbers.evicted_chunks,
+        damaged_objects=numbers.damaged_objects,
+        lookups=lookups,
+        lookup_chunks=lookup_chunks,
+        hit_chunks=hit_chunks,
+    )

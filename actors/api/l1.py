@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from penstock.actors.api import l1_saving
 from penstock.actors.api.types import (
     Extents,
     GeometryId,
@@ -81,6 +82,7 @@ class Closed:
 class Room:
     bytes_freed: int
     chunks_evicted: int
+    is_over: bool  # nothing is left that may go
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +280,8 @@ class Reserve(Msg["L1Manager", WriteLease]):
 
 
 @dataclass(frozen=True, slots=True)
-class Commit(Msg["L1Manager", bytes]):
-    """Answers one byte of `_native.Outcome` per index. `indices` empty: all that were granted."""
+class Commit(Msg["L1Manager", l1_saving.Committed]):
+    """`indices` empty: all that were granted."""
 
     lease: LeaseId
     session: SessionId
@@ -327,4 +329,5 @@ Message = (
     AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | CloseSome
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
     | MakeReady | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
+    | l1_saving.Message
 )  # fmt: skip

@@ -41,6 +41,7 @@ class Tenants:
         self._bytes_of = bytes_of
         # Longest unused first, as far as it matters; len <= tenants_max.
         self._numbers: dict[bytes, TenantId] = {}
+        self._digests: dict[TenantId, bytes] = {}  # the same, the other way
 
     def account(self, salt: bytes) -> Account:
         """The account of `salt`, opened at first use. Raises TooManyTenants."""
@@ -51,7 +52,13 @@ class Tenants:
             return Account(known, bytes_max, is_new=False)
         number = self._free_number()
         self._numbers[digest] = number
+        self._digests[number] = digest
         return Account(number, bytes_max, is_new=True)
+
+    def digest(self, number: int) -> bytes:
+        """What stores call the tenant of this number, of whom something is in the table; empty: the empty salt."""
+        digest = self._digests[TenantId(number)]
+        return b"" if digest == _NO_SALT else digest
 
     def _free_number(self) -> TenantId:
         if len(self._numbers) < self._tenants_max:
@@ -69,3 +76,6 @@ class Tenants:
 
 def _digest(salt: bytes) -> bytes:
     return hashlib.sha256(salt).digest()
+
+
+_NO_SALT = _digest(b"")

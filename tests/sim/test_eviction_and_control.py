@@ -50,7 +50,7 @@ class Arena:
     def _evict(self, wanted: int) -> l1.Room:
         freed = min(wanted, self.taken - self.held)
         self.taken -= freed
-        return l1.Room(freed, freed)
+        return l1.Room(freed, freed, is_over=not freed)
 
 
 def evict(

@@ -69,7 +69,7 @@ class Manager:
     async def commit(self, lease: l1.WriteLease, *indices: int) -> bytes:
         count = len(indices) or lease.answers.count(0)
         done = l1.Commit(lease.lease, SessionId(1), indices, bytes(8 * count), b"")
-        return await self.ref.ask(done, within=1)
+        return (await self.ref.ask(done, within=1)).outcomes
 
     async def lookup(self, chunks: int, *, number: int = 1, ticket_s: float = 10.0) -> l1.Hit:
         asked = l1.Lookup(

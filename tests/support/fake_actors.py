@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from penstock.actors.api import control, eviction, gateway, l1, session, store
+from penstock.actors.api import control, eviction, gateway, l1, l1_saving, session, store
 from penstock.actors.api.types import Extents, GeometryId, LeaseId
 from penstock.runtime.actor import Actor
 from penstock.runtime.ref import Ref
@@ -85,9 +85,9 @@ def fake_l1() -> Fake:
         l1.Touch: lambda msg: len(msg.keys) // 32,
         l1.MakeReady: lambda _: None,
         l1.Reserve: lambda msg: granted(LeaseId(fresh_id()), len(msg.keys) // 32, msg.lease_s),
-        l1.Commit: lambda msg: bytes(len(msg.indices) or 1),
+        l1.Commit: lambda msg: l1_saving.Committed(bytes(len(msg.indices) or 1), 0),
         l1.Abort: lambda _: True,
-        l1.Evict: lambda msg: l1.Room(msg.bytes_wanted, 1),
+        l1.Evict: lambda msg: l1.Room(msg.bytes_wanted, 1, is_over=False),
         l1.TakePressure: lambda _: EMPTY_USAGE,
         l1.Measure: lambda _: EMPTY_USAGE,
     }
@@ -109,7 +109,10 @@ def fake_eviction() -> Fake:
     def make_room(msg: eviction.MakeRoom) -> int:
         return msg.bytes_wanted
 
-    answers: Answers = {eviction.MakeRoom: make_room, eviction.Purge: lambda _: l1.Room(0, 0)}
+    answers: Answers = {
+        eviction.MakeRoom: make_room,
+        eviction.Purge: lambda _: l1.Room(0, 0, is_over=True),
+    }
     return Fake(eviction.EvictionController, "eviction_controller", answers)
 
 

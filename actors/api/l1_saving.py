@@ -1,0 +1,163 @@
+"""What one may ask of the L1 manager to save objects elsewhere, and to make room: part of `l1.Message`.
+
+Whatever is borrowed is held until the last reference to its `hold` is gone: nobody can forget to give it back, and
+memory that a save still reads is never given to a writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from penstock.actors.api.types import KEY_BYTES, GeometryId, Shape
+from penstock.runtime.message import Msg
+
+if TYPE_CHECKING:
+    from penstock.actors.api.l1 import L1Manager, Room  # noqa: F401 - messages are addressed to it
+
+BORROWED = Struct("<QQQIIHHI")
+"""offset, bytes, digest, chunk (its key's place), tenant (a number), slot, 0, runs (how many digests)."""
+
+SLOT = Struct("<H")
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Objects of one shape by name: a chunk's key and a slot for each, packed."""
+
+    shape: Shape
+    keys: bytes
+    slots: bytes  # packed u16
+
+    def __len__(self) -> int:
+        return len(self.slots) // SLOT.size
+
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
+        for place, (slot,) in enumerate(SLOT.iter_unpack(self.slots)):
+            yield self.keys[place * KEY_BYTES : (place + 1) * KEY_BYTES], slot
+
+
+@dataclass(frozen=True, slots=True)
+class BorrowedObject:
+    """One object as it lies in the arena."""
+
+    key: bytes  # of its chunk
+    slot: int
+    offset: int
+    bytes: int  # exact
+    digest: int
+    run_digests: bytes  # packed u64; empty: it was committed without any
+    tenant: bytes  # digest of the salt; empty: none
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """Objects of one shape that may be read until the last reference to `hold` is gone."""
+
+    shape: Shape
+    keys: bytes  # of their chunks
+    objects: bytes = field(repr=False)  # packed BORROWED records
+    runs: bytes = field(repr=False)  # packed u64 run digests of all of them, in order
+    tenants: Mapping[int, bytes] = field(repr=False)  # digests of salts by the numbers in `objects`
+    arena_bytes: int
+    hold: object = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.objects) // BORROWED.size
+
+    def __iter__(self) -> Iterator[BorrowedObject]:
+        start = 0
+        for offset, size, digest, chunk, tenant, slot, _, runs in BORROWED.iter_unpack(
+            self.objects
+        ):
+            end = start + runs * DIGEST_BYTES
+            key = self.keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES]
+            own_runs = self.runs[start:end]
+            yield BorrowedObject(key, slot, offset, size, digest, own_runs, self.tenants[tenant])
+            start = end
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """`outcomes`: one byte of `_native.Outcome` per index of a Commit. `backlog_bytes`: what waits to be saved below
+    L1, or is being saved: a hint to write less, never a refusal."""
+
+    outcomes: bytes
+    backlog_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The oldest news of commits. `is_last`: there was no more when this was taken."""
+
+    borrowed: Borrowed | None
+    named: Named | None  # what was left no room for: not held
+    gone: int  # objects that left L1 before this
+    lost: int  # counter: news that gave way to newer ones, since the epoch began
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakeCommitted(Msg["L1Manager", Taken]):
+    """Borrow what engines have committed, oldest first, at most so many objects. Those beyond `bytes_max` of the arena
+    are only named. What `writer.News` was told of is looked into now: the next news is told anew."""
+
+    objects_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class HitChunks:
+    geometry: GeometryId
+    keys: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TakeHits(Msg["L1Manager", tuple[HitChunks, ...]]):
+    """Chunks that lookups have hit since the last asking, about so many; what was too much to remember is not among
+    them. Empty: no more."""
+
+    chunks_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Borrow(Msg["L1Manager", Borrowed | None]):
+    """All resident objects of these chunks; None: there are none. To be borrowed is no use of a chunk."""
+
+    keys: bytes
+    geometry: GeometryId
+
+
+@dataclass(frozen=True, slots=True)
+class Victims(Msg["L1Manager", Borrowed | None]):
+    """What eviction would take next, held, and still there; None: nothing may go."""
+
+    bytes_wanted: int
+    chunks_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvictThese(Msg["L1Manager", "Room"]):
+    """Evict those of these chunks that nobody holds."""
+
+    keys: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DropSaved(Msg["L1Manager", int]):
+    """Staging: these objects have been saved, or finally failed to be. Answers how many were still there."""
+
+    objects: Named
+
+
+@dataclass(frozen=True, slots=True)
+class SaveBacklog(Msg["L1Manager", None]):
+    """How many bytes wait to be saved, or are being saved, as the store writer knows it."""
+
+    bytes: int
+
+
+Message = TakeCommitted | TakeHits | Borrow | Victims | EvictThese | DropSaved | SaveBacklog

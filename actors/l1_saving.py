@@ -1,0 +1,177 @@
+"""Saving out of L1: what the L1 manager tells and lends the store writer, and what it evicts on its word.
+
+News are level-triggered: the writer is told once that something was committed or hit, and not again until it has
+asked for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
+
+from penstock import _native
+from penstock.actors.api import l1, l1_saving, writer
+from penstock.actors.api.types import KEY_BYTES, NODE_SESSION, GeometryId
+from penstock.actors.core.quota import Tenants
+from penstock.actors.l1_geometries import Geometries
+from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.message import answer
+from penstock.runtime.ref import Ref
+
+
+class Saving:
+    """Belongs to the L1 manager. `hits_max`: chunks of hits remembered until they are taken; 0: nobody wants them."""
+
+    def __init__(
+        self,
+        table: _native.Table,
+        geometries: Geometries,
+        tenants: Tenants,
+        *,
+        store_writer: Ref[writer.StoreWriter] | None,
+        hits_max: int,
+        evicted: Callable[[_native.Evicted], l1.Room],
+    ) -> None:
+        self._table = table
+        self._geometries = geometries
+        self._tenants = tenants
+        self._writer = store_writer
+        self._hits_max = hits_max
+        self._evicted = evicted
+        self._hits: deque[l1_saving.HitChunks] = deque()  # of at most hits_max chunks
+        self._hit_chunks = 0  # in _hits
+        self._is_told = False  # and has not asked yet
+        self._writer_backlog_bytes = 0
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self._writer_backlog_bytes + self._table.news_bytes
+
+    def receive(self, msg: l1_saving.Message) -> object:
+        match msg:
+            case l1_saving.TakeCommitted():
+                return answer(msg, self._take_committed(msg))
+            case l1_saving.TakeHits():
+                return answer(msg, self._take_hits(msg.chunks_max))
+            case l1_saving.Borrow():
+                return answer(msg, self._borrow(msg))
+            case l1_saving.Victims():
+                return answer(msg, self._victims(msg))
+            case l1_saving.EvictThese():
+                evicted = self._table.evict_these(msg.keys, now=_now())
+                return answer(msg, self._evicted(evicted))
+            case l1_saving.DropSaved():
+                dropped = self._table.drop_objects(msg.objects.keys, msg.objects.slots)
+                return answer(msg, dropped)
+            case l1_saving.SaveBacklog():
+                self._writer_backlog_bytes = msg.bytes
+                return answer(msg, None)
+            case _:
+                assert_never(msg)
+
+    # News.
+
+    def committed(self) -> None:
+        """Something may have become resident."""
+        if self._table.news_waiting:
+            self._tell()
+
+    def hit(self, geometry: GeometryId, keys: bytes) -> None:
+        """A lookup hit these chunks."""
+        chunks = len(keys) // KEY_BYTES
+        if not chunks or self._hit_chunks + chunks > self._hits_max:
+            return  # of too many hits some are not counted
+        self._hits.append(l1_saving.HitChunks(geometry, keys))
+        self._hit_chunks += chunks
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._is_told or self._writer is None:
+            return
+        try:
+            self._writer.tell_nowait(writer.News())
+        except (MailboxFull, ActorStopped):
+            return  # told at the next commit
+        self._is_told = True
+
+    def _take_committed(self, msg: l1_saving.TakeCommitted) -> l1_saving.Taken:
+        self._is_told = False
+        lease = os.urandom(16)
+        taken = self._table.take_committed(
+            msg.objects_max,
+            msg.bytes_max,
+            lease=lease,
+            session=NODE_SESSION,
+            now=_now(),
+            expires=math.inf,
+        )
+        named = None
+        if taken.named_slots:
+            shape = self._geometries.shape(taken.geometry)
+            named = l1_saving.Named(shape, taken.named_keys, taken.named_slots)
+        return l1_saving.Taken(
+            self._lend(lease, taken),
+            named,
+            taken.gone,
+            self._table.news_lost,
+            is_last=not self._table.news_waiting,
+        )
+
+    def _take_hits(self, chunks_max: int) -> tuple[l1_saving.HitChunks, ...]:
+        """Whole lookups, and one at least."""
+        self._is_told = False
+        taken: list[l1_saving.HitChunks] = []
+        while self._hits and chunks_max > 0:
+            taken.append(self._hits.popleft())
+            chunks = len(taken[-1].keys) // KEY_BYTES
+            self._hit_chunks -= chunks
+            chunks_max -= chunks
+        return tuple(taken)
+
+    # Lending.
+
+    def _borrow(self, msg: l1_saving.Borrow) -> l1_saving.Borrowed | None:
+        lease = os.urandom(16)
+        borrowed = self._table.borrow(
+            msg.keys,
+            geometry=msg.geometry,
+            lease=lease,
+            session=NODE_SESSION,
+            now=_now(),
+            expires=math.inf,
+        )
+        return self._lend(lease, borrowed)
+
+    def _victims(self, msg: l1_saving.Victims) -> l1_saving.Borrowed | None:
+        lease = os.urandom(16)
+        borrowed = self._table.victims(
+            msg.bytes_wanted,
+            msg.chunks_max,
+            lease=lease,
+            session=NODE_SESSION,
+            now=_now(),
+            expires=math.inf,
+        )
+        return self._lend(lease, borrowed)
+
+    def _lend(self, lease: bytes, borrowed: _native.Borrowed) -> l1_saving.Borrowed | None:
+        if not borrowed.count:
+            return None
+        numbers = {one[4] for one in l1_saving.BORROWED.iter_unpack(borrowed.objects)}
+        return l1_saving.Borrowed(
+            self._geometries.shape(borrowed.geometry),
+            borrowed.keys,
+            borrowed.objects,
+            borrowed.runs,
+            {number: self._tenants.digest(number) for number in numbers},
+            borrowed.bytes,
+            self._table.lease_handle(lease, session=NODE_SESSION),
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
