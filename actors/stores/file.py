@@ -59,20 +59,22 @@ CACHING = {FileIo.DIRECT: Caching.DIRECT, FileIo.BUFFERED: Caching.BUFFERED}
 async def open_file_store(config: FileConfig, context: StoreContext) -> FileStore:
     """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    folders: list[Placed] = []
+    folders: list[Folder] = []
     try:
         for marker, path in _marked(config):
-            make = partial(
+            lock = partial(
                 Folder,
                 path,
                 marker=marker,
                 ownership=OWNERSHIP[config.ownership],
                 epoch=context.epoch,
             )
-            folders.append(await anyio.to_thread.run_sync(_opened, make, config.io, log))
-        return FileStore(config, tuple(folders), log)
+            folders.append(await anyio.to_thread.run_sync(lock))
+        claim = partial(_claimed, CACHING[config.io], log)
+        placed = [await anyio.to_thread.run_sync(claim, folder) for folder in folders]
+        return FileStore(config, tuple(placed), log)
     except BaseException:
-        for folder, _ in folders:
+        for folder in folders:
             folder.close()
         raise
 
@@ -208,18 +210,14 @@ def _marked(config: FileConfig) -> list[tuple[Marker, Path]]:
     return [(Marker(config.placement, len(paths), i), path) for i, path in enumerate(paths)]
 
 
-def _opened(make: Callable[[], Folder], wanted: FileIo, log: Log) -> Placed:
+def _claimed(wanted: Caching, log: Log, folder: Folder) -> Placed:
     """A folder, swept, and how its files are opened. Blocks."""
-    folder = make()
-    try:
-        removed = folder.sweep()
-        if removed:
-            log.info("temporaries_removed", path=folder.path, stores=removed)
-        caching = folder.caching_of(CACHING[wanted])
-    except BaseException:
-        folder.close()
-        raise
-    if caching is not CACHING[wanted]:
+    folder.claim()
+    removed = folder.sweep()
+    if removed:
+        log.info("temporaries_removed", path=folder.path, stores=removed)
+    caching = folder.caching_of(wanted)
+    if caching is not wanted:
         reason = "its filesystem refuses O_DIRECT"
         log.warning("io_buffered", path=folder.path, reason=reason)
     return folder, caching

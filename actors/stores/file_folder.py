@@ -71,9 +71,9 @@ class Folder:
     """An open folder. Holds its locks until `close`."""
 
     def __init__(self, path: Path, *, marker: Marker, ownership: Ownership, epoch: Epoch) -> None:
-        """Make it if it is not there, lock it, check what it is. Raises StoreRefused, StoreFault."""
+        """Make it if it is not there, and lock it. Raises StoreRefused, StoreFault."""
         self.path = path
-        self._device = marker.device  # of objects found here
+        self._marker = marker
         self._aside = f"{epoch.hex()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._written = 0
         self._fds: list[int] = []
@@ -81,14 +81,22 @@ class Folder:
             path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             self.fd = self._keep(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
             self._lock(ownership)
-            self._check(marker)
-            self._lay_out()
         except StoreRefused:
             self.close()
             raise
         except OSError as error:
             self.close()
             raise StoreFault(f"{path} cannot be opened: {error}") from error
+
+    def claim(self) -> None:
+        """Check what it is, or say so in it if it is new, once every folder of the store is locked.
+
+        Raises StoreRefused, StoreFault."""
+        try:
+            self._check()
+            self._lay_out()
+        except OSError as error:
+            raise StoreFault(f"{self.path} cannot be laid out: {error}") from error
 
     def temporary(self) -> str:
         """A name nobody else has: of this process and epoch, and counted."""
@@ -146,19 +154,20 @@ class Folder:
             advice = "give each its own folder, or say ownership: shared in all of them"
             raise StoreRefused("paths", f"{problem}: {advice}") from None
 
-    def _check(self, marker: Marker) -> None:
+    def _check(self) -> None:
+        told = self._marker.text()
         place = self.path / "penstock.json"
         with suppress(FileExistsError):
             # Linked into place whole: two nodes may come at the same time.
             aside = self.path / f"penstock.json.{self._aside}"
-            aside.write_text(marker.text())
+            aside.write_text(told)
             try:
                 os.link(aside, place)
             finally:
                 aside.unlink()
         found = place.read_text()
-        if found != marker.text():
-            problem = f"{self.path} was made as {found.strip()}, not as {marker.text().strip()}"
+        if found != told:
+            problem = f"{self.path} was made as {found.strip()}, not as {told.strip()}"
             advice = "name the paths as they were, or empty the folder"
             raise StoreRefused("paths", f"{problem}: {advice}")
 
@@ -189,7 +198,9 @@ class Folder:
         try:
             size = found.stat(follow_symlinks=False).st_size
             if size >= BLOCK_BYTES:
-                return Entry(bytes.fromhex(found.name), self._device, whole_blocks(size), NO_TENANT)
+                return Entry(
+                    bytes.fromhex(found.name), self._marker.device, whole_blocks(size), NO_TENANT
+                )
             Path(found.path).unlink()  # cut short by a power cut: no header is in it
         except FileNotFoundError:
             pass  # deleted meanwhile

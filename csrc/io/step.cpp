@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
@@ -12,7 +13,8 @@ namespace {
 
 std::int64_t measured(int fd) noexcept {
   struct stat status{};
-  return fstat(fd, &status) == 0 ? std::int64_t{status.st_size} : -1;
+  if (fstat(fd, &status) != 0) return -1;
+  return std::max<std::int64_t>(status.st_size, 0);
 }
 
 std::int64_t call(const Step& step) noexcept {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +12,23 @@ from pathlib import Path
 
 import pytest
 
+FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
+NO_LOG_FLUSH = 2
+
 
 @contextmanager
-def mounted(kind: str, at: Path, *, options: str = "") -> Iterator[Path]:
-    """A new filesystem without a disk (`tmpfs`, `ramfs`) at `at`. Skips the test where that is not allowed."""
+def mounted(kind: str, at: Path, *, options: str = "", device: str = "none") -> Iterator[Path]:
+    """The filesystem on `device`, or one without a disk (`tmpfs`, `ramfs`), at `at`.
+
+    Skips the test where that is not allowed.
+    """
     at.mkdir()
     flags = ["-o", options] if options else []
-    made = _run("mount", "-t", kind, *flags, "none", str(at))
+    made = _run("mount", "-t", kind, *flags, device, str(at))
     if made.returncode:
-        pytest.skip(f"mount -t {kind} is refused here ({made.stderr.strip()}): run the test as root")
+        pytest.skip(
+            f"mount -t {kind} is refused here ({made.stderr.strip()}): run the test as root"
+        )
     try:
         yield at
     finally:
@@ -25,10 +36,26 @@ def mounted(kind: str, at: Path, *, options: str = "") -> Iterator[Path]:
         assert not undone.returncode, undone.stderr
 
 
-def remount(at: Path, *, options: str) -> None:
-    """Change what a mount allows, as `ro`."""
-    done = _run("mount", "-o", f"remount,{options}", str(at))
-    assert not done.returncode, done.stderr
+@contextmanager
+def disk_image(folder: Path, *, size_bytes: int) -> Iterator[Path]:
+    """An ext4 filesystem in a file of `folder`, by a loop device."""
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    made = _run("mkfs.ext4", "-q", str(image))
+    if made.returncode:
+        pytest.skip(f"mkfs.ext4 fails here ({made.stderr.strip()}): install e2fsprogs")
+    with mounted("ext4", folder / "image-root", options="loop", device=str(image)) as at:
+        yield at
+
+
+def shut_down(at: Path) -> None:
+    """Let the filesystem at `at` die as if its disk was pulled: every access to the disk is an error from now on."""
+    fd = os.open(at, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+    finally:
+        os.close(fd)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,13 @@ def opened(
     marker: Marker = MARKER,
     epoch: int = 1,
 ) -> Folder:
-    return Folder(path, marker=marker, ownership=ownership, epoch=Epoch(bytes([epoch]) * 16))
+    folder = Folder(path, marker=marker, ownership=ownership, epoch=Epoch(bytes([epoch]) * 16))
+    try:
+        folder.claim()
+    except (StoreFault, StoreRefused):
+        folder.close()
+        raise
+    return folder
 
 
 def write(folder: Folder, name: str, size: int) -> Path:
@@ -59,9 +65,7 @@ def died(path: Path) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("first", Ownership)
 @pytest.mark.parametrize("second", Ownership)
-def test_who_may_use_a_folder_together(
-    first: Ownership, second: Ownership, tmp_path: Path
-) -> None:
+def test_who_may_use_a_folder_together(first: Ownership, second: Ownership, tmp_path: Path) -> None:
     """A19: an exclusive folder has one owner; shared ones have many, also within one process."""
     together = first is second is Ownership.SHARED
     with closing(opened(tmp_path, first)):
@@ -107,7 +111,7 @@ def test_closing_takes_the_temporaries_away(tmp_path: Path) -> None:
     write(folder, folder.temporary(), 1)
     folder.close()
     folder.close()
-    assert not os.listdir(tmp_path / "aside")
+    assert not any((tmp_path / "aside").iterdir())
 
 
 @pytest.mark.parametrize(
