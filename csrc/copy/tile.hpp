@@ -11,7 +11,7 @@
 //
 // Where heads are outermost in a large block, memory gives less the more places it is read at in
 // turn. Walking by head, a tile is of one head, and a head's slots are read to the end of the block
-// before the next head's; what is scattered then is what is written, which costs nothing as long as
+// before the next head's; what is scattered then is what is written, which costs less as long as
 // whole lines are.
 #pragma once
 
