@@ -32,7 +32,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         _draw_one(axes, trace, [row for row in rows if row.trace == trace])
     for axes in panels[len(traces) :]:
         axes.set_visible(False)
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, format="png", dpi=90)
 
 

@@ -102,7 +102,8 @@ ChunkId TinyLfuPolicy::victim(std::uint64_t /*stamp*/) {
   const ChunkId settled = main_victim();
   if (newcomer == kNoChunk) return settled;
   if (settled == kNoChunk) return newcomer;
-  if (pages_[kWindow] <= window_pages_max_) return settled;
+  // With what room is made for, the window is over its share unless it is well below it now.
+  if (pages_[kWindow] < window_pages_max_) return settled;
   // At equal frequency the newcomer goes: a flood of new keys displaces nothing.
   if (sketch_.estimate(facts_.fingerprint(newcomer)) <=
       sketch_.estimate(facts_.fingerprint(settled))) {

@@ -1,106 +1,101 @@
-"""The dumb twin of the native catalog: the least recently used go first."""
+"""The catalog's dumb twin: what is in it, not which goes first. And a dumb all-knowing cache."""
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from penstock.actors.api.types import KEY_BYTES
+from penstock._native import Catalog, Policy
 
-
-class TwinVictims(NamedTuple):
-    keys: bytes
-    places: bytes
-    bytes: int
+NOWHERE = 2**64 - 1
+BLOCK_BYTES = 4096
 
 
-class _Item(NamedTuple):
-    size: int
-    place: int
-    tenant: int
+def key(number: int) -> bytes:
+    """Keys are digests: policies rely on that."""
+    return hashlib.sha256(b"%d" % number).digest()
 
 
-class LruCatalog:
-    def __init__(self) -> None:
-        self._items: dict[bytes, _Item] = {}  # least recently used first
-        self._chosen: set[bytes] = set()  # of _items
-        self._used_bytes = 0
-        self._bytes_of: Counter[int] = Counter()
+def keys(numbers: Iterable[int]) -> bytes:
+    return b"".join(map(key, numbers))
 
-    def put(self, keys: bytes, *, sizes: bytes, places: bytes, tenants: bytes) -> None:
-        count = len(keys) // KEY_BYTES
-        facts = (
-            struct.unpack(f"<{count}Q", sizes),
-            struct.unpack(f"<{count}Q", places),
-            struct.unpack(f"<{count}I", tenants),
-        )
-        for key, size, place, tenant in zip(_split(keys), *facts, strict=True):
-            self._drop(key)
-            self._items[key] = _Item(size, place, tenant)
-            self._used_bytes += size
-            self._bytes_of[tenant] += size
 
-    def has(self, keys: bytes) -> bytes:
-        return bytes(key in self._items for key in _split(keys))
+def numbers(packed: bytes, below: int) -> list[int]:
+    known = {key(number): number for number in range(below)}
+    return [known[packed[at : at + 32]] for at in range(0, len(packed), 32)]
 
-    def touch(self, keys: bytes) -> int:
-        found = [key for key in _split(keys) if key in self._items]
-        for key in reversed(found):
-            self._items[key] = self._items.pop(key)
-            self._chosen.discard(key)
-        return len(found)
 
-    def remove(self, keys: bytes) -> int:
-        return sum([self._drop(key) for key in _split(keys)])
+def u64s(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
 
-    def victims(self, *, bytes_wanted: int, count_max: int) -> TwinVictims:
-        chosen: list[bytes] = []
-        freed = 0
-        for key, item in self._items.items():
-            if freed >= bytes_wanted or len(chosen) >= count_max:
-                break
-            if key not in self._chosen:
-                chosen.append(key)
-                freed += item.size
-        self._chosen.update(chosen)
-        places = struct.pack(f"<{len(chosen)}Q", *(self._items[key].place for key in chosen))
-        return TwinVictims(b"".join(chosen), places, freed)
 
-    def spare(self, keys: bytes) -> int:
-        spared = [key for key in _split(keys) if key in self._chosen]
-        self._chosen.difference_update(spared)
-        return len(spared)
+def u32s(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
 
-    def bytes_of(self, tenant: int) -> int:
-        return self._bytes_of[tenant]
+
+def catalog_of(policy: Policy, *, objects: int, objects_max: int = 0) -> Catalog:
+    """Room for so many blocks."""
+    return Catalog(
+        objects_max=objects_max or objects, capacity_bytes=objects * BLOCK_BYTES, policy=policy
+    )
+
+
+def replayed_hits(catalog: Catalog, prompts: Sequence[Sequence[int]]) -> int:
+    packed = keys(one for prompt in prompts for one in prompt)
+    return catalog.replay(packed, u32s([*map(len, prompts)]), object_bytes=BLOCK_BYTES).hits
+
+
+@dataclass
+class CatalogTwin:
+    """Flat: objects rest on nothing."""
+
+    items: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # bytes, place, tenant
+    chosen: set[int] = field(default_factory=set)
+
+    def put(self, number: int, item: tuple[int, int, int]) -> None:
+        self.items[number] = item
+        self.chosen.discard(number)
+
+    def touch(self, those: Sequence[int]) -> int:
+        here = [one for one in those if one in self.items]
+        self.chosen.difference_update(here)
+        return len(here)
+
+    def remove(self, those: Sequence[int]) -> int:
+        here = set(those) & self.items.keys()
+        for one in here:
+            del self.items[one]
+        self.chosen -= here
+        return len(here)
+
+    def spare(self, those: Sequence[int]) -> int:
+        here = set(those) & self.chosen
+        self.chosen -= here
+        return len(here)
 
     @property
     def used_bytes(self) -> int:
-        return self._used_bytes
+        return sum(size for size, _, _ in self.items.values())
 
-    @property
-    def objects(self) -> int:
-        return len(self._items)
-
-    def validate(self) -> None:
-        """Raises AssertionError if an invariant does not hold."""
-        assert self._used_bytes == sum(item.size for item in self._items.values())
-        assert self._used_bytes == sum(self._bytes_of.values())
-        assert self._chosen <= self._items.keys()
-
-    def _drop(self, key: bytes) -> bool:
-        item = self._items.pop(key, None)
-        self._chosen.discard(key)
-        if item is None:
-            return False
-        self._used_bytes -= item.size
-        self._bytes_of[item.tenant] -= item.size
-        if not self._bytes_of[item.tenant]:
-            del self._bytes_of[item.tenant]
-        return True
+    def bytes_of(self, tenant: int) -> int:
+        return sum(size for size, _, owner in self.items.values() if owner == tenant)
 
 
-def _split(keys: bytes) -> Sequence[bytes]:
-    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+def optimum_twin(references: Sequence[int], capacity: int) -> int:
+    """Keep what is asked for again soonest, by looking."""
+    kept: set[int] = set()
+    hits = 0
+
+    def next_use(one: int, after: int) -> float:
+        return next(
+            (at for at in range(after, len(references)) if references[at] == one), float("inf")
+        )
+
+    for at, one in enumerate(references):
+        hits += one in kept
+        kept.add(one)
+        if len(kept) > capacity:
+            kept.remove(max(kept, key=lambda held: next_use(held, at + 1)))
+    return hits
