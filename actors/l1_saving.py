@@ -68,7 +68,7 @@ class Saving:
                 dropped = self._table.drop_objects(msg.objects.keys, msg.objects.slots)
                 return answer(msg, dropped)
             case l1_saving.SaveBacklog():
-                self._writer_backlog_bytes = msg.bytes
+                self._writer_backlog_bytes = msg.backlog_bytes
                 return answer(msg, None)
             case _:
                 assert_never(msg)

@@ -47,7 +47,7 @@ class BorrowedObject:
     key: bytes  # of its chunk
     slot: int
     offset: int
-    bytes: int  # exact
+    logical_bytes: int
     digest: int
     run_digests: bytes  # packed u64; empty: it was committed without any
     tenant: bytes  # digest of the salt; empty: none
@@ -157,7 +157,7 @@ class DropSaved(Msg["L1Manager", int]):
 class SaveBacklog(Msg["L1Manager", None]):
     """How many bytes wait to be saved, or are being saved, as the store writer knows it."""
 
-    bytes: int
+    backlog_bytes: int
 
 
 Message = TakeCommitted | TakeHits | Borrow | Victims | EvictThese | DropSaved | SaveBacklog
