@@ -75,6 +75,21 @@ def load_config(
     return given.convert(kind)
 
 
+def read_record(kind: type[C], values: Mapping[str, object], *, path: str) -> C:
+    """Read a `kind` from plain values, which stand at `path` of a larger document.
+
+    Raises ConfigError, as `load_config` does.
+    """
+    given = _Given()
+    for key, value in _leaves(values):
+        given.add(key, value, source=path)
+    try:
+        return given.convert(kind)
+    except ConfigError as refusal:
+        where = ".".join(part for part in (path, refusal.path) if part)
+        raise ConfigError(where, refusal.problem) from None
+
+
 Key = tuple[str, ...]
 
 

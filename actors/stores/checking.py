@@ -14,7 +14,7 @@ import gc
 import random
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -299,8 +299,12 @@ class _Holds:
     def make(self) -> Hold:
         hold = Hold()
         self._alive += 1
-        weakref.finalize(hold, self._loop.call_soon_threadsafe, self._died).atexit = False
+        weakref.finalize(hold, self._died_somewhere).atexit = False
         return hold
+
+    def _died_somewhere(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the check has failed before
+            self._loop.call_soon_threadsafe(self._died)
 
     def _died(self) -> None:
         self._alive -= 1

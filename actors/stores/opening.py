@@ -7,10 +7,12 @@ from typing import TypeAlias, assert_never
 from penstock.actors.stores.faulty import FaultyStore
 from penstock.actors.stores.file import open_file_store
 from penstock.actors.stores.file_config import FileConfig
+from penstock.actors.stores.fsspec_config import FsspecConfig
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
+from penstock.actors.stores.plugin import PluginConfig, open_plugin
 from penstock.actors.stores.store import Store, StoreContext
 
-AnyStoreConfig: TypeAlias = MemoryConfig | FileConfig
+AnyStoreConfig: TypeAlias = MemoryConfig | FileConfig | FsspecConfig | PluginConfig
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
 
@@ -29,5 +31,11 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return MemoryStore(capacity_bytes=config.capacity)
         case FileConfig():
             return await open_file_store(config, context)
+        case FsspecConfig():
+            from penstock.actors.stores.fsspec_store import open_fsspec_store
+
+            return await open_fsspec_store(config, context)
+        case PluginConfig():
+            return await open_plugin(config, context)
         case _:
             assert_never(config)

@@ -1,0 +1,82 @@
+"""Stores of third parties, by name: `module:Class`.
+
+    class TapeStore:                                     # all of `Store`, and:
+        class Config(penstock.runtime.config.Config, frozen=True):  # its own keys, read as strictly as ours
+            drive: str
+
+        @classmethod
+        async def open(cls, config: Config, context: StoreContext) -> TapeStore: ...
+
+    stores:
+      - name: tape
+        type: plugin
+        plugin: my_tapes.store:TapeStore
+        options: {drive: /dev/nst0}
+
+`penstock store check my_tapes.store:TapeStore` runs the checks over it that ours have to pass.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Annotated, Any, Protocol, cast
+
+import msgspec
+
+from penstock.actors.stores.config import StoreConfig
+from penstock.actors.stores.store import Store, StoreContext, StoreRefused
+from penstock.runtime.config import Config, read_record
+
+PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+METHODS = ("locate", "load", "save", "delete", "recover", "cost", "aclose")
+
+
+class PluginConfig(StoreConfig, frozen=True, kw_only=True, tag="plugin"):
+    """A store that is not ours."""
+
+    plugin: Annotated[str, msgspec.Meta(pattern=PATTERN)]  # module:Class
+    options: dict[str, Any] = msgspec.field(default_factory=dict)  # of its own Config; never logged
+
+    def __repr__(self) -> str:
+        return f"PluginConfig(name={self.name!r}, plugin={self.plugin!r}, options=***)"
+
+
+class StoreClass(Protocol):
+    """What `module:Class` must be, beside a `Store` by its instances."""
+
+    Config: type[Config]
+
+    async def open(self, config: Any, context: StoreContext) -> Store:
+        """A classmethod. Raises StoreRefused, StoreFault."""
+
+
+async def open_plugin(config: PluginConfig, context: StoreContext) -> Store:
+    """Raises StoreRefused when there is no such class, or it is no store, or refuses its options; StoreFault."""
+    key = f"stores.{config.name}"
+    kind = find_plugin(config.plugin, key=f"{key}.plugin")
+    options = read_record(kind.Config, config.options, path=f"{key}.options")
+    return await kind.open(options, context)
+
+
+def find_plugin(name: str, *, key: str) -> StoreClass:
+    """The class called `module:Class`. Raises StoreRefused, which names `key`."""
+    if re.fullmatch(PATTERN, name) is None:
+        raise StoreRefused(key, f"{name!r} is not written module:Class")
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as problem:
+        raise StoreRefused(key, f"{module_name} cannot be imported: {problem}") from problem
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        raise StoreRefused(key, f"{module_name} has no class {class_name}")
+    options = getattr(found, "Config", None)
+    if not (isinstance(options, type) and issubclass(options, Config)):
+        raise StoreRefused(key, f"{name} needs a class Config, derived from penstock's Config")
+    missing = [one for one in ("open", *METHODS) if not callable(getattr(found, one, None))]
+    if missing:
+        raise StoreRefused(
+            key, f"{name} lacks {', '.join(missing)}: see penstock.actors.stores.store"
+        )
+    return cast("StoreClass", found)

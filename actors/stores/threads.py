@@ -1,0 +1,83 @@
+"""Blocking calls of foreign libraries, in a bounded number of threads that nobody has to wait for in vain.
+
+A thread is started for each call: the calls meant here go over a network, or into a kernel that may never answer. A
+thread that hangs ends with the process, which its like would otherwise not let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import anyio
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Threads:
+    """At most `count` calls at a time. A call that was given up keeps its thread, and its place, until it returns."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name = name
+        self._places = asyncio.Semaphore(count)
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns or raises. Cancelled, it goes on unheard."""
+        await self._places.acquire()
+        call = _Call(work, self._places)
+        threading.Thread(target=call, name=self._name, daemon=True).start()
+        return await call.answer
+
+    async def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """`work` of every item, side by side; answers in their order. The first error ends it."""
+        answers: dict[int, Result] = {}
+
+        async def one(at: int, item: Item) -> None:
+            answers[at] = await self.run(lambda: work(item))
+
+        async with anyio.create_task_group() as group:
+            for at, item in enumerate(items):
+                group.start_soon(one, at, item)
+        return [answers[at] for at in range(len(items))]
+
+
+class _Call(Generic[Result]):
+    """One call: made on the loop's thread, called on its own, answered on the loop's."""
+
+    def __init__(self, work: Callable[[], Result], places: asyncio.Semaphore) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Result] = self._loop.create_future()
+        self._work = work
+        self._places = places
+        self._result: list[Result] = []  # one, or none
+        self._error: BaseException | None = None
+
+    def __call__(self) -> None:
+        with self:
+            self._result.append(self._work())
+        del self._work  # and with it the memory that it touched
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, _: object, error: BaseException | None, _traceback: TracebackType | None
+    ) -> bool:
+        self._error = error
+        return True
+
+    def _settle(self) -> None:
+        self._places.release()
+        if self.answer.done():
+            return
+        if self._error is not None:
+            self.answer.set_exception(self._error)
+        else:
+            self.answer.set_result(self._result[0])
