@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock import _native
 from penstock.actors.api.errors import TooManyNamespaces
 from penstock.actors.api.types import GeometryId, GroupGeometry, HitRule, Shape
 
 GEOMETRIES_MAX = 65535  # the table's bound; a geometry stays, since chunks may be of it
 
+_DIGITS = b"01".ljust(256, b"?")
 _RULES = {
     HitRule.FULL: _native.Rule.FULL,
     HitRule.WINDOW: _native.Rule.WINDOW,
@@ -49,3 +52,25 @@ class Geometries:
         self._numbers[namespace, groups] = number
         self._shapes.append(Shape.of(number, namespace, groups))
         return number
+
+
+def longest_hit(columns: Sequence[tuple[GroupGeometry, bytes]]) -> int:
+    """The hit rule over columns of one byte a chunk, 1 where all shards of the group are there."""
+    return _native.longest_hit(
+        [
+            _native.GroupPresence(
+                present=_native.Bitmap.from_bytes(_bits(column), size=len(column)),
+                rule=_RULES[group.rule],
+                window_chunks=group.window_chunks,
+            )
+            for group, column in columns
+        ]
+    )
+
+
+def _bits(column: bytes) -> bytes:
+    """Bytes of 0 and 1 as bits, eight to a byte, lowest first."""
+    if not column:
+        return b""
+    digits = column[::-1].translate(_DIGITS)
+    return int(digits, 2).to_bytes(-(-len(column) // 8), "little")

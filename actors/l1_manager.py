@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from typing import Any, assert_never
+from typing import Any
 
 from anyio import wait_readable
 
 from penstock import _native
-from penstock.actors.api import errors, eviction, l1, l1_saving, writer
+from penstock.actors.api import errors, eviction, l1, l1_loading, l1_saving, writer
 from penstock.actors.api.types import (
     KEY_BYTES,
     NODE_INSTANCE,
@@ -30,6 +30,8 @@ from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
 from penstock.actors.l1_expiry import Expiry
 from penstock.actors.l1_geometries import Geometries
+from penstock.actors.l1_life_cycle import LifeCycle
+from penstock.actors.l1_loading import Loading
 from penstock.actors.l1_metrics import L1Metrics, usage_of
 from penstock.actors.l1_saving import Saving
 from penstock.actors.l1_watching import Watching
@@ -84,9 +86,11 @@ class L1Manager(l1.L1Manager):
         self._telemetry = telemetry
         self._geometries = Geometries(table)
         self._watching = Watching(table, watches)
-        self._expiry = Expiry(
-            table, step_objects_max=STEP_OBJECTS_MAX, expired=self._watching.advance
+        self._loading = Loading(
+            table, self._watching, tenants, now=_now, filled=self._tell_pressure
         )
+        self._life_cycle = LifeCycle(table, self._geometries, ended=self._ended)
+        self._expiry = Expiry(table, step_objects_max=STEP_OBJECTS_MAX, expired=self._ended)
         self._saving = Saving(
             table,
             self._geometries,
@@ -156,43 +160,18 @@ class L1Manager(l1.L1Manager):
                     | l1_saving.SaveBacklog()
                 ):
                     return self._saving.receive(msg)
+                case (
+                    l1_loading.Survey()
+                    | l1_loading.ReserveLoad()
+                    | l1_loading.Land()
+                    | l1_loading.Move()
+                    | l1_loading.Hope()
+                    | l1_loading.Settle()
+                    | l1_loading.Forsake()
+                ):
+                    return self._loading.receive(msg)
                 case _:
-                    return self._receive_life_cycle(msg)
-
-    def _receive_life_cycle(
-        self,
-        msg: l1.AddGeometry
-        | l1.Attach
-        | l1.OrphanSome
-        | l1.EndSome
-        | l1.StreamLost
-        | l1.ProcessGone
-        | l1.GiveUp
-        | l1.CloseSome,
-    ) -> object:
-        match msg:
-            case l1.AddGeometry():
-                return answer(msg, self._geometries.number(msg.groups, msg.namespace))
-            case l1.Attach():
-                self._table.attach(msg.session, instance=msg.instance)
-                return answer(msg, None)
-            case l1.OrphanSome():
-                return answer(msg, _ended(self._table.orphan_some(msg.session, msg.objects_max)))
-            case l1.EndSome():
-                return answer(msg, _ended(self._table.end_some(msg.session, msg.objects_max)))
-            case l1.StreamLost():
-                return answer(msg, self._after_loss(self._table.stream_lost(msg.session)))
-            case l1.ProcessGone():
-                return answer(msg, self._after_loss(self._table.process_gone(msg.session)))
-            case l1.GiveUp():
-                return answer(msg, self._after_loss(self._table.give_up(msg.session)))
-            case l1.CloseSome():
-                closed = _ended(self._table.close_some(msg.instance, msg.chunks_max))
-                if closed.is_over:
-                    self._watching.advance(_now())
-                return answer(msg, closed)
-            case _:
-                assert_never(msg)
+                    return self._life_cycle.receive(msg)
 
     # Reading. A prompt shorter than a chunk has no keys, which is no mistake: nothing of it is cached.
 
@@ -216,6 +195,9 @@ class L1Manager(l1.L1Manager):
         self._lookup_chunks += len(msg.keys) // KEY_BYTES
         self._hit_chunks += hit
         self._saving.hit(msg.geometry, msg.keys[: hit * KEY_BYTES])
+        hope = 0 if msg.loader is None else len(msg.keys) // KEY_BYTES
+        is_hoped = False
+        promised = max(promised, hope)
         if promised > hit and msg.watcher is not None and self._watching.has_room(msg.keys):
             if hit == 0:
                 self._table.open_ticket(
@@ -226,18 +208,21 @@ class L1Manager(l1.L1Manager):
                     now=now,
                     expires=expires,
                 )
-            watch = Watch(ticket, msg.session, msg.keys, msg.geometry, hit, promised, expires)
+            watch = Watch(ticket, msg.session, msg.keys, msg.geometry, hit, promised, expires, hope)
             self._watching.begin(watch, msg.watcher)
+            if msg.loader is not None:
+                self._loading.begin(ticket, msg.keys, msg.loader)
+                is_hoped = True
         else:
             promised = hit
         if promised:
             self._expiry.expects(expires)
-        return l1.Hit(ticket if promised else NO_TICKET, hit, promised)
+        return l1.Hit(ticket if promised else NO_TICKET, hit, promised, is_hoped)
 
     def _look_again(self, msg: l1.LookAgain) -> l1.Hit:
-        hit = self._table.extend(msg.ticket, msg.keys, now=_now())
-        promised = max(hit, self._table.promised(msg.keys, geometry=msg.geometry))
-        return l1.Hit(msg.ticket, hit, promised if self._watching.has(msg.ticket) else hit)
+        found = self._table.follow(msg.ticket, msg.keys, now=_now())
+        promised = self._watching.promised(msg.ticket, found.promised, otherwise=found.hit)
+        return l1.Hit(msg.ticket, found.hit, promised)
 
     def _promise(self, msg: l1.Promise) -> l1.Hit:
         if not msg.keys:
@@ -284,6 +269,7 @@ class L1Manager(l1.L1Manager):
             chunks += 1 + self._table.chunks_of(ticket)
             if self._table.close_ticket(ticket, instance=msg.instance) == _native.Outcome.OK:
                 self._watching.close(ticket, by=msg.session)
+                self._loading.close(ticket)
                 closed += 1
         return l1.Closed(closed, seen)
 
@@ -368,15 +354,17 @@ class L1Manager(l1.L1Manager):
                 return
             self._pressure_told = True
 
+    def _ended(self, now: float) -> None:
+        """Leases or tickets may have come to their end."""
+        self._watching.advance(now)
+        self._loading.sweep()
+
     async def _drain_returned(self) -> None:
         """Handles that died on other threads are ended at the table's next call; with none coming, by us."""
         while True:
             await wait_readable(self._table.return_fd)
             self._table.drain()
-
-    def _after_loss(self, leases: int) -> int:
-        self._watching.advance(_now())
-        return leases
+            self._watching.advance(_now())  # what a load gave up is promised no more
 
     # Numbers.
 
@@ -386,10 +374,6 @@ class L1Manager(l1.L1Manager):
 
 
 _GRANTED = int(_native.Answer.GRANTED)
-
-
-def _ended(step: _native.Ended) -> l1.Ended:
-    return l1.Ended(step.count, step.is_over)
 
 
 def _now() -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from penstock import _native
 from penstock.actors.api import gateway
-from penstock.actors.api.types import SessionId, TicketId
+from penstock.actors.api.types import KEY_BYTES, SessionId, Shortfall, TicketId
 from penstock.actors.core.watches import Watch, Watches
 from penstock.runtime.errors import ActorStopped, MailboxFull
 from penstock.runtime.log import Log
@@ -28,6 +28,11 @@ class Watching:
 
     def has(self, ticket: TicketId) -> bool:
         return self._watches.has(ticket)
+
+    def promised(self, ticket: TicketId, by_writers: int, *, otherwise: int) -> int:
+        """What the watermark of a ticket can still reach; `otherwise`, if it is not watched."""
+        watch = self._watches.find(ticket)
+        return otherwise if watch is None else max(by_writers, watch.hope_chunks)
 
     def begin(self, watch: Watch, watcher: Ref[gateway.Gateway]) -> None:
         self._watches.add(watch)
@@ -56,21 +61,36 @@ class Watching:
         for watch in self._watches.expired(now):
             self._tell(watch, watch.hit_chunks, watch.hit_chunks)
         for watch in self._watches.living(now):
-            try:
-                hit = self._table.extend(watch.ticket, watch.keys, now=now)
-                promised = max(hit, self._table.promised(watch.keys, geometry=watch.geometry))
-            except _native.TicketUnknown:  # closed with its instance
-                self._tell(watch, watch.hit_chunks, watch.hit_chunks)
-                continue
-            except _native.TableError as refusal:
-                self._log.warning("watch_ended", session=watch.session, reason=str(refusal))
-                self._tell(watch, watch.hit_chunks, watch.hit_chunks)
-                continue
-            if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
-                self._tell(watch, hit, promised)
+            self._refresh(watch, now)
+
+    def refresh(self, ticket: TicketId, now: float) -> None:
+        """The same of one ticket, if it is watched."""
+        if (watch := self._watches.find(ticket)) is not None:
+            self._refresh(watch, now)
+
+    def hope(self, ticket: TicketId, chunks: int, shortfall: Shortfall, now: float) -> None:
+        """The prefetcher promises so much of this ticket from now on."""
+        if (watch := self._watches.find(ticket)) is not None:
+            watch.hope_chunks, watch.shortfall = chunks, shortfall
+            self._refresh(watch, now)
+
+    def _refresh(self, watch: Watch, now: float) -> None:
+        try:
+            found = self._table.follow(watch.ticket, watch.keys, now=now)
+        except _native.TicketUnknown:  # closed with its instance
+            self._tell(watch, watch.hit_chunks, watch.hit_chunks)
+            return
+        except _native.TableError as refusal:
+            self._log.warning("watch_ended", session=watch.session, reason=str(refusal))
+            self._tell(watch, watch.hit_chunks, watch.hit_chunks)
+            return
+        promised = max(found.promised, watch.hope_chunks)
+        if (found.hit, promised) != (watch.hit_chunks, watch.promised_chunks):
+            self._tell(watch, found.hit, promised)
 
     def _tell(self, watch: Watch, hit: int, promised: int) -> None:
-        news = gateway.TicketMoved(watch.session, watch.ticket, hit, promised)
+        shortfall = watch.shortfall if promised < len(watch.keys) // KEY_BYTES else Shortfall.NONE
+        news = gateway.TicketMoved(watch.session, watch.ticket, hit, promised, shortfall)
         try:
             self._watchers[watch.ticket].tell_nowait(news)
         except MailboxFull:

@@ -72,6 +72,7 @@ async def serve_sync(receive: Receive, _inflight_max: int, mailbox: Mailbox) -> 
             else:
                 _check_finished(mailbox, result)
                 envelope.settle(result)
+                del result  # what an answer holds must not last until the next one
             mailbox.done(envelope)
             if loop.time() >= burst_ends:
                 await asyncio.sleep(0)
@@ -132,6 +133,7 @@ async def serve_concurrent(receive: Receive, inflight_max: int, mailbox: Mailbox
                 continue
             what = type(taken.msg).__name__
             handlers.start_soon(serve_one, taken, name=f"{mailbox.name}.{what}")
+            del taken  # what a message holds must not last until the next one comes
 
 
 async def _serve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.actors.api.types import SessionId, TicketId
+from penstock.actors.api.types import SessionId, Shortfall, TicketId
 from penstock.runtime.actor import Actor
 from penstock.runtime.message import Msg
 
@@ -21,6 +21,7 @@ class TicketMoved(Msg["Gateway", None]):
     ticket: TicketId
     hit_chunks: int
     promised_chunks: int  # == hit_chunks: the watermark will not move any more
+    shortfall: Shortfall = Shortfall.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from penstock.actors.api import l1_saving
+from penstock.actors.api import l1_loading, l1_saving
 from penstock.actors.api.types import (
     Extents,
     GeometryId,
@@ -20,6 +20,7 @@ from penstock.runtime.message import Msg
 
 if TYPE_CHECKING:
     from penstock.actors.api.gateway import Gateway
+    from penstock.actors.api.prefetch import Prefetcher
     from penstock.runtime.ref import Ref
 
 
@@ -39,6 +40,9 @@ class Hit:
     ticket: TicketId
     hit_chunks: int
     promised_chunks: int  # >= hit_chunks
+    is_hoped: bool = (
+        False  # the loader of the lookup is to fetch what is missing, or to say that it does not
+    )
 
     @property
     def final(self) -> bool:
@@ -190,7 +194,8 @@ class Peek(Msg["L1Manager", int]):
 class Lookup(Msg["L1Manager", Hit]):
     """Pin the resident prefix. A ticket that can still grow is watched: `watcher` hears `gateway.TicketMoved`.
 
-    `ticket` is drawn by the asker, who can then close it even when it gave up before it heard the answer."""
+    `ticket` is drawn by the asker, who can then close it even when it gave up before it heard the answer. With a
+    `loader` the whole prompt is promised as long as that may bring it; it hears when the ticket is over."""
 
     ticket: TicketId
     keys: bytes
@@ -200,6 +205,7 @@ class Lookup(Msg["L1Manager", Hit]):
     readers: int
     ticket_s: float
     watcher: Ref[Gateway] | None
+    loader: Ref[Prefetcher] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,5 +335,5 @@ Message = (
     AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | CloseSome
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
     | MakeReady | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
-    | l1_saving.Message
+    | l1_loading.Message | l1_saving.Message
 )  # fmt: skip

@@ -49,6 +49,17 @@ class GroupGeometry:
     shard_runs: tuple[int, ...]  # (layer, component) runs in an object
 
 
+class Shortfall(Enum):
+    """Why a ticket's final watermark is below what its prompt has."""
+
+    NONE = "nothing is missing, or nobody has it"
+    SLOWER_THAN_PREFILL = "loading it would take longer than computing it"
+    NO_ROOM = "it does not fit into L1 beside what is held there, or into the tenant's quota"
+    FAILED = "a store had it and could not give it"
+    OUT_OF_TIME = "it did not come in time"
+    BUSY = "the node is at its bound of loads"
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One kind of object of a geometry: which group's and shard's, by position, and how large."""
@@ -82,6 +93,16 @@ class Shape:
             for shard in range(len(group.shard_bytes))
         )
         return Shape(geometry, namespace, groups, tuple(slots))
+
+    @property
+    def is_all_full(self) -> bool:
+        """Whether every shorter prefix of a hit is a hit."""
+        return all(group.rule is HitRule.FULL for group in self.groups)
+
+    def slots_of(self, group: int) -> range:
+        """The slots of one group's shards."""
+        first = sum(len(one.shard_bytes) for one in self.groups[:group])
+        return range(first, first + len(self.groups[group].shard_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Tickets whose watermark can still move, because writes or loads they hope for are in flight.
+"""Tickets whose watermark can still move, because writes they hope for are in flight, or stores may have more.
 
 Pure bookkeeping: the L1 manager asks which are due, computes their new watermark from the table, and reports it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from penstock.actors.api.types import KEY_BYTES, GeometryId, SessionId, TicketId
+from penstock.actors.api.types import KEY_BYTES, GeometryId, SessionId, Shortfall, TicketId
 
 
 @dataclass(slots=True)
@@ -20,6 +20,8 @@ class Watch:
     hit_chunks: int  # last reported; never decreases
     promised_chunks: int  # last reported; >= hit_chunks
     expires: float  # loop time at which the ticket is over
+    hope_chunks: int = 0  # what the prefetcher promises; less than is hit: nothing
+    shortfall: Shortfall = Shortfall.NONE  # why it promises no more
 
 
 class Watches:

@@ -69,6 +69,13 @@ class Outcome(enum.IntEnum):
     # never granted or is settled: nothing changed for anybody else.
     STALE = 1
 
+class Presence(enum.IntEnum):
+    """Of one object that a reader wants."""
+
+    ABSENT = 0
+    RESIDENT = 1
+    COMING = 2  # somebody writes or loads it
+
 class Rule(enum.Enum):
     """What a hit of n chunks needs of a group, on every shard."""
 
@@ -321,6 +328,17 @@ class Table:
         and the caller says by this call that the ticket is one. Raises TicketUnknown, BadKeys.
         """
 
+    def follow(self, ticket: bytes, keys: bytes, *, now: float) -> Hit:
+        """As extend, but of what is new only RESIDENT objects count: for tickets that wait for no load, or for
+        others. With nothing but Rule.FULL it costs what is new, and not the prompt.
+        """
+
+    def has_ticket(self, ticket: bytes) -> bool:
+        """Whether the ticket is not over."""
+
+    def presence(self, keys: bytes, *, geometry: int) -> bytes:
+        """One byte of Presence for every slot of the geometry of each chunk, chunk-major. Changes nothing."""
+
     def acquire(
         self,
         ticket: bytes,
@@ -433,6 +451,12 @@ class Table:
     def abort(self, lease: bytes, *, session: int) -> Outcome:
         """The owner no longer writes: what it did not commit is free at once. STALE as in
         commit.
+        """
+
+    def salvage(self, lease: bytes, *, session: int, into: bytes) -> bool:
+        """A reservation failed in part: what is LOADED of it goes on as the lease `into`, which never expires. The
+        rest leaves the index at once, and its memory is quarantined until the old lease is ended, which says that
+        nobody writes it any more. False if nothing was LOADED: there is no new lease. Raises TableFull, IdTaken.
         """
 
     def runs(self, key: bytes, slot: int) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from support.fake_actors import fake_gateway
 
@@ -32,13 +35,10 @@ class Table(_native.Table):
         )
         self.refuses: dict[bytes, type[_native.TableError]] = {}
 
-    def extend(self, ticket: bytes, keys: bytes, *, now: float) -> int:
+    def follow(self, ticket: bytes, keys: bytes, *, now: float) -> Any:
         if (refusal := self.refuses.get(ticket)) is not None:
             raise refusal("no")
-        return 2
-
-    def promised(self, keys: bytes, *, geometry: int) -> int:
-        return 3
+        return SimpleNamespace(hit=2, promised=3)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

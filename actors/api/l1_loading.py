@@ -1,0 +1,98 @@
+"""What the L1 manager does for loads from the tiers below. Part of `api/l1.py`, where the others find it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from penstock.actors.api.types import Extents, GeometryId, LeaseId, Shortfall, TicketId
+from penstock.runtime.message import Msg
+
+if TYPE_CHECKING:
+    from penstock.actors.api.l1 import L1Manager  # noqa: F401 - addressed by name
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLease:
+    """As WriteLease, of the node itself. The lease lives until `hold` dies: whoever may still write keeps it."""
+
+    lease: LeaseId  # empty when nothing was granted
+    answers: bytes
+    extents: Extents
+    bytes_missing: int
+    hold: object = field(repr=False)  # None when nothing was granted
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """`hits` of the tickets named, in order; -1 for one that is over or settled. `lease` is of what was
+    loaded: that of the Land when nothing was lost (`hold` is None: keep yours), a new one when something was, and empty
+    when all was."""
+
+    hits: tuple[int, ...]
+    lease: LeaseId
+    hold: object = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey(Msg["L1Manager", bytes]):
+    """What L1 has of these chunks: one byte of `_native.Presence` per (chunk, slot of the geometry)."""
+
+    keys: bytes
+    geometry: GeometryId
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveLoad(Msg["L1Manager", LoadLease]):
+    """Extents for the objects of `slots` of consecutive chunks, to be loaded into."""
+
+    keys: bytes
+    parent: bytes
+    geometry: GeometryId
+    slots: tuple[int, ...]
+    salt: bytes = field(repr=False)  # the tenant charged
+
+
+@dataclass(frozen=True, slots=True)
+class Land(Msg["L1Manager", Landed]):
+    """Of a load: these objects are whole and verified; the rest of the lease, if `lost`, leaves the index, and its
+    memory comes back when the lease's handle dies. `tickets`, each up to so many chunks, may read what was loaded."""
+
+    lease: LeaseId
+    indices: tuple[int, ...]
+    digests: bytes
+    runs: bytes
+    lost: int  # objects granted and not named
+    tickets: tuple[tuple[TicketId, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Move(Msg["L1Manager", tuple[int, ...]]):
+    """The same tickets clause alone, for those who join what has landed already. Answers their hits, as in Landed."""
+
+    tickets: tuple[tuple[TicketId, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hope(Msg["L1Manager", None]):
+    """The loader still promises so many chunks of this ticket; fewer than are hit: none."""
+
+    ticket: TicketId
+    chunks: int
+    shortfall: Shortfall
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Msg["L1Manager", None]):
+    """The loader has done with this ticket, and need not hear of its end."""
+
+    ticket: TicketId
+    shortfall: Shortfall
+
+
+@dataclass(frozen=True, slots=True)
+class Forsake(Msg["L1Manager", int]):
+    """A loader begins its life: whatever one before it has promised is void. Answers how many tickets that were."""
+
+
+Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Forsake

@@ -1,0 +1,52 @@
+"""What one may ask of the prefetcher, which brings prompts from the tiers below L1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from penstock.actors.api.types import InstanceId, SessionId, Shape, TicketId
+from penstock.runtime.actor import Actor
+from penstock.runtime.message import Msg
+
+
+class Prefetcher(Actor["Message"]):
+    """Address of the prefetcher."""
+
+
+class Afterwards(Enum):
+    """What becomes of a ticket when its loads are over."""
+
+    KEEP = "it lives on, for its readers, until it is closed or expires"
+    CLOSE = "it was only for the loads: nobody reads it"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Msg["Prefetcher", None]):
+    """Bring what this ticket misses. L1 has promised all of its prompt, and is told what comes of that."""
+
+    ticket: TicketId
+    session: SessionId
+    instance: InstanceId
+    shape: Shape
+    keys: bytes  # of the whole prompt
+    salt: bytes = field(repr=False)  # the tenant charged
+    hit_chunks: int  # readable already
+    load_s: float  # how long the loads may take
+    ticket_s: float  # how long the ticket lives
+    chunk_tokens: int
+    prefill_tokens_per_s: (
+        int  # how fast the engine computes them instead; 0: unknown, so always load
+    )
+    afterwards: Afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Msg["Prefetcher", None]):
+    """This ticket is over: nothing is loaded for it any more, and what was loaded only for it goes."""
+
+    ticket: TicketId
+    hit_chunks: int  # where its watermark was: what lies below is kept
+
+
+Message = Fetch | Leave

@@ -1,0 +1,390 @@
+"""One ticket's loads, from start to end: a linear coroutine.
+
+    locate, slice by slice, in all tiers at once, each under its own deadline   \\  beside each other: what fast tiers
+    plan -> join or reserve -> load -> land; again whenever something is news   /  have is loaded while slow ones think
+    settle: what lies beyond the final watermark is dropped
+    rest, if the ticket reads what becomes nobody's: until it is over
+
+Given up at any await it leaves nothing behind: extents live by the handles of their leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from anyio import CancelScope, create_task_group, move_on_after, sleep
+from anyio.lowlevel import checkpoint
+
+from penstock.actors.api import eviction, l1, l1_loading, prefetch, store
+from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.core.cost import worth_loading
+from penstock.actors.core.load_plan import (
+    Batching,
+    Known,
+    LongestHit,
+    Part,
+    Plan,
+    cut,
+    part_bytes,
+    plan_load,
+)
+from penstock.actors.core.load_records import Name, Record, Stage
+from penstock.actors.loads import Loads, Tier
+from penstock.actors.locating import Locating, News
+from penstock.actors.prefetch_metrics import PrefetchMetrics
+from penstock.runtime.errors import PenstockError
+from penstock.runtime.hazard import hazard
+from penstock.runtime.ref import Ref
+
+PAGE_BYTES = 4096
+_EXTENT = struct.Struct("<QQQ")
+_GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
+
+
+class Memory(Protocol):
+    """The arena."""
+
+    def view(self, offset: int, bytes: int) -> memoryview: ...  # noqa: A002 - as `_native.Arena` has it
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Of one ticket."""
+
+    slice_chunks: int  # located first; each next slice has twice as many
+    batch_bytes: int  # of the largest load
+    surveys_max: int  # how often L1 is looked at again when something that it had has gone
+    ask_s: float  # how long another actor may take for a step
+    room_s: float  # how long making room may take
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all tickets of a prefetcher share."""
+
+    tiers: Sequence[Tier]
+    l1: Ref[l1.L1Manager]
+    evictor: Ref[eviction.EvictionController]
+    loads: Loads
+    memory: Memory
+    longest: LongestHit
+    limits: FetchLimits
+    metrics: PrefetchMetrics
+    admission: asyncio.Lock  # one prompt at a time has room made for it: no two are half there
+    reserving: asyncio.Lock  # until what L1 granted is in the book, where the next one finds it
+
+
+class Fetching:
+    """Loads for one ticket."""
+
+    def __init__(self, want: prefetch.Fetch, around: Surroundings) -> None:
+        self._scope = CancelScope()  # cancelled when the ticket is over
+        self.limit_chunks = 0  # see loads.Waiting
+        self._want = want
+        self._around = around
+        self._loads = around.loads
+        self._limits = around.limits
+        self._total = len(want.keys) // KEY_BYTES
+        self._known = Known(want.shape, first=want.hit_chunks, tiers=len(around.tiers))
+        self._news = News()
+        self._locating = Locating(
+            want,
+            self._known,
+            around.tiers,
+            around.l1,
+            slice_chunks=around.limits.slice_chunks,
+            ask_s=around.limits.ask_s,
+            news=self._news,
+        )
+        self._speeds: list[store.Speed] = []
+        self._hit = want.hit_chunks
+        self._cap = self._total  # there is no room for more, or no use
+        self._promised = self._total
+        self._reach = 0  # the best that any plan hoped for
+        self._chunks_begun = 1
+        self._surveys_left = around.limits.surveys_max
+        self._shortfall = Shortfall.NONE
+        self._deadline = 0.0
+
+    # News, from the loads.
+
+    def lost(self, tier: int, name: Name, chunk: int) -> None:
+        if self._known.first <= chunk < self._known.end and self._is_mine(name, chunk):
+            self._known.lose(tier, chunk, name[1])
+            if self._shortfall is Shortfall.NONE:
+                self._shortfall = Shortfall.FAILED
+            self._news.tell()
+
+    def has_passed(self, name: Name, chunk: int) -> bool:
+        return chunk < self._hit and self._is_mine(name, chunk)
+
+    def _is_mine(self, name: Name, chunk: int) -> bool:
+        return self._name(chunk, name[1]) == name
+
+    def end(self, hit_chunks: int) -> None:
+        """The ticket is over; its watermark was there."""
+        self._hit = max(self._hit, hit_chunks)
+        self._scope.cancel()
+
+    def moved(self, hit_chunks: int) -> None:
+        if hit_chunks < 0:
+            self._scope.cancel()
+        self._hit = max(self._hit, hit_chunks)
+        self._news.tell()
+
+    # The coroutine.
+
+    async def run(self) -> None:
+        """Until the ticket needs nothing of the prefetcher any more. Never raises a PenstockError."""
+        want, now = self._want, asyncio.get_running_loop().time()
+        self._deadline = now + want.load_s
+        self._loads.waiting[want.ticket] = self
+        try:
+            with self._scope:
+                await self._bring()
+                await hazard("prefetch.before_settle")
+                if await self._settle():
+                    await sleep(max(0.0, now + want.ticket_s - asyncio.get_running_loop().time()))
+        finally:
+            self._loads.leave(want.ticket, self._loads.records.of(want.ticket))
+            del self._loads.waiting[want.ticket]
+            self._around.metrics.over(self._hit - want.hit_chunks, self._shortfall)
+
+    async def _bring(self) -> None:
+        with move_on_after(self._want.load_s) as within:
+            try:
+                await self._loads.move(self._want.ticket)  # is anybody waiting still?
+                await self._measure_speeds()
+                async with create_task_group() as tasks:
+                    tasks.start_soon(self._locating.run, name="locate")
+                    await self._pursue()
+                    tasks.cancel_scope.cancel()
+            except* PenstockError:
+                self._shortfall = Shortfall.FAILED
+        if within.cancelled_caught or asyncio.get_running_loop().time() >= self._deadline:
+            self._shortfall = Shortfall.OUT_OF_TIME
+
+    async def _measure_speeds(self) -> None:
+        """Only for engines that say what computing costs them."""
+        if self._want.prefill_tokens_per_s == 0:
+            return
+        for tier in self._around.tiers:
+            try:
+                speed = await tier.ref.ask(store.MeasureSpeed(), within=self._limits.ask_s)
+            except PenstockError:
+                speed = store.Speed(0.0, 0.0, 0)
+            self._speeds.append(speed)
+
+    # Planning and loading.
+
+    async def _pursue(self) -> None:
+        while True:
+            await checkpoint()
+            seen = self._news.count
+            plan = self._plan()
+            await self._carry_out(plan)
+            if self._news.count != seen:
+                continue
+            if self._locating.is_over and not self._loads.records.is_waiting(self._want.ticket):
+                await self._loads.move(self._want.ticket)  # writers may have moved it, too
+                if self._hit >= plan.chunks or not await self._survey_again(plan):
+                    return
+                continue
+            await self._promise(plan)
+            if self._news.count == seen:
+                await self._news.wait()
+
+    def _plan(self) -> Plan:
+        limit = min(self._cap, self._known.end)
+        batching = Batching(self._limits.batch_bytes, self._chunks_begun)
+        plan = plan_load(self._known, limit, batching, self._around.longest)
+        worth = worth_loading(
+            plan,
+            self._want.shape,
+            self._speeds,
+            first=max(self._hit, self._known.first),
+            chunk_tokens=self._want.chunk_tokens,
+            prefill_tokens_per_s=self._want.prefill_tokens_per_s,
+        )
+        self._reach = max(self._reach, plan.chunks)
+        if worth >= plan.chunks:
+            return plan
+        if (
+            self._locating.is_over
+        ):  # slower than computing: final, as far as this tier's answer goes
+            self._around.metrics.skipped(plan.chunks - worth, Shortfall.SLOWER_THAN_PREFILL)
+            self._shortfall, self._cap = Shortfall.SLOWER_THAN_PREFILL, worth
+        return cut(plan, worth)
+
+    async def _carry_out(self, plan: Plan) -> None:
+        """Join what others load, and begin the rest, all of it at once: so a prompt has its room whole, or knows."""
+        for position, part in enumerate(plan.parts):
+            if part.source == self._known.coming:
+                self._join(part.objects())
+            elif not await self._begin(part, plan.parts[position:]):
+                break
+            after = plan.parts[position + 1 : position + 2]
+            self.limit_chunks = max(self.limit_chunks, after[0].first if after else plan.chunks)
+            await checkpoint()
+        mine = self._loads.records.of(self._want.ticket)
+        if plan.parts and any(record.stage is Stage.LANDED for record in mine):
+            await self._loads.move(self._want.ticket)
+
+    def _join(self, places: Iterable[tuple[int, int]]) -> None:
+        """Somebody brings these: a load that is joined, or a writer, whose commit the ticket hears of anyway."""
+        for chunk, slot in places:
+            record = self._loads.records.find(self._name(chunk, slot))
+            if record is not None:
+                self._loads.join(record, self._want.ticket, self._deadline)
+            self._known.hold(chunk, slot)
+
+    async def _begin(self, part: Part, rest: Sequence[Part]) -> bool:
+        """Reserve a part and load it. False if there is no room for all of it: then nothing beyond is of use."""
+        refused = await self._reserve(part)
+        if refused is None:
+            return True
+        async with self._around.admission:
+            shape = self._want.shape
+            missing = sum(part_bytes(shape, one) for one in rest)
+            missing -= (refused - part.first) * sum(shape.slots[s].bytes for s in part.slots)
+            with move_on_after(self._limits.room_s):
+                await self._make_room(missing)
+            again = Part(part.source, refused, part.last, part.slots)
+            refused = await self._reserve(again)
+        if refused is None:
+            return True
+        self._cap, self._shortfall = max(self._known.first, refused), Shortfall.NO_ROOM
+        self._news.tell()
+        return False
+
+    async def _make_room(self, missing: int) -> None:
+        try:
+            make_room = eviction.MakeRoom(missing)
+            await self._around.evictor.ask(make_room, within=self._limits.room_s)
+        except PenstockError:
+            return  # then there is none
+
+    async def _reserve(self, part: Part) -> int | None:
+        """Begin to load what was granted. Gives the first chunk that was refused something; None: all was granted."""
+        want = self._want
+        first, last = part.first * KEY_BYTES, part.last * KEY_BYTES
+        reserve = l1_loading.ReserveLoad(
+            want.keys[first:last],
+            want.keys[max(0, first - KEY_BYTES) : first],
+            want.shape.geometry,
+            part.slots,
+            want.salt,
+        )
+        async with self._around.reserving:
+            lease = await self._around.l1.ask(reserve, within=self._limits.ask_s)
+            await hazard("prefetch.after_reserve")
+            return self._take(part, lease)
+
+    def _take(self, part: Part, lease: l1_loading.LoadLease) -> int | None:
+        refused: int | None = None
+        granted: list[int] = []
+        places = [*part.objects()]
+        for index, answer in enumerate(lease.answers):
+            if answer == _GRANTED:
+                granted.append(index)
+            elif answer == _IN_FLIGHT:
+                self._join([places[index]])
+            elif answer != _RESIDENT:
+                refused = places[index][0]
+                break
+            self._known.hold(*places[index])
+        if granted:
+            self._load(part.source, lease, granted, [places[index] for index in granted])
+        return refused
+
+    def _load(
+        self,
+        tier: int,
+        lease: l1_loading.LoadLease,
+        indices: Sequence[int],
+        places: Sequence[tuple[int, int]],
+    ) -> None:
+        shape = self._want.shape
+        extents = [*_EXTENT.iter_unpack(lease.extents.packed)]
+        targets = []
+        for index, (chunk, slot) in zip(indices, places, strict=True):
+            offset, logical_bytes, _ = extents[index]
+            kind = shape.slots[slot]
+            pages = -(-logical_bytes // PAGE_BYTES) * PAGE_BYTES
+            view = self._around.memory.view(offset, pages)
+            key = self._locating.key(chunk, slot)
+            targets.append(
+                store.Target(
+                    key, kind.shard, shape.namespace, logical_bytes, kind.runs, view, lease.hold
+                )
+            )
+        self._chunks_begun = max(self._chunks_begun, 2 * (places[-1][0] - places[0][0] + 1))
+        self._loads.begin(
+            self._want.ticket,
+            tier,
+            self._deadline,
+            names=[self._name(*place) for place in places],
+            places=places,
+            lease=lease,
+            indices=indices,
+            targets=targets,
+        )
+
+    def _name(self, chunk: int, slot: int) -> Name:
+        return self._want.keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES], slot
+
+    async def _survey_again(self, plan: Plan) -> bool:
+        """What L1 had when it was looked at may have gone: evicted, or given up by its writer."""
+        if self._surveys_left == 0:
+            return False
+        self._surveys_left -= 1
+        first, last = self._known.first, plan.chunks
+        keys = self._want.keys[first * KEY_BYTES : last * KEY_BYTES]
+        survey = l1_loading.Survey(keys, self._want.shape.geometry)
+        presence = await self._around.l1.ask(survey, within=self._limits.ask_s)
+        self._known.survey(first, presence)
+        return True
+
+    async def _promise(self, plan: Plan) -> None:
+        """Less than before, if it is so; that nothing more comes is said at the end, with the reason."""
+        if self._locating.is_over and self._hit < plan.chunks < self._promised:
+            self._promised = plan.chunks
+            hope = l1_loading.Hope(self._want.ticket, plan.chunks, self._shortfall)
+            await self._around.l1.ask(hope, within=self._limits.ask_s)
+
+    # The end.
+
+    async def _settle(self) -> bool:
+        """Drop what is beyond the watermark, and say that it is final. True: some of what is read goes with the ticket,
+        so stay until it is over."""
+        want, loads = self._want, self._loads
+        loads.keep(want.ticket)
+        read = [record for record in loads.records.of(want.ticket) if self._is_read(record)]
+        others = [one for one in loads.records.of(want.ticket) if one not in read]
+        loads.leave(want.ticket, others)
+        if self._hit >= self._reach:
+            self._shortfall = Shortfall.NONE
+        stays = bool(read) and want.afterwards is prefetch.Afterwards.KEEP
+        try:
+            if stays:
+                last = l1_loading.Hope(want.ticket, 0, self._shortfall)
+                await self._around.l1.ask(last, within=self._limits.ask_s)
+            else:
+                done = l1_loading.Settle(want.ticket, self._shortfall)
+                await self._around.l1.ask(done, within=self._limits.ask_s)
+            if want.afterwards is prefetch.Afterwards.CLOSE:
+                close = l1.CloseTickets((want.ticket,), want.instance, want.session)
+                await self._around.l1.ask(close, within=self._limits.ask_s)
+        except PenstockError:
+            return stays  # L1 hears no more of the ticket than it knows: it expires
+        return stays
+
+    def _is_read(self, record: Record) -> bool:
+        if record.stage is not Stage.LANDED or self._around.tiers[record.tier].is_kept:
+            return False
+        named = zip(record.names, record.places, strict=True)
+        return any(self.has_passed(name, chunk) for name, (chunk, _) in named)

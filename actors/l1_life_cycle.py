@@ -1,0 +1,62 @@
+"""What the L1 manager does when processes and engine instances come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import assert_never
+
+from penstock import _native
+from penstock.actors.api import l1
+from penstock.actors.l1_geometries import Geometries
+from penstock.runtime.message import answer
+
+LifeCycleMessage = (
+    l1.AddGeometry | l1.Attach | l1.OrphanSome | l1.EndSome
+    | l1.StreamLost | l1.ProcessGone | l1.GiveUp | l1.CloseSome
+)  # fmt: skip
+
+
+class LifeCycle:
+    """Belongs to the L1 manager, and uses its table."""
+
+    def __init__(
+        self, table: _native.Table, geometries: Geometries, *, ended: Callable[[float], None]
+    ) -> None:
+        """`ended` hears, with the time, when leases or tickets may have come to their end."""
+        self._table = table
+        self._geometries = geometries
+        self._ended = ended
+
+    def receive(self, msg: LifeCycleMessage) -> object:
+        match msg:
+            case l1.AddGeometry():
+                return answer(msg, self._geometries.number(msg.groups, msg.namespace))
+            case l1.Attach():
+                self._table.attach(msg.session, instance=msg.instance)
+                return answer(msg, None)
+            case l1.OrphanSome():
+                return answer(msg, _step(self._table.orphan_some(msg.session, msg.objects_max)))
+            case l1.EndSome():
+                return answer(msg, _step(self._table.end_some(msg.session, msg.objects_max)))
+            case l1.StreamLost():
+                return answer(msg, self._after_loss(self._table.stream_lost(msg.session)))
+            case l1.ProcessGone():
+                return answer(msg, self._after_loss(self._table.process_gone(msg.session)))
+            case l1.GiveUp():
+                return answer(msg, self._after_loss(self._table.give_up(msg.session)))
+            case l1.CloseSome():
+                closed = _step(self._table.close_some(msg.instance, msg.chunks_max))
+                if closed.is_over:
+                    self._after_loss(0)
+                return answer(msg, closed)
+            case _:
+                assert_never(msg)
+
+    def _after_loss(self, leases: int) -> int:
+        self._ended(asyncio.get_running_loop().time())
+        return leases
+
+
+def _step(step: _native.Ended) -> l1.Ended:
+    return l1.Ended(step.count, step.is_over)

@@ -1,0 +1,192 @@
+"""What the L1 manager does for loads from the tiers below: extents for them, and tickets that grow as they land.
+
+    Lookup with a loader -> served -> Hope* -> Settle
+                              |                  |
+                              '- the ticket is over: the loader hears Leave, until it does
+
+A ticket reads what a load has brought (LOADED) only as far as the prefetcher says that it waits for that load:
+everything else counts for it when it is RESIDENT, as for anybody.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from penstock import _native
+from penstock.actors.api import l1_loading, prefetch
+from penstock.actors.api.types import (
+    KEY_BYTES,
+    NODE_SESSION,
+    Extents,
+    LeaseId,
+    Shortfall,
+    TicketId,
+)
+from penstock.actors.core.quota import Tenants
+from penstock.actors.l1_watching import Watching
+from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.ref import Ref
+
+NO_LEASE = LeaseId(b"")
+NOT_SERVED = -1
+_GRANTED = int(_native.Answer.GRANTED)
+
+
+@dataclass(slots=True)
+class Served:
+    """A ticket that the prefetcher loads for, or keeps loaded objects for."""
+
+    keys: bytes  # of the whole prompt
+    loader: Ref[prefetch.Prefetcher]
+    hit_chunks: int = 0  # when it was moved last
+
+
+class Loading:
+    """Belongs to the L1 manager, and uses its table."""
+
+    def __init__(
+        self,
+        table: _native.Table,
+        watching: Watching,
+        tenants: Tenants,
+        *,
+        now: Callable[[], float],
+        filled: Callable[[], None],
+    ) -> None:
+        """`filled` is called when extents were granted."""
+        self._table = table
+        self._watching = watching
+        self._tenants = tenants
+        self._now = now
+        self._filled = filled
+        self._served: dict[TicketId, Served] = {}  # len <= the table's tickets_max
+        self._left: dict[TicketId, Served] = {}  # over, and the loader not told
+
+    def begin(self, ticket: TicketId, keys: bytes, loader: Ref[prefetch.Prefetcher]) -> None:
+        """The loader is going to be told to fetch."""
+        self._served[ticket] = Served(keys, loader)
+
+    def close(self, ticket: TicketId) -> None:
+        """The ticket was closed."""
+        if (served := self._served.pop(ticket, None)) is not None:
+            self._left[ticket] = served
+            self._tell_left()
+
+    def sweep(self) -> None:
+        """Tickets may have ended: those of a lost instance, or by time."""
+        for ticket in [one for one in self._served if not self._table.has_ticket(one)]:
+            self._left[ticket] = self._served.pop(ticket)
+        self._tell_left()
+
+    def receive(self, msg: l1_loading.Message) -> object:
+        match msg:
+            case l1_loading.Survey():
+                return self._table.presence(msg.keys, geometry=msg.geometry)
+            case l1_loading.ReserveLoad():
+                return self._reserve(msg)
+            case l1_loading.Land():
+                return self._land(msg)
+            case l1_loading.Move():
+                return self._move(msg.tickets)
+            case l1_loading.Hope():
+                self._watching.hope(msg.ticket, msg.chunks, msg.shortfall, self._now())
+            case l1_loading.Settle():
+                self._settle(msg.ticket, msg.shortfall)
+            case l1_loading.Forsake():
+                return self._forsake()
+        return None
+
+    def _reserve(self, msg: l1_loading.ReserveLoad) -> l1_loading.LoadLease:
+        lease = LeaseId(os.urandom(16))
+        tenant = self._tenants.account(msg.salt)
+        if tenant.is_new:
+            self._table.set_quota(tenant.id, tenant.bytes_max)
+        reserved = self._table.reserve(
+            msg.keys,
+            parent=msg.parent,
+            geometry=msg.geometry,
+            slots=msg.slots,
+            tenant=tenant.id,
+            lease=lease,
+            session=NODE_SESSION,
+            now=self._now(),
+            expires=math.inf,
+        )
+        hold = None
+        if _GRANTED in reserved.answers:
+            hold = self._table.lease_handle(lease, session=NODE_SESSION)
+            self._filled()
+        return l1_loading.LoadLease(
+            NO_LEASE if hold is None else lease,
+            reserved.answers,
+            Extents(reserved.extents),
+            reserved.bytes_missing,
+            hold,
+        )
+
+    def _land(self, msg: l1_loading.Land) -> l1_loading.Landed:
+        lease = msg.lease
+        hold: _native.LeaseHandle | None = None
+        if msg.indices:
+            self._table.loaded(
+                lease,
+                session=NODE_SESSION,
+                indices=msg.indices,
+                digests=msg.digests,
+                runs=msg.runs,
+                now=self._now(),
+            )
+        if msg.lost:
+            rest = LeaseId(os.urandom(16))
+            if self._table.salvage(lease, session=NODE_SESSION, into=rest):
+                lease, hold = rest, self._table.lease_handle(rest, session=NODE_SESSION)
+            else:
+                lease = NO_LEASE
+            self._watching.advance(self._now())  # others may have hoped for what was lost
+        return l1_loading.Landed(self._move(msg.tickets), lease, hold)
+
+    def _move(self, tickets: Iterable[tuple[TicketId, int]]) -> tuple[int, ...]:
+        now = self._now()
+        return tuple(self._move_one(ticket, chunks, now) for ticket, chunks in tickets)
+
+    def _move_one(self, ticket: TicketId, chunks: int, now: float) -> int:
+        served = self._served.get(ticket)
+        if served is None:
+            return NOT_SERVED
+        try:
+            hit = self._table.follow(ticket, served.keys, now=now).hit
+            if chunks > hit:
+                self._table.extend(ticket, served.keys[: chunks * KEY_BYTES], now=now)
+                hit = self._table.follow(ticket, served.keys, now=now).hit
+        except _native.TableError:
+            return NOT_SERVED  # it is over, and its watcher hears so by the same
+        finally:
+            self._watching.refresh(ticket, now)
+        served.hit_chunks = hit
+        return hit
+
+    def _settle(self, ticket: TicketId, shortfall: Shortfall) -> None:
+        self._served.pop(ticket, None)
+        self._left.pop(ticket, None)
+        self._watching.hope(ticket, 0, shortfall, self._now())
+
+    def _forsake(self) -> int:
+        forsaken = [*self._served]
+        for ticket in forsaken:
+            self._settle(ticket, Shortfall.FAILED)
+        self._left.clear()
+        return len(forsaken)
+
+    def _tell_left(self) -> None:
+        """Level-triggered: a loader whose mailbox is full hears at the next end of a ticket, or keeps its own time."""
+        for ticket, left in [*self._left.items()]:
+            try:
+                left.loader.tell_nowait(prefetch.Leave(ticket, left.hit_chunks))
+            except MailboxFull:
+                continue
+            except ActorStopped:
+                pass
+            del self._left[ticket]

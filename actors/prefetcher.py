@@ -1,0 +1,117 @@
+"""The prefetcher: brings what lookups miss from the tiers below L1, as far as its prefix is whole.
+
+Each ticket has one linear coroutine (`fetching.py`); loads are shared between them (`loads.py`). What one life has
+promised is void when the next begins: its tickets became final at what they had hit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from penstock.actors.api import eviction, l1, l1_loading, prefetch
+from penstock.actors.api.types import Shortfall, TicketId
+from penstock.actors.core.load_plan import LongestHit
+from penstock.actors.fetching import Fetching, FetchLimits, Memory, Surroundings
+from penstock.actors.loads import Loads, Tier
+from penstock.actors.prefetch_metrics import PrefetchMetrics
+from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.log import Log
+from penstock.runtime.message import answer
+from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchLimits:
+    tickets_max: int  # loaded for at once; a ticket beyond that is final at what L1 has
+    inflight_bytes_max: int  # being loaded at once
+    fetch: FetchLimits
+
+
+class Prefetcher(prefetch.Prefetcher):
+    def __init__(
+        self,
+        *,
+        tiers: Sequence[Tier],
+        manager: Ref[l1.L1Manager],
+        evictor: Ref[eviction.EvictionController],
+        memory: Memory,
+        longest: LongestHit,
+        limits: PrefetchLimits,
+        telemetry: Telemetry,
+    ) -> None:
+        """`longest`: the hit rule over columns. `tiers` in the order in which they are preferred."""
+        self._l1 = manager
+        self._limits = limits
+        self._fetchings: dict[TicketId, Fetching] = {}  # len <= tickets_max
+        metrics = PrefetchMetrics(
+            telemetry,
+            tickets=lambda: float(len(self._fetchings)),
+            inflight=lambda: float(loads.room.taken_bytes),
+        )
+        loads = Loads(
+            tiers,
+            manager,
+            inflight_bytes_max=limits.inflight_bytes_max,
+            ask_s=limits.fetch.ask_s,
+            start_soon=self.start_soon,
+            metrics=metrics,
+        )
+        self._around = Surroundings(
+            tiers=tiers,
+            l1=manager,
+            evictor=evictor,
+            loads=loads,
+            memory=memory,
+            longest=longest,
+            limits=limits.fetch,
+            metrics=metrics,
+            admission=asyncio.Lock(),
+            reserving=asyncio.Lock(),
+        )
+        self._log = Log("prefetcher")
+
+    async def on_start(self) -> None:
+        forsaken = await self._l1.ask(l1_loading.Forsake(), within=self._limits.fetch.ask_s)
+        if forsaken:
+            self._log.warning("tickets_forsaken", tickets=forsaken)
+
+    def receive(self, msg: prefetch.Message) -> object:
+        match msg:
+            case prefetch.Fetch():
+                self._fetch(msg)
+                return answer(msg, None)
+            case prefetch.Leave():
+                if (fetching := self._fetchings.get(msg.ticket)) is not None:
+                    fetching.end(msg.hit_chunks)
+                return answer(msg, None)
+            case _:
+                assert_never(msg)
+
+    def _fetch(self, want: prefetch.Fetch) -> None:
+        if len(self._fetchings) >= self._limits.tickets_max or want.ticket in self._fetchings:
+            self._decline(want)
+            return
+        fetching = self._fetchings[want.ticket] = Fetching(want, self._around)
+        self.start_soon(self._run, want.ticket, fetching, name="fetching")
+
+    async def _run(self, ticket: TicketId, fetching: Fetching) -> None:
+        try:
+            await fetching.run()
+        finally:
+            del self._fetchings[ticket]
+
+    def _decline(self, want: prefetch.Fetch) -> None:
+        """Level-triggered by the ticket's own end, should L1 be too full of messages to hear of it."""
+        try:
+            self._l1.tell_nowait(l1_loading.Settle(want.ticket, Shortfall.BUSY))
+        except (MailboxFull, ActorStopped):
+            self._log.warning("decline_not_told")
+
+    def validate(self) -> None:
+        """For tests: raise AssertionError when an invariant does not hold."""
+        self._around.loads.records.validate()
+        assert len(self._fetchings) <= self._limits.tickets_max
