@@ -158,6 +158,7 @@ class L1Manager(l1.L1Manager):
                     | l1_saving.EvictThese()
                     | l1_saving.DropSaved()
                     | l1_saving.SaveBacklog()
+                    | l1_saving.TellShape()
                 ):
                     return self._saving.receive(msg)
                 case (

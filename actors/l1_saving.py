@@ -70,6 +70,8 @@ class Saving:
             case l1_saving.SaveBacklog():
                 self._writer_backlog_bytes = msg.backlog_bytes
                 return answer(msg, None)
+            case l1_saving.TellShape():
+                return answer(msg, self._geometries.shape(msg.geometry))
             case _:
                 assert_never(msg)
 
@@ -85,7 +87,7 @@ class Saving:
         chunks = len(keys) // KEY_BYTES
         if not chunks or self._hit_chunks + chunks > self._hits_max:
             return  # of too many hits some are not counted
-        self._hits.append(l1_saving.HitChunks(geometry, keys))
+        self._hits.append(l1_saving.HitChunks(self._geometries.shape(geometry), keys))
         self._hit_chunks += chunks
         self._tell()
 

@@ -111,7 +111,7 @@ class TakeCommitted(Msg["L1Manager", Taken]):
 
 @dataclass(frozen=True, slots=True)
 class HitChunks:
-    geometry: GeometryId
+    shape: Shape
     keys: bytes
 
 
@@ -160,4 +160,13 @@ class SaveBacklog(Msg["L1Manager", None]):
     backlog_bytes: int
 
 
-Message = TakeCommitted | TakeHits | Borrow | Victims | EvictThese | DropSaved | SaveBacklog
+@dataclass(frozen=True, slots=True)
+class TellShape(Msg["L1Manager", Shape]):
+    """What the number of a geometry stands for."""
+
+    geometry: GeometryId
+
+
+Message = (
+    TakeCommitted | TakeHits | Borrow | Victims | EvictThese | DropSaved | SaveBacklog | TellShape
+)

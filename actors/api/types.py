@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NewType
+from typing import NewType, Protocol
 
 KEY_BYTES = 32
 EXTENT_BYTES = 24
@@ -29,6 +29,13 @@ GeometryId = NewType("GeometryId", int)
 LeaseId = NewType("LeaseId", bytes)
 TicketId = NewType("TicketId", bytes)
 Epoch = NewType("Epoch", bytes)
+
+
+class Memory(Protocol):
+    """The arena, as those see it who hand its memory to stores."""
+
+    def view(self, offset: int, size_bytes: int, /) -> memoryview:
+        """A writable view of a range, which stays mapped as long as the view lives."""
 
 
 class HitRule(Enum):

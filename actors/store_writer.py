@@ -1,0 +1,300 @@
+"""The store writer: saves what is in L1 to the stores below it, as each store's write policy wants.
+
+    committed --news--> taken and borrowed --> lanes of the stores that want what is committed
+    hit       --news--> counted            --> lanes of those that want what is hit twice
+    leaving   --asked by eviction--------- --> lanes of those that want what leaves L1
+
+It keeps nothing that a crash could damage: what it had begun is not saved then, which is counted, and that is a miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import assert_never
+
+from anyio.lowlevel import checkpoint
+
+from penstock.actors.api import l1, l1_saving, store, writer
+from penstock.actors.api.types import KEY_BYTES, Memory, Shape
+from penstock.actors.api.writer import ObjectState
+from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
+from penstock.actors.keys import object_key
+from penstock.actors.writer_books import Books, name_of
+from penstock.actors.writer_lane import Lane, LaneLimits, LaneTools
+from penstock.actors.writer_metrics import WriterMetrics
+from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError
+from penstock.runtime.hazard import hazard
+from penstock.runtime.log import Log
+from penstock.runtime.message import answer
+from penstock.runtime.ref import Ref, gather_asks
+
+HITS_STEP_CHUNKS = 1024  # counted in one step of the loop
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLimits:
+    inflight_bytes_max: (
+        int  # of the arena, held by all saves under way; each store has an equal part of it
+    )
+    batch_bytes_max: int  # of one Save
+    batch_objects_max: int
+    queued_objects_max: int  # that wait for one store
+    settled_objects_max: int  # whose outcome is remembered
+    waited_objects_max: int  # by all who wait for outcomes
+    hits_max: int  # chunks remembered that were hit once
+    save_s: float  # for one batch, waiting included
+    locate_s: float  # to ask stores about objects nobody remembers
+    ask_s: float  # of L1
+
+    def of_lane(self, lanes: int) -> LaneLimits:
+        return LaneLimits(
+            inflight_bytes_max=self.inflight_bytes_max // max(1, lanes),
+            batch_bytes_max=self.batch_bytes_max,
+            batch_objects_max=self.batch_objects_max,
+            queued_objects_max=self.queued_objects_max,
+            save_s=self.save_s,
+            ask_s=self.ask_s,
+        )
+
+
+class StoreWriter(writer.StoreWriter):
+    """`tiers`: every store below L1, in order. `is_staging`: what was saved, or finally failed to be, leaves L1."""
+
+    inflight_max = 1024  # those who wait for outcomes
+
+    def __init__(
+        self,
+        tiers: Sequence[tuple[Tier, Ref[store.StoreActor]]],
+        *,
+        manager: Ref[l1.L1Manager],
+        memory: Memory,
+        limits: WriterLimits,
+        metrics: WriterMetrics,
+        is_staging: bool,
+    ) -> None:
+        self._l1 = manager
+        self._limits = limits
+        self._metrics = metrics
+        self._is_staging = is_staging
+        self._stores = [ref for _, ref in tiers]
+        self._names = tuple(tier.name for tier, _ in tiers)
+        self._books = Books(
+            Fates(len(tiers), settled_max=limits.settled_objects_max),
+            waited_max=limits.waited_objects_max,
+        )
+        saving = sum(tier.moment is not None for tier, _ in tiers)
+        tools = LaneTools(
+            manager=manager,
+            memory=memory,
+            books=self._books,
+            metrics=metrics,
+            limits=limits.of_lane(saving),
+            start_soon=self.start_soon,
+            released=self._released,
+            moved=self._tell_backlog,
+        )
+        lanes = [Lane(place, tier, ref, tools) for place, (tier, ref) in enumerate(tiers)]
+        self._lanes: Mapping[Moment | None, list[Lane]] = {
+            moment: [lane for lane in lanes if lane.tier.moment is moment]
+            for moment in (*Moment, None)
+        }
+        self._all = [lane for lane in lanes if lane.tier.moment is not None]
+        self._second = SecondHits(chunks_max=limits.hits_max)
+        self._news = asyncio.Event()
+        self._log = Log("store_writer")
+
+    async def on_start(self) -> None:
+        self._metrics.begin_life()
+        for lane in self._all:
+            self._metrics.watch(lane.tier.name, lane.levels())
+            self.start_soon(lane.run, name=f"lane of {lane.tier.name}")
+        self._tell_backlog()
+        self._news.set()  # what was told to a life before this one
+        self.start_soon(self._follow_news, name="news")
+
+    async def receive(self, msg: writer.Message) -> object:
+        match msg:
+            case writer.News():
+                self._news.set()
+                return answer(msg, None)
+            case writer.SaveDown():
+                return answer(msg, await self._save_down(msg.batch))
+            case writer.WaitStored():
+                return answer(msg, await self._wait_stored(msg))
+            case writer.Measure():
+                return answer(msg, self._measure())
+            case _:
+                assert_never(msg)
+
+    # What is committed, and what is hit.
+
+    async def _follow_news(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await self._take_committed()
+                await self._take_hits()
+            except (
+                PenstockError
+            ) as refusal:  # L1 has no lease left, or is late: asked again with the next news
+                self._log.warning_once("news_not_taken", str(refusal), reason=str(refusal))
+
+    async def _take_committed(self) -> None:
+        """All of it. Raises PenstockError."""
+        is_last = False
+        while not is_last:
+            lanes = self._lanes[Moment.COMMITTED]
+            room_bytes = max((lane.room_bytes for lane in lanes), default=0)
+            ask = l1_saving.TakeCommitted(self._limits.batch_objects_max, room_bytes)
+            taken = await self._l1.ask(ask, within=self._limits.ask_s)
+            is_last = taken.is_last
+            self._metrics.news_lost(taken.lost)
+            if taken.borrowed is not None:
+                self._committed(taken.borrowed)
+            if taken.named is not None:
+                self._named(taken.named.shape, [*taken.named])
+            del taken  # and with it what it holds
+            self._tell_backlog()
+            await hazard("writer.news_taken")
+            await checkpoint()
+
+    def _committed(self, batch: l1_saving.Borrowed) -> None:
+        objects = [*batch]
+        lanes = self._lanes[Moment.COMMITTED]
+        for lane in lanes:
+            if lane.has_room(batch.arena_bytes):
+                lane.save(batch, objects)
+            else:
+                lane.queue(batch.shape, ((one.key, one.slot) for one in objects))
+        if not lanes:
+            self._unwanted(batch.shape, [(one.key, one.slot) for one in objects])
+
+    def _named(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
+        lanes = self._lanes[Moment.COMMITTED]
+        for lane in lanes:
+            lane.queue(shape, objects)
+        if not lanes:
+            self._unwanted(shape, objects)
+
+    def _unwanted(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
+        for one in objects:
+            self._books.skip(name_of(*one))
+        self._released(shape, objects)
+
+    async def _take_hits(self) -> None:
+        """Raises PenstockError."""
+        lanes = self._lanes[Moment.HIT_TWICE]
+        while lanes:
+            hits = await self._l1.ask(
+                l1_saving.TakeHits(HITS_STEP_CHUNKS), within=self._limits.ask_s
+            )
+            if not hits:
+                return
+            for one in hits:
+                for start in range(0, len(one.keys), HITS_STEP_CHUNKS * KEY_BYTES):
+                    part = one.keys[start : start + HITS_STEP_CHUNKS * KEY_BYTES]
+                    second = _split(self._second.hit(part))
+                    for lane in lanes:
+                        lane.queue_chunks(one.shape, second)
+                    await checkpoint()
+
+    # What leaves.
+
+    async def _save_down(self, batch: l1_saving.Borrowed) -> writer.SavedDown:
+        """To those that want what leaves, and to those for which it still waits. Given up, what was begun goes on."""
+        counts = []
+        for lane in self._all:
+            wanted = [
+                one
+                for one in batch
+                if lane.tier.moment is Moment.LEAVING or lane.wants(batch.shape, one.key, one.slot)
+            ]
+            if wanted:
+                await lane.wait_room(batch.arena_bytes)
+                counts.append(lane.save(batch, wanted))
+        del batch
+        self._tell_backlog()
+        for count in counts:
+            await count.is_over.wait()
+        return writer.SavedDown(
+            saved=sum(count.saved for count in counts), failed=sum(count.failed for count in counts)
+        )
+
+    # What became of it.
+
+    async def _wait_stored(self, msg: writer.WaitStored) -> writer.Stored:
+        with suppress(
+            PenstockError
+        ):  # told anew with the next news; until then what is pending is unknown
+            await self._take_committed()
+        shape = await self._l1.ask(l1_saving.TellShape(msg.geometry), within=self._limits.ask_s)
+        objects = [
+            (key, slot) for key in _split(msg.keys) for slot in msg.slots or range(len(shape.slots))
+        ]
+        names = [name_of(*one) for one in objects]
+        located = await self._locate(
+            shape,
+            [one for one, name in zip(objects, names, strict=True) if not self._books.knows(name)],
+        )
+        await self._books.wait(names, within_s=msg.within_s)
+        unknown = bytes([ObjectState.UNKNOWN]) * len(self._stores)
+        otherwise = [located.get(name, unknown) for name in names]
+        return writer.Stored(self._names, self._books.states(names, otherwise=otherwise))
+
+    async def _locate(
+        self, shape: Shape, objects: Sequence[tuple[bytes, int]]
+    ) -> dict[bytes, bytes]:
+        """What the stores say of objects that are not remembered. One that cannot say has nothing."""
+        if not objects or not self._stores:
+            return {}
+        named = []
+        for key, number in objects:
+            slot = shape.slots[number]
+            named.append((object_key(key, group=slot.group, shard=slot.shard), slot.shard))
+        ask = store.Locate(store.Keys.of(named))
+        answers = await gather_asks(
+            ref.ask(ask, within=self._limits.locate_s) for ref in self._stores
+        )
+        none = bytes(len(objects))
+        found = [none if isinstance(one, PenstockError) else one for one in answers]
+        states = (ObjectState.UNKNOWN, ObjectState.SAVED)
+        return {
+            name_of(*one): bytes(states[bool(there[place])] for there in found)
+            for place, one in enumerate(objects)
+        }
+
+    # Staging and hints.
+
+    def _released(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
+        """Pending nowhere any more: in staging L1 has no further use for them."""
+        if not self._is_staging or not objects:
+            return
+        keys = b"".join(key for key, _ in objects)
+        slots = b"".join(l1_saving.SLOT.pack(slot) for _, slot in objects)
+        self.start_soon(self._drop, l1_saving.Named(shape, keys, slots), name="drop saved")
+
+    async def _drop(self, objects: l1_saving.Named) -> None:
+        try:
+            await self._l1.ask(l1_saving.DropSaved(objects), within=self._limits.ask_s)
+        except PenstockError as refusal:
+            self._log.warning_once("not_dropped", str(refusal), reason=str(refusal))
+
+    def _tell_backlog(self) -> None:
+        usage = self._measure()
+        with suppress(MailboxFull, ActorStopped):
+            self._l1.tell_nowait(l1_saving.SaveBacklog(usage.inflight_bytes + usage.queued_bytes))
+
+    def _measure(self) -> writer.WriterUsage:
+        return writer.WriterUsage(
+            inflight_bytes=sum(lane.inflight_bytes for lane in self._all),
+            queued_objects=sum(lane.queued_objects for lane in self._all),
+            queued_bytes=sum(lane.queued_bytes for lane in self._all),
+        )
+
+
+def _split(keys: bytes) -> list[bytes]:
+    return [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
