@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Target
 from penstock.actors.core.admission import Work
@@ -36,6 +37,7 @@ from penstock.actors.stores.store import Fate, Outcome, StoreFault, Wanted
 from penstock.runtime.hazard import hazard
 
 NO_TRANSFORM = b""
+OBJECTS_A_STEP = 256  # of the loop: some microseconds each
 MISSING = Loaded(LoadOutcome.MISSING)
 
 
@@ -115,10 +117,11 @@ async def _judge(
     parts: Parts, targets: list[Target], headers: list[memoryview], outcomes: list[Outcome]
 ) -> list[Loaded]:
     """What was read, looked at closely; what is not what it should be is dropped before this is told."""
-    proofs: list[Header | _Refused | None] = [
-        _check_header(target, header, outcome)
-        for target, header, outcome in zip(targets, headers, outcomes, strict=True)
-    ]
+    proofs: list[Header | _Refused | None] = []
+    for target, header_data, outcome in zip(targets, headers, outcomes, strict=True):
+        proofs.append(_check_header(target, header_data, outcome))
+        if len(proofs) % OBJECTS_A_STEP == 0:
+            await checkpoint()
     good = [at for at, proof in enumerate(proofs) if isinstance(proof, Header)]
     digests = await parts.digester.of(
         [targets[at].payload[: targets[at].logical_bytes] for at in good]

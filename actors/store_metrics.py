@@ -7,7 +7,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
 from penstock.actors.core.breaker import BreakerState
-from penstock.runtime.telemetry import Telemetry
+from penstock.runtime.telemetry import Counter, Telemetry
 
 
 class Op(enum.Enum):
@@ -27,13 +27,13 @@ class StoreMetrics:
         self._objects = telemetry.counter(
             "store_operations", "Objects answered for.", labels=(*labels, "outcome")
         )
-        self._bytes = telemetry.counter(
-            "store_bytes", "Logical bytes loaded and saved.", labels=labels
-        )
-        self._seconds = telemetry.histogram(
-            "store_seconds", "Time with the store, by batch.", labels=labels
-        )
-        self._retries = telemetry.counter("store_retries", "Batches tried again.", labels=labels)
+        self._counted: dict[tuple[Op, str], Counter] = {}
+        moved = telemetry.counter("store_bytes", "Logical bytes moved.", labels=labels)
+        self._bytes = {op: moved.of(store=name, op=op.value) for op in (Op.LOAD, Op.SAVE)}
+        took = telemetry.histogram("store_seconds", "With the store, by batch.", labels=labels)
+        self._seconds = {op: took.of(store=name, op=op.value) for op in Op}
+        tried = telemetry.counter("store_retries", "Batches tried again.", labels=labels)
+        self._retries = {op: tried.of(store=name, op=op.value) for op in (Op.LOAD, Op.SAVE)}
         one = ("store",)
         damaged = "Objects that were not what they should have been."
         self._damaged = telemetry.counter("store_damaged", damaged, labels=one).of(store=name)
@@ -43,16 +43,20 @@ class StoreMetrics:
     def count(self, op: Op, outcomes: Iterable[str]) -> None:
         """One outcome per object."""
         for outcome, objects in Tally(outcomes).items():
-            self._objects.of(store=self._name, op=op.value, outcome=outcome).add(objects)
+            counter = self._counted.get((op, outcome))
+            if counter is None:
+                counter = self._objects.of(store=self._name, op=op.value, outcome=outcome)
+                self._counted[op, outcome] = counter
+            counter.add(objects)
 
     def moved(self, op: Op, size_bytes: int) -> None:
-        self._bytes.of(store=self._name, op=op.value).add(size_bytes)
+        self._bytes[op].add(size_bytes)
 
     def took(self, op: Op, seconds: float) -> None:
-        self._seconds.of(store=self._name, op=op.value).observe(seconds)
+        self._seconds[op].observe(seconds)
 
     def retried(self, op: Op) -> None:
-        self._retries.of(store=self._name, op=op.value).add()
+        self._retries[op].add()
 
     def damaged(self, objects: int) -> None:
         self._damaged.add(objects)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
 from penstock.actors.core.admission import Work
@@ -39,6 +40,7 @@ from penstock.actors.stores.store import Fate, Given, Outcome, StoreFault
 from penstock.runtime.hazard import hazard
 
 SAVED = Saved(SaveOutcome.SAVED)
+OBJECTS_A_STEP = 256  # of the loop: some microseconds each
 TAKE_BACK_PAUSE_S_MAX = 30.0
 
 
@@ -125,7 +127,7 @@ class Saver:
         if not sources:
             return []
         await hazard("store.reserved")
-        headers = _headers(sources)
+        headers = await _headers(sources)
         given = [
             Given(one.key, one.device, _tenant(one), header, one.payload, _padded(one), one.hold)
             for one, header in zip(sources, headers, strict=True)
@@ -238,9 +240,11 @@ def _told(outcome: Outcome) -> Saved:
             return Saved(SaveOutcome.FAILED, outcome.reason)
 
 
-def _headers(sources: list[Source]) -> list[memoryview]:
+async def _headers(sources: list[Source]) -> list[memoryview]:
     headers = fresh_pages([_header_size(one) for one in sources])
-    for one, header in zip(sources, headers, strict=True):
+    for number, (one, header) in enumerate(zip(sources, headers, strict=True), start=1):
+        if number % OBJECTS_A_STEP == 0:
+            await checkpoint()
         made = Header(
             key=one.key,
             namespace=one.namespace,

@@ -10,6 +10,7 @@ made, since such filesystems deal in bytes.
 from __future__ import annotations
 
 import errno
+import importlib
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,12 +42,12 @@ _FAULTS = (OSError, RuntimeError, ValueError)  # what filesystems raise when the
 async def open_fsspec_store(config: FsspecConfig, context: StoreContext) -> FsspecStore:
     """Raises StoreRefused without fsspec, for an unknown protocol, or for options it does not take; StoreFault."""
     key = f"stores.{config.name}"
+    threads = Threads(f"store[{config.name}]", config.threads)
     try:
-        import fsspec
+        fsspec = await threads.run(lambda: importlib.import_module("fsspec.core"))
     except ImportError:
         problem = "the library is missing: pip install penstock[fsspec]"
         raise StoreRefused(f"{key}.type", problem) from None
-    threads = Threads(f"store[{config.name}]", config.threads)
 
     def refused(problem: str) -> StoreRefused:
         return StoreRefused(f"{key}.url", problem)
@@ -54,9 +55,7 @@ async def open_fsspec_store(config: FsspecConfig, context: StoreContext) -> Fssp
     with mapped(dict.fromkeys((ImportError, ValueError, TypeError), refused)):
         system, root = await threads.run(
             # Others write there too: what was listed once is not what is there.
-            lambda: fsspec.core.url_to_fs(
-                config.url, **{"use_listings_cache": False, **config.options}
-            )
+            lambda: fsspec.url_to_fs(config.url, **{"use_listings_cache": False, **config.options})
         )
     store = FsspecStore(system, str(root), config, context, threads)
     await store.prepare()

@@ -158,17 +158,14 @@ def expect(
     header: Header, *, key: bytes, namespace: bytes, logical_bytes: int, runs: int, transform: bytes
 ) -> None:
     """Raises WrongObject unless `header` is that of the object asked for."""
-    wanted = {
-        "key": key,
-        "namespace": namespace,
-        "logical_bytes": logical_bytes,
-        "runs": runs,
-        "transform": transform,
-    }
-    for name, value in wanted.items():
-        found = getattr(header, name)
-        if found != value:
-            raise WrongObject(f"{name} is {_said(found)}, not {_said(value)}")
+    found = (header.key, header.namespace, header.logical_bytes, header.runs, header.transform)
+    wanted = (key, namespace, logical_bytes, runs, transform)
+    if found == wanted:
+        return
+    names = ("key", "namespace", "logical_bytes", "runs", "transform")
+    for name, is_there, asked in zip(names, found, wanted, strict=True):
+        if is_there != asked:
+            raise WrongObject(f"{name} is {_said(is_there)}, not {_said(asked)}")
 
 
 def _said(value: object) -> str:
