@@ -143,8 +143,8 @@ void bind_catalog(py::module_& m) {
           "touch", [](Catalog& self, const py::bytes& keys) { return self.touch(keys_of(keys)); },
           "keys"_a)
       .def(
-          "remove",
-          [](Catalog& self, const py::bytes& keys) { return self.remove(keys_of(keys)); }, "keys"_a)
+          "remove", [](Catalog& self, const py::bytes& keys) { return self.remove(keys_of(keys)); },
+          "keys"_a)
       .def("victims", &Catalog::victims, py::kw_only(), "bytes_wanted"_a, "count_max"_a)
       .def(
           "spare", [](Catalog& self, const py::bytes& keys) { return self.spare(keys_of(keys)); },

@@ -7,7 +7,7 @@
 namespace penstock {
 namespace {
 
-const Catalog::Limits& checked(const Catalog::Limits& limits) {
+Catalog::Limits checked(const Catalog::Limits& limits) {
   if (limits.objects_max == 0 || limits.objects_max == kNoChunk || limits.capacity_bytes == 0) {
     throw BadArgument(
         "a catalog needs room: give objects_max from 1 to 2^32-2, capacity_bytes > 0");

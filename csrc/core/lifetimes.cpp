@@ -16,7 +16,9 @@ constexpr float kDoubt = 32.0F;
 constexpr float kMemory = 8.0F;
 
 double width_of(std::uint32_t age_class) {
-  return age_class < 8 ? 1.0 : std::exp2(static_cast<double>((age_class - 8) / 4) + 1.0);
+  if (age_class < 8) return 1.0;
+  const std::uint32_t doublings = (age_class - 8) / 4 + 1;
+  return std::exp2(static_cast<double>(doublings));
 }
 
 }  // namespace
@@ -148,8 +150,9 @@ void Lifetimes::index(const Ages& chances, Ages& prospects) {
 
 void Lifetimes::relearn(std::uint32_t resident, std::uint64_t stamp) {
   const std::uint64_t wanted = static_cast<std::uint64_t>(resident) * kResidentTimes;
-  if (wanted > kFollowed)
+  if (wanted > kFollowed) {
     follow_below_ = std::max<std::uint64_t>(0xFFFFULL * kFollowed / wanted, 15);
+  }
   count_waiting(stamp);
   Ages used{};
   Ages ended{};

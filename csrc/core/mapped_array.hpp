@@ -40,6 +40,7 @@ class MappedArray {
   [[nodiscard]] T& operator[](std::size_t index) { return data_[index]; }
   [[nodiscard]] const T& operator[](std::size_t index) const { return data_[index]; }
   [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] const T* data() const { return data_; }  // null when empty
 
   // Backs these elements with memory, without changing them, so that writing to them later meets no
   // page fault. What lies beyond the end is left out.

@@ -101,7 +101,7 @@ class Policy {
   // What `previous` and `next` of a candidate's node are places in, if not in nodes_.
   template <typename T>
   void neighbours_are(const MappedArray<T>& neighbours) {
-    neighbours_ = reinterpret_cast<const std::byte*>(&neighbours[0]);
+    neighbours_ = reinterpret_cast<const std::byte*>(neighbours.data());
     neighbour_bytes_ = sizeof(T);
   }
 
