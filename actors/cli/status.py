@@ -64,10 +64,13 @@ def _print(health: engine_pb2.HealthReply, stat: engine_pb2.StatReply) -> None:
 def _print_store(store: engine_pb2.StoreStat) -> None:
     state = engine_pb2.StoreState.Name(store.state).removeprefix("STORE_STATE_").lower()
     of = f" of {ByteSize(store.capacity_bytes)}" if store.capacity_bytes else ""
+    waiting = f"{store.loads_waiting} loads and {store.saves_waiting} saves wait"
     print(
-        f"store     {store.name:<20} {state:<10} {store.objects} objects, {store.used_bytes:,d} bytes{of};"
-        f" {store.loads_waiting} loads and {store.saves_waiting} saves wait {store.detail}".rstrip()
+        f"store     {store.name:<20} {state:<10} {store.objects} objects,"
+        f" {store.used_bytes:,d} bytes{of}; {waiting}"
     )
+    if store.detail:
+        print(f"  {store.detail}")
 
 
 def _plain(message: Message) -> dict[str, object]:
