@@ -4,24 +4,36 @@
     somebody had NO_ROOM -> evict what they asked for, now
     purge                -> evict everything
 
+    where a store wants what leaves L1:
+    victims --held--> saved down -----------------------------------> evicted
+                        '- not in time, and room is needed now -----> others are evicted unsaved, and counted
+                        '- not in time, and it can wait ------------> nothing; the next pressure tries again
+
 All of it in batches, between other work of the loop: a batch is bounded by its bytes and by its chunks, so that
 neither large objects nor many small ones hold the loop up.
 
 Nothing that a ticket or lease holds is ever evicted; when everything is held, room is not made and the asker hears so.
+In staging nothing is evicted at all: what is saved leaves by itself, and what is not must not go.
 """
 
 from __future__ import annotations
 
+import asyncio
+import enum
+import weakref
 from dataclasses import dataclass
 from typing import assert_never
 
+from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api import eviction, l1
-from penstock.runtime.errors import ConfigError
+from penstock.actors.api import eviction, l1, l1_saving, writer
+from penstock.runtime.errors import ConfigError, PenstockError
 from penstock.runtime.hazard import hazard
+from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +65,54 @@ class Watermarks:
         return Watermarks(arena_bytes, low_bytes, high_bytes, batch_bytes, batch_chunks, ask_s)
 
 
+UNSAVED = (
+    "evicted_unsaved_chunks",
+    "Chunks evicted though a store wanted them: they could not be saved in time.",
+)
+
+
+class Urgency(enum.Enum):
+    """How long a batch may take to be saved."""
+
+    NOW = "somebody waits for the room"
+    SOON = "there is room left"
+
+
+@dataclass(frozen=True, slots=True)
+class SavesDown:
+    """A store wants what leaves L1: who saves it, and how long one batch of it may take."""
+
+    store_writer: Ref[writer.StoreWriter]
+    urgent_s: float  # while somebody waits for room
+    relaxed_s: float  # otherwise
+    telemetry: Telemetry
+
+
 class EvictionController(eviction.EvictionController):
-    def __init__(self, manager: Ref[l1.L1Manager], watermarks: Watermarks) -> None:
+    """`saves_down`: None when no store wants what leaves L1. `is_staging`: see the top of this file."""
+
+    inflight_max = 64  # who needs room now does not wait for those who need it soon
+
+    def __init__(
+        self,
+        manager: Ref[l1.L1Manager],
+        watermarks: Watermarks,
+        *,
+        saves_down: SavesDown | None = None,
+        is_staging: bool = False,
+    ) -> None:
         self._l1 = manager
         self._watermarks = watermarks
+        self._saves_down = saves_down
+        self._is_staging = is_staging
+        self._relieving = asyncio.Lock()  # one of them is enough
+        self._log = Log("eviction_controller")
 
     async def receive(self, msg: eviction.Message) -> object:
         match msg:
             case eviction.MakeRoom():
-                room = await self._evict(min(msg.bytes_wanted, self._watermarks.arena_bytes))
+                wanted = min(msg.bytes_wanted, self._watermarks.arena_bytes)
+                room = await self._make_room(wanted, Urgency.NOW)
                 return answer(msg, room.bytes_freed)
             case eviction.Pressure():
                 await self._relieve()
@@ -73,9 +124,18 @@ class EvictionController(eviction.EvictionController):
 
     async def _relieve(self) -> None:
         """From above high water down to low water; stops early when everything left is held."""
-        usage = await self._l1.ask(l1.TakePressure(), within=self._watermarks.ask_s)
-        if usage.taken_bytes > self._watermarks.high_bytes:
-            await self._evict(usage.taken_bytes - self._watermarks.low_bytes)
+        async with self._relieving:
+            usage = await self._l1.ask(l1.TakePressure(), within=self._watermarks.ask_s)
+            if usage.taken_bytes > self._watermarks.high_bytes:
+                wanted = usage.taken_bytes - self._watermarks.low_bytes
+                await self._make_room(wanted, Urgency.SOON)
+
+    async def _make_room(self, bytes_wanted: int, urgency: Urgency) -> l1.Room:
+        if self._is_staging:
+            return l1.Room(0, 0, is_over=True)
+        if self._saves_down is None:
+            return await self._evict(bytes_wanted)
+        return await self._evict_saved(bytes_wanted, urgency, self._saves_down)
 
     async def _evict(self, bytes_wanted: int) -> l1.Room:
         """Batch by batch, until so much is free or nothing is left that may go."""
@@ -92,3 +152,69 @@ class EvictionController(eviction.EvictionController):
             await hazard("eviction.between_batches")
             await checkpoint()  # an ask of an idle L1 manager is no turn of the loop
         return l1.Room(freed, chunks, room.is_over)
+
+    # Saving down.
+
+    async def _evict_saved(
+        self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown
+    ) -> l1.Room:
+        """The same, of what was saved before."""
+        freed = chunks = 0
+        within_s = saves_down.urgent_s if urgency is Urgency.NOW else saves_down.relaxed_s
+        while freed < bytes_wanted:
+            wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
+            keys = await self._save_victims(wanted, saves_down.store_writer, within_s)
+            evicted = await self._evict_these(keys)
+            freed += evicted.bytes_freed
+            chunks += evicted.chunks_evicted
+            await hazard("eviction.between_batches")
+            await checkpoint()
+            if evicted.chunks_evicted:
+                continue
+            if urgency is Urgency.SOON:
+                break
+            room = await self._evict(bytes_wanted - freed)
+            saves_down.telemetry.counter(*UNSAVED).add(room.chunks_evicted)
+            return l1.Room(freed + room.bytes_freed, chunks + room.chunks_evicted, room.is_over)
+        return l1.Room(freed, chunks, is_over=freed < bytes_wanted)
+
+    async def _save_victims(
+        self, bytes_wanted: int, store_writer: Ref[writer.StoreWriter], within_s: float
+    ) -> bytes:
+        """The chunks that were saved, or finally failed to be, and that nobody holds any more. Packed keys."""
+        ask = l1_saving.Victims(bytes_wanted, self._watermarks.batch_chunks)
+        batch = await self._l1.ask(ask, within=self._watermarks.ask_s)
+        if batch is None:
+            return b""
+        keys = batch.keys
+        given_back = _when_dropped(batch.hold)
+        save = writer.SaveDown(batch)
+        del batch
+        with move_on_after(within_s):
+            try:
+                await store_writer.ask(save, within=within_s)
+            except PenstockError as refusal:
+                self._log.warning_once("not_saved_down", str(refusal), reason=str(refusal))
+                return b""
+            del save
+            await given_back.wait()
+            return keys
+        return b""
+
+    async def _evict_these(self, keys: bytes) -> l1.Room:
+        if not keys:
+            return l1.Room(0, 0, is_over=False)
+        return await self._l1.ask(l1_saving.EvictThese(keys), within=self._watermarks.ask_s)
+
+
+def _when_dropped(hold: object) -> asyncio.Event:
+    """Set when the last reference to `hold` is gone, on whatever thread: then nothing reads what it holds."""
+    dropped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        if not loop.is_closed():  # it may outlive the node
+            loop.call_soon_threadsafe(dropped.set)
+
+    weakref.finalize(hold, tell).atexit = False
+    return dropped

@@ -251,11 +251,15 @@ class StoreWriter(writer.StoreWriter):
         """What the stores say of objects that are not remembered. One that cannot say has nothing."""
         if not objects or not self._stores:
             return {}
-        named = []
-        for key, number in objects:
-            slot = shape.slots[number]
-            named.append((object_key(key, group=slot.group, shard=slot.shard), slot.shard))
-        ask = store.Locate(store.Keys.of(named))
+        named = [shape.slots[slot] for _, slot in objects]
+        ask = store.Locate(
+            store.Keys.of(
+                [
+                    (object_key(key, group=slot.group, shard=slot.shard), slot.shard)
+                    for (key, _), slot in zip(objects, named, strict=True)
+                ]
+            )
+        )
         answers = await gather_asks(
             ref.ask(ask, within=self._limits.locate_s) for ref in self._stores
         )
