@@ -108,6 +108,7 @@ class Saver:
         with job.held:
             try:
                 unsure = await self._write(job)
+                job.sources.clear()  # their memory is theirs again, however long the rest takes
                 job.is_done.set()
                 if unsure:
                     await self._take_back(unsure)

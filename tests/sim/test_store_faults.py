@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import random
+import weakref
 from collections.abc import Sequence
 
 import anyio
 import pytest
 from support.store_scenes import NO_FAULTS, SEEDS, Slow, play, samples
-from support.store_world import StoreWorld, config, source, store_world
+from support.store_world import StoreWorld, config, source, store_world, target
 
 from penstock.actors.api import store as api
 from penstock.actors.api.store import LoadOutcome, SaveOutcome, StoreState
 from penstock.actors.stores.config import BreakerConfig, FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
 from penstock.actors.stores.memory import MemoryStore
-from penstock.actors.stores.samples import keys_of
+from penstock.actors.stores.samples import Hold, keys_of
 from penstock.actors.stores.store import Given, Outcome, Store, StoreFault
 from penstock.runtime.errors import DeadlineExceeded
 from penstock.runtime.sim_loop import simulate
@@ -155,3 +158,34 @@ def test_loads_go_before_saves_and_saves_still_go_on(seed: int) -> None:
             assert store.most <= 5
 
     simulate(seed, main)
+
+
+@SEEDS
+@pytest.mark.parametrize("is_hanging", [False, True])
+def test_memory_is_let_go_of_when_nobody_uses_it_any_more(seed: int, is_hanging: bool) -> None:
+    """A2: given up at any moment, a batch keeps its memory until the store is done with it, and no longer.
+
+    Seen to fail with a save's sources kept while what it may have left is taken back."""
+    alive: list[weakref.ref[Hold]] = []
+
+    def hold() -> Hold:
+        made = Hold()
+        alive.append(weakref.ref(made))
+        return made
+
+    async def scene(world: StoreWorld, faulty: FaultyStore) -> None:
+        some = await samples(4)
+        draw = random.Random(seed)
+        for _ in range(20):
+            faulty.faults = FaultsConfig(slow=0.5, slow_for=Seconds(1), hang=float(is_hanging))
+            with anyio.move_on_after(draw.uniform(0, 2)):
+                if draw.random() < 0.5:
+                    await world.save(*[source(one, hold=hold()) for one in some])
+                else:
+                    await world.load(*[target(one, hold=hold()) for one in some])
+        await anyio.sleep(200)
+        gc.collect()
+        assert alive
+        assert not [one for one in alive if one() is not None]
+
+    play(seed, scene, config(save_within=Seconds(5), breaker=BreakerConfig(failures=1000)))
