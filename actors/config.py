@@ -157,6 +157,30 @@ class SessionsConfig(Config, frozen=True):
         _check_duration("secret_within", self.secret_within)
 
 
+class PrefetchConfig(Config, frozen=True):
+    """Loads from the stores into L1. Without stores there are none."""
+
+    tickets_max: Count = 256  # prompts loaded at once; one beyond that is final at what L1 has
+    chunks_max: Count = (
+        65536  # of all their prompts together: each commit looks at every one of them
+    )
+    inflight: ByteSize = ByteSize(1 * GIB)  # being loaded at once
+    batch: ByteSize = ByteSize(32 * MIB)  # of the largest load; the first of a prompt is one chunk
+    slice_chunks: Count = (
+        64  # of a prompt asked of the stores at first; each next slice is twice as long
+    )
+    load_within: Seconds = Seconds(10)  # loads of a lookup that names no time
+    room_within: Seconds = Seconds(
+        1
+    )  # making room for a prompt; then a shorter part of it is loaded
+
+    def __post_init__(self) -> None:
+        for name in ("load_within", "room_within"):
+            _check_duration(name, getattr(self, name))
+        if not self.batch or not self.inflight:
+            raise ValueError("batch and inflight must not be 0")
+
+
 class NodeConfig(Config, frozen=True):
     """One node. `chunk_tokens` is rounded up to a multiple of every group's block size."""
 
@@ -165,6 +189,7 @@ class NodeConfig(Config, frozen=True):
     l1: L1Config = L1Config()
     gateway: GatewayConfig = GatewayConfig()
     sessions: SessionsConfig = SessionsConfig()
+    prefetch: PrefetchConfig = PrefetchConfig()
     stores: tuple[AnyStoreConfig, ...] = ()  # tiers below L1, in this order; see stores/config.py
     mailbox_max: Count = 8192  # messages waiting for one actor
     ask_within: Seconds = Seconds(5)  # between actors

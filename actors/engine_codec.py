@@ -15,6 +15,7 @@ from penstock.actors.api.errors import (
     UnknownSecret,
     VersionMismatch,
 )
+from penstock.actors.api.types import Shortfall
 from penstock.protos import common_pb2, engine_pb2
 from penstock.runtime.errors import (
     ActorCrashed,
@@ -100,6 +101,10 @@ def check_between(field: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise InvalidField(field, f"must be {low} to {high}, not {value}")
     return value
+
+
+SHORTFALLS = {one: engine_pb2.Shortfall.Value(f"SHORTFALL_{one.name}") for one in Shortfall}
+"""As they are on the wire."""
 
 
 def duration_s(field: str, milliseconds: int, *, default_ms: int, max_ms: int) -> float:

@@ -16,17 +16,25 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api import eviction, gateway, l1, session
+from penstock.actors.api import eviction, gateway, l1, prefetch, session
 from penstock.actors.api.errors import InvalidField, MovesNoBytes, TicketOver
-from penstock.actors.api.types import EXTENT_BYTES, KEY_BYTES, LeaseId, TicketId
+from penstock.actors.api.types import (
+    EXTENT_BYTES,
+    KEY_BYTES,
+    LeaseId,
+    Shortfall,
+    TicketId,
+)
 from penstock.actors.core.holdings import Holdings
 from penstock.actors.engine_codec import (
     ID_BYTES,
+    SHORTFALLS,
     check_between,
     check_id,
     check_indices,
     duration_s,
 )
+from penstock.actors.engine_loads import Pace, Prefetching, SessionLoads, load_duration_s
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.actors.stat_codec import stat_reply
@@ -54,6 +62,7 @@ class Neighbours:
     l1: Ref[l1.L1Manager]
     sessions: Ref[session.Sessions]
     eviction_controller: Ref[eviction.EvictionController]
+    prefetcher: Ref[prefetch.Prefetcher] | None = None  # None: there is nothing below L1
 
 
 class EngineRequests:
@@ -69,17 +78,29 @@ class EngineRequests:
         *,
         epoch: bytes,
         fits: bool = True,
+        loads: SessionLoads | None = None,
     ) -> None:
-        """`fits`: one chunk's objects are not larger than the arena. Otherwise no eviction makes room for them."""
+        """`loads`: None when there is nothing below L1. `fits`: one chunk's objects are not larger than the arena.
+        Otherwise no eviction makes room for them."""
         self._attached = attached
         self._slots = slots
         self._fits = fits
+        self._loads = loads
         self._prompts = prompts
         self._to = neighbours
         self._limits = limits
         self._epoch = epoch
         self._asked_for = NO_TICKET  # by the last lookup, whose answer may never have been heard
         self._holdings = Holdings(leases_max=limits.leases_max, tickets_max=limits.tickets_max)
+        self._prefetching = Prefetching(
+            attached,
+            prompts,
+            self._holdings,
+            limits,
+            manager=neighbours.l1,
+            loads=loads,
+            watcher=neighbours.own,
+        )
         self.handlers: dict[str, Handler] = {
             "lookup": self._lookup,
             "acquire": self._acquire,
@@ -88,7 +109,7 @@ class EngineRequests:
             "commit": self._commit,
             "abort": self._abort,
             "cancel": self._cancel,
-            "prefetch": self._prefetch,
+            "prefetch": self._prefetching.prefetch,
             "touch": self._touch,
             "stat": self._stat,
         }
@@ -107,6 +128,7 @@ class EngineRequests:
         if len(msg.request_id) > REQUEST_ID_CHARS_MAX:
             raise InvalidField("lookup.request_id", f"at most {REQUEST_ID_CHARS_MAX} characters")
         ticket_s = self._duration("lookup.ticket_ms", msg.ticket_ms)
+        load_s = load_duration_s("lookup.load_ms", msg.load_ms, self._limits)
         prompt = await self._prompts.resolve(msg.prompt)
         now = _now()
         name = sha256(prompt.keys).digest() if msg.request_id else b""
@@ -127,10 +149,14 @@ class EngineRequests:
                 msg.readers,
                 ticket_s,
                 self._to.own,
+                None if self._loads is None else self._loads.ref,
             )
         )
         if hit.ticket:
             self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, name)
+        if hit.is_hoped and self._loads is not None:
+            pace = Pace(load_s, ticket_s, msg.prefill_tokens_per_s)
+            await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
         self._say_hit(reply.lookup, hit, prompt)
 
     async def _look_again(
@@ -152,6 +178,8 @@ class EngineRequests:
         reply.hit_chunks = hit.hit_chunks
         reply.promised_chunks = hit.promised_chunks
         reply.final = hit.final
+        if hit.shortfall is not Shortfall.NONE:
+            reply.shortfall = SHORTFALLS[hit.shortfall]
 
     async def _acquire(self, msg: engine_pb2.Acquire, reply: engine_pb2.SessionReply) -> None:
         self._check_moves_bytes()
@@ -302,13 +330,6 @@ class EngineRequests:
         reply.aborted.ok = is_ok
 
     # Hints and numbers.
-
-    async def _prefetch(self, msg: engine_pb2.Prefetch, reply: engine_pb2.SessionReply) -> None:
-        prompt = await self._prompts.resolve(msg.prompt)
-        hit = await self._to.l1.ask(l1.Promise(prompt.keys, self._attached.geometry))
-        reply.prefetched.total_chunks = len(prompt.keys) // KEY_BYTES
-        reply.prefetched.hit_chunks = hit.hit_chunks
-        reply.prefetched.promised_chunks = hit.promised_chunks
 
     async def _touch(self, msg: engine_pb2.Touch, reply: engine_pb2.SessionReply) -> None:
         prompt = await self._prompts.resolve(msg.prompt)

@@ -17,9 +17,10 @@ from google.protobuf.message import DecodeError
 
 from penstock.actors.api import control, gateway, session
 from penstock.actors.api.errors import Draining, TooLarge
-from penstock.actors.api.types import Epoch, SessionId
+from penstock.actors.api.types import Epoch, SessionId, Shape
 from penstock.actors.arena_door import SECRET_BYTES
 from penstock.actors.engine_codec import malformed, oversized, refusal, refused_unparsed
+from penstock.actors.engine_loads import SessionLoads
 from penstock.actors.engine_requests import EngineRequests, Neighbours
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.gateway_session import SESSION_REQUEST, EngineSession, Liveness
@@ -244,6 +245,16 @@ class Streams:
             limits,
             epoch=self._facts.epoch,
             fits=sum(sizes[slot] for slot in slots) <= self._facts.arena_bytes,
+            loads=self._loads(attached, read),
+        )
+
+    def _loads(self, attached: session.Attached, read: ReadHello) -> SessionLoads | None:
+        if self._to.prefetcher is None:
+            return None
+        declared = read.declaration
+        shape = Shape.of(attached.geometry, declared.namespace_digest, declared.groups)
+        return SessionLoads(
+            self._to.prefetcher, self._to.l1, attached, shape, declared.chunk_tokens
         )
 
     def _welcome(

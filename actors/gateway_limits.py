@@ -27,6 +27,7 @@ class GatewayLimits:
     hello_within_s: float  # a stream that has not said Hello by then is closed
     streams_max: int  # open streams, attached or not yet
     kept_prompt_bytes_max: int  # keys remembered per session for deltas
+    load_ms_default: int = 10_000  # how long loads of a lookup that names no time may take
 
     @property
     def scan_bounds(self) -> ScanBounds:

@@ -26,6 +26,7 @@ from penstock.actors.api import gateway, session
 from penstock.actors.api.errors import InvalidField, TooLarge, TooManyInFlight
 from penstock.actors.api.types import TicketId
 from penstock.actors.engine_codec import (
+    SHORTFALLS,
     duration_s,
     malformed,
     oversized,
@@ -124,6 +125,7 @@ class EngineSession:
             hit_chunks=news.hit_chunks,
             promised_chunks=news.promised_chunks,
             final=news.hit_chunks == news.promised_chunks,
+            shortfall=SHORTFALLS[news.shortfall],
         )
         self._wake_writer()
 

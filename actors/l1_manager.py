@@ -24,6 +24,7 @@ from penstock.actors.api.types import (
     Extents,
     GeometryId,
     LeaseId,
+    Shortfall,
     TicketId,
 )
 from penstock.actors.core.quota import Tenants
@@ -218,7 +219,8 @@ class L1Manager(l1.L1Manager):
             promised = hit
         if promised:
             self._expiry.expects(expires)
-        return l1.Hit(ticket if promised else NO_TICKET, hit, promised, is_hoped)
+        shortfall = Shortfall.BUSY if hope > promised and not is_hoped else Shortfall.NONE
+        return l1.Hit(ticket if promised else NO_TICKET, hit, promised, is_hoped, shortfall)
 
     def _look_again(self, msg: l1.LookAgain) -> l1.Hit:
         found = self._table.follow(msg.ticket, msg.keys, now=_now())

@@ -4,6 +4,7 @@ node
  |- l1_manager           no restart: its death ends the epoch and the node
  |- store[NAME] ...      in the order of their tiers; one that breaks disturbs no other
  |- eviction_controller
+ |- prefetcher           if there are stores
  |- sessions             no restart: it alone knows whose memory is quarantined
  |- control
  '- gateway              last to start and first to stop: nobody is served by half a node
@@ -20,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock import _native
-from penstock.actors.api import control, eviction, gateway, l1, session, store
+from penstock.actors.api import control, eviction, gateway, l1, prefetch, session, store
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.config import NodeConfig
@@ -28,12 +29,12 @@ from penstock.actors.config_words import PolicyName
 from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.store_ledger import PUT_MAX
-from penstock.actors.core.watches import Watches
 from penstock.actors.engine_requests import Neighbours
 from penstock.actors.eviction_controller import EvictionController, Watermarks
 from penstock.actors.gateway import Gateway, NodeFacts, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
+from penstock.actors.l1_geometries import longest_hit
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.metrics_http import MetricsServer
 from penstock.actors.node_memory import tell_prefault, wait_for_memory
@@ -48,9 +49,13 @@ from penstock.actors.node_stores import (
     READY_MARGIN_S,
     RESTARTS_MAX,
     StoreOpener,
+    prefetch_limits,
     store_child,
     store_tools,
+    tier,
+    watches,
 )
+from penstock.actors.prefetcher import Prefetcher
 from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.actors.store_actor import StoreActor
@@ -187,6 +192,8 @@ class Node:
         for one in config.stores:
             await supervisor.start(self._store_child(one))
         await supervisor.start(ChildSpec(refs.eviction, self._make_eviction))
+        if config.stores:
+            await supervisor.start(ChildSpec(refs.prefetcher, lambda: self._make_prefetcher(arena)))
         await supervisor.start(
             ChildSpec(refs.sessions, lambda: self._make_sessions(door), restarts_max=0)
         )
@@ -225,7 +232,13 @@ class Node:
             facts=NodeFacts(self.epoch, arena.bytes, socket_path),
             limits=limits,
             hello=HelloReader(chunk_tokens=self.config.chunk_tokens),
-            neighbours=Neighbours(refs.gateway, refs.l1, refs.sessions, refs.eviction),
+            neighbours=Neighbours(
+                refs.gateway,
+                refs.l1,
+                refs.sessions,
+                refs.eviction,
+                refs.prefetcher if self.config.stores else None,
+            ),
             news=refs.control,
         )
 
@@ -244,7 +257,7 @@ class Node:
             table,
             arena_bytes=config.bytes,
             high_water_bytes=int(config.bytes * config.high_water),
-            watches=Watches(watches_max=config.watches_max, chunks_max=config.watched_chunks_max),
+            watches=watches(self.config),
             tenants=Tenants(
                 tenants_max=config.tenants_max,
                 default_bytes_max=config.tenant_bytes_max,
@@ -272,6 +285,18 @@ class Node:
             capacity_bytes=capacity_bytes,
             policy=POLICIES[config.policy],
             hash_seed=int.from_bytes(os.urandom(8), "little"),
+        )
+
+    def _make_prefetcher(self, arena: _native.Arena) -> Prefetcher:
+        refs = self._refs
+        return Prefetcher(
+            tiers=[tier(one, refs.stores[one.name]) for one in self.config.stores],
+            manager=refs.l1,
+            evictor=refs.eviction,
+            memory=arena,
+            longest=longest_hit,
+            limits=prefetch_limits(self.config),
+            telemetry=self.telemetry,
         )
 
     def _make_eviction(self) -> EvictionController:
@@ -325,6 +350,7 @@ class _Refs:
         self.eviction = Ref.to(
             eviction.EvictionController, "eviction_controller", messages_max=messages_max
         )
+        self.prefetcher = Ref.to(prefetch.Prefetcher, "prefetcher", messages_max=messages_max)
         self.sessions = Ref.to(session.Sessions, "sessions", messages_max=messages_max)
         self.control = Ref.to(control.Control, "control", messages_max=messages_max)
         self.gateway = Ref.to(gateway.Gateway, "gateway", messages_max=messages_max)

@@ -62,6 +62,7 @@ def gateway_limits(config: NodeConfig) -> GatewayLimits:
         hello_within_s=given.hello_within,
         streams_max=given.streams_max,
         kept_prompt_bytes_max=given.kept_prompts,
+        load_ms_default=int(config.prefetch.load_within * 1000),
     )
 
 

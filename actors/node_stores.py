@@ -6,15 +6,23 @@ import hashlib
 import random
 from collections.abc import Callable
 
+from penstock.actors.api import store
+from penstock.actors.config import NodeConfig
 from penstock.actors.core.catalog import Catalog
+from penstock.actors.core.watches import Watches
+from penstock.actors.fetching import FetchLimits
+from penstock.actors.loads import Tier
+from penstock.actors.prefetcher import PrefetchLimits
 from penstock.actors.store_parts import StoreTools
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.header import TENANT_BYTES
 from penstock.actors.stores.opening import AnyStoreConfig, open_store
 from penstock.actors.stores.store import Store, StoreContext
+from penstock.runtime.ref import Ref
 
 RESTARTS_MAX = 10  # of one store in a minute; beyond, the node stops
+SURVEYS_MAX = 2  # how often a load looks at L1 again when something that was there has gone
 READY_MARGIN_S = 20.0  # of a store's start beyond open_within: to close the one of the life before
 
 
@@ -52,3 +60,38 @@ def tenant_quotas(config: StoreConfig) -> dict[bytes, int]:
         hashlib.sha256(one.salt.encode()).digest()[:TENANT_BYTES]: one.bytes
         for one in config.quotas
     }
+
+
+def tier(config: StoreConfig, ref: Ref[store.StoreActor]) -> Tier:
+    """A store as the prefetcher sees it."""
+    return Tier(
+        config.name,
+        ref,
+        is_kept=config.write_back,
+        locate_s=config.locate_within,
+        load_s=config.load_within,
+    )
+
+
+def prefetch_limits(config: NodeConfig) -> PrefetchLimits:
+    given = config.prefetch
+    return PrefetchLimits(
+        tickets_max=given.tickets_max,
+        inflight_bytes_max=given.inflight,
+        fetch=FetchLimits(
+            slice_chunks=given.slice_chunks,
+            batch_bytes=given.batch,
+            surveys_max=SURVEYS_MAX,
+            ask_s=config.ask_within,
+            room_s=given.room_within,
+        ),
+    )
+
+
+def watches(config: NodeConfig) -> Watches:
+    """Tickets that wait for writers, and with stores those that wait for loads."""
+    tickets, chunks = config.l1.watches_max, config.l1.watched_chunks_max
+    if config.stores:
+        tickets += config.prefetch.tickets_max
+        chunks += config.prefetch.chunks_max
+    return Watches(watches_max=tickets, chunks_max=chunks)

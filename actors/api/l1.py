@@ -13,6 +13,7 @@ from penstock.actors.api.types import (
     InstanceId,
     LeaseId,
     SessionId,
+    Shortfall,
     TicketId,
 )
 from penstock.runtime.actor import Actor
@@ -40,9 +41,8 @@ class Hit:
     ticket: TicketId
     hit_chunks: int
     promised_chunks: int  # >= hit_chunks
-    is_hoped: bool = (
-        False  # the loader of the lookup is to fetch what is missing, or to say that it does not
-    )
+    is_hoped: bool = False  # the loader is to fetch what is missing, or to say that it does not
+    shortfall: Shortfall = Shortfall.NONE
 
     @property
     def final(self) -> bool:

@@ -57,7 +57,7 @@ class GroupGeometry:
 
 
 class Shortfall(Enum):
-    """Why a ticket's final watermark is below what its prompt has."""
+    """Why a ticket's final watermark is below what its prompt could have had. Named as in `engine.proto`."""
 
     NONE = "nothing is missing, or nobody has it"
     SLOWER_THAN_PREFILL = "loading it would take longer than computing it"
