@@ -234,6 +234,8 @@ def _state(parts: Parts) -> tuple[StoreState, str]:
     ]
     if broken:
         return StoreState.BROKEN, "; ".join(broken)
+    if parts.recovery.trouble and not parts.recovered.is_set():
+        return StoreState.BROKEN, f"it cannot be counted: {parts.recovery.trouble}; saves wait"
     if not parts.recovered.is_set():
         return StoreState.RECOVERING, f"{parts.objects} objects counted so far; saves wait"
     return StoreState.OPEN, ""

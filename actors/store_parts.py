@@ -48,6 +48,13 @@ class Written:
         self.objects += objects
 
 
+@dataclass(slots=True)
+class Recovery:
+    """How counting what is there goes on."""
+
+    trouble: str = ""  # why it has to begin again
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """All of it belongs to the loop thread."""
@@ -56,6 +63,7 @@ class Parts:
     store: Store
     ledger: StoreLedger | None  # None: the store is shared, its usage is not ours to keep
     written: Written  # to a shared one
+    recovery: Recovery
     recovered: asyncio.Event  # set: the ledger has all that was there before
     dropped: set[bytes]  # deleted while what is there is still being counted; then empty
     gate: Gate
@@ -116,6 +124,7 @@ def open_parts(
         store=store,
         ledger=_ledger(store, config, tools) if store.ownership is Ownership.EXCLUSIVE else None,
         written=Written(),
+        recovery=Recovery(),
         recovered=asyncio.Event(),
         dropped=set(),
         gate=Gate(admission),

@@ -22,6 +22,7 @@ async def recover(parts: Parts) -> None:
             await _count(parts, parts.ledger)
             await _shrink(parts, parts.ledger)
         except StoreFault as fault:
+            parts.recovery.trouble = str(fault)
             parts.log.warning("recovery_failed", reason=str(fault), again_s=pause_s)
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)

@@ -15,7 +15,7 @@ from penstock.actors.stores.config import BreakerConfig, FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
 from penstock.actors.stores.memory import MemoryStore, Shelf
 from penstock.actors.stores.samples import keys_of, make_sample
-from penstock.actors.stores.store import Entry, Given, Outcome, Store
+from penstock.actors.stores.store import Entry, Given, Outcome, Store, StoreFault
 from penstock.runtime.sim_loop import simulate
 from penstock.runtime.units import ByteSize, Seconds
 
@@ -185,5 +185,41 @@ def test_a_tenant_has_what_its_quota_says_and_no_more(seed: int) -> None:
             await world.ref.ask(api.Delete(keys_of(some[:1])), within=1)
             saved = await world.save(*[source(one, tenant=greedy) for one in some[3:]])
             assert [one.outcome for one in saved] == [SaveOutcome.SAVED, SaveOutcome.NO_ROOM]
+
+    simulate(seed, main)
+
+
+@SEEDS
+def test_what_cannot_be_counted_is_told_and_counted_later(seed: int) -> None:
+    """C2: no save goes to a store whose usage is not known; health says so."""
+    shelf: Shelf = {}
+    fails = 4
+
+    class Unreadable(MemoryStore):
+        async def recover(self) -> AsyncIterator[list[Entry]]:
+            nonlocal fails
+            async for batch in super().recover():
+                yield batch
+            if fails:
+                fails -= 1
+                raise StoreFault("EIO: half of a folder")
+
+    async def main() -> None:
+        some = await samples(3)
+        await MemoryStore(shelf).save([one.given() for one in some])
+
+        async def open_store() -> Store:
+            return Unreadable(shelf)
+
+        async with store_world(open_store, config()) as world:
+            await anyio.sleep(0.3)
+            usage = await world.measure()
+            assert usage.state is StoreState.BROKEN
+            assert "EIO: half of a folder" in usage.detail
+            assert set(await world.fetch(*some)) == {LoadOutcome.LOADED}
+            assert (await world.save(source(some[0])))[0].outcome is SaveOutcome.SAVED
+            usage = await world.measure()
+            assert (usage.state, usage.used_bytes) == (StoreState.OPEN, 3 * 12288)
+            assert fails == 0
 
     simulate(seed, main)
