@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -137,7 +137,7 @@ class FileStore:
         for folder, _ in self._folders:
             portions = folder.entries(ENTRIES_MAX)
             try:
-                while (batch := await anyio.to_thread.run_sync(next, portions, None)) is not None:
+                while (batch := await _next(portions)) is not None:
                     yield batch
             except OSError as error:
                 raise StoreFault(f"{folder.path} cannot be read: {error}") from error
@@ -221,6 +221,11 @@ def _claimed(wanted: Caching, log: Log, folder: Folder) -> Placed:
         reason = "its filesystem refuses O_DIRECT"
         log.warning("io_buffered", path=folder.path, reason=reason)
     return folder, caching
+
+
+async def _next(portions: Iterator[list[Entry]]) -> list[Entry] | None:
+    # A thread that hangs on a dead disk is left to it: it reads names, and nobody waits for them.
+    return await anyio.to_thread.run_sync(next, portions, None, abandon_on_cancel=True)
 
 
 async def _in_steps(all_: Sequence[T]) -> AsyncIterator[T]:

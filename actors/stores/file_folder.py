@@ -39,7 +39,6 @@ from penstock.actors.stores.store import (
 FORMAT = 1
 FOLDER_MODE = 0o700
 _HEX = "0123456789abcdef"
-_NAME = re.compile(f"[0-9a-f]{{{2 * KEY_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +128,11 @@ class Folder:
         """Objects that are there, told from their names and sizes alone. What no object can be is removed."""
         for first in _HEX:
             for second in _HEX:
+                is_ours = re.compile(f"{first}{second}[0-9a-f]{{{2 * KEY_BYTES - 2}}}").fullmatch
                 with os.scandir(self.path / "objects" / first / second) as found:
                     while batch := [*islice(found, batch_max)]:
-                        yield [one for one in map(self._entry, batch) if one is not None]
+                        entries = [self._entry(one) for one in batch if is_ours(one.name)]
+                        yield [one for one in entries if one is not None]
 
     def close(self) -> None:
         """Unlock, and take the temporaries away. When no job is under way. Idempotent."""
@@ -191,16 +192,11 @@ class Folder:
                 os.close(owner)
 
     def _entry(self, found: os.DirEntry[str]) -> Entry | None:
-        if not _NAME.fullmatch(found.name) or found.path != str(
-            self.path / object_name(bytes.fromhex(found.name))
-        ):
-            return None
         try:
             size = found.stat(follow_symlinks=False).st_size
             if size >= BLOCK_BYTES:
-                return Entry(
-                    bytes.fromhex(found.name), self._marker.device, whole_blocks(size), NO_TENANT
-                )
+                key = bytes.fromhex(found.name)
+                return Entry(key, self._marker.device, whole_blocks(size), NO_TENANT)
             Path(found.path).unlink()  # cut short by a power cut: no header is in it
         except FileNotFoundError:
             pass  # deleted meanwhile
