@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.catalog_twin import LruCatalog
+from support.lru_catalog import LruCatalog
 
 from penstock._native import Catalog as NativeCatalog
 from penstock._native import Policy
