@@ -10,9 +10,11 @@ from penstock.actors.stores.file_config import FileConfig
 from penstock.actors.stores.fsspec_config import FsspecConfig
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
 from penstock.actors.stores.plugin import PluginConfig, open_plugin
+from penstock.actors.stores.s3 import open_s3_store
+from penstock.actors.stores.s3_config import S3Config
 from penstock.actors.stores.store import Store, StoreContext
 
-AnyStoreConfig: TypeAlias = MemoryConfig | FileConfig | FsspecConfig | PluginConfig
+AnyStoreConfig: TypeAlias = MemoryConfig | FileConfig | FsspecConfig | PluginConfig | S3Config
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
 
@@ -37,5 +39,7 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return await open_fsspec_store(config, context)
         case PluginConfig():
             return await open_plugin(config, context)
+        case S3Config():
+            return await open_s3_store(config, context)
         case _:
             assert_never(config)
