@@ -1120,3 +1120,32 @@ class IoEngine:
         """Take and begin no more jobs; cancel those under way, as far as the system can."""
     def close(self) -> None:
         """Stop, and wait for what is under way. What is not told of yet remains for completed()."""
+
+# --- bytes: csrc/copy/fp8.hpp --------------------------------------------------------------------
+class CastRefused(ValueError):
+    """Sizes that do not belong together."""
+
+class HalfKind(enum.Enum):
+    """What an object's 16-bit elements are."""
+
+    BFLOAT16 = 0
+    FLOAT16 = 1
+
+def copy_bytes(*, source: Buffer, target: Buffer) -> None:
+    """Copy all of source over all of target, which has as many bytes. Releases the GIL.
+
+    Raises ValueError when it has not.
+    """
+
+def fp8_cast_bytes(*, elements: int, runs: int) -> int:
+    """Bytes of a cast object: two for each run, one for each element."""
+
+def fp8_cast(*, source: Buffer, target: Buffer, runs: int, kind: HalfKind) -> bytes | None:
+    """Cast an object of `runs` equal runs to fp8 (E4M3), each run scaled by a power of two.
+
+    Returns the packed digests of its runs as they will be once restored; None if it holds what is not
+    finite, or what would be rounded to it: target then means nothing. Raises CastRefused. Releases the GIL.
+    """
+
+def fp8_restore(*, source: Buffer, target: Buffer, runs: int, kind: HalfKind) -> None:
+    """The object that was cast. Raises CastRefused. Releases the GIL."""

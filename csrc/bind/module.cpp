@@ -6,6 +6,7 @@ namespace py = pybind11;
 
 void bind_arena(py::module_& m);
 void bind_bitmap(py::module_& m);
+void bind_bytes(py::module_& m);
 void bind_catalog(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Penstock's data plane.";
   bind_arena(m);
   bind_bitmap(m);
+  bind_bytes(m);
   bind_copy(m);
   bind_digest(m);
   bind_dlpack(m);

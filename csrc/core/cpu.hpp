@@ -7,6 +7,7 @@ namespace penstock {
 struct CpuFeatures {
   bool pclmul = false;      // PCLMULQDQ with SSE4.1: 16 bytes at a time
   bool vpclmul512 = false;  // VPCLMULQDQ with AVX-512 F, BW, DQ, VL: 64 bytes at a time
+  bool avx2 = false;        // arithmetic on 32 bytes at a time
 };
 
 /// Includes whether the operating system saves the wide registers.
@@ -18,6 +19,7 @@ struct CpuFeatures {
           __builtin_cpu_supports("vpclmulqdq") != 0 && __builtin_cpu_supports("pclmul") != 0 &&
           __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
           __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0,
+      .avx2 = __builtin_cpu_supports("avx2") != 0,
   };
 #else
   return {};
@@ -31,3 +33,4 @@ struct CpuFeatures {
 #define KV_TARGET_PCLMUL [[gnu::target("sse4.1,pclmul")]]
 #define KV_TARGET_VPCLMUL512 \
   [[gnu::target("sse4.1,pclmul,avx512f,avx512bw,avx512dq,avx512vl,vpclmulqdq")]]
+#define KV_TARGET_AVX2 [[gnu::target("avx2")]]
