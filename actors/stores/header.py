@@ -11,13 +11,14 @@
      8      logical bytes: the object's own
      8      stored bytes: of the payload, after transforms and before padding
      4      runs
-    16      name of the transforms, zeros: none
+    16      names of the transforms, zeros: none
+    32      seal of what is encrypted: id of the key 4, nonce 12, tag 16; zeros: it is not
      8      CRC-64/NVME of the object, over its logical bytes
      8 each CRC-64/NVME of each run
      8      CRC-64/NVME of all before
             zeros up to a whole block
 
-Little-endian. How long a header is follows from the number of runs alone, so that a reader knows it before it reads.
+Little-endian. What is encrypted has encrypted digests, too (`transform_seal.py`). How long a header is follows from the number of runs alone, so that a reader knows it before it reads.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ TENANT_BYTES = 16
 NAMESPACE_BYTES = 32
 NO_TENANT = bytes(TENANT_BYTES)
 TRANSFORM_BYTES = 16
+SEAL_BYTES = 32
+NO_SEAL = bytes(SEAL_BYTES)
 RUNS_MAX = 1 << 20
 
-_FIXED = struct.Struct(f"<8sHHI{KEY_BYTES}s{NAMESPACE_BYTES}s{TENANT_BYTES}sQQI{TRANSFORM_BYTES}sQ")
+_FIXED = struct.Struct(
+    f"<8sHHI{KEY_BYTES}s{NAMESPACE_BYTES}s{TENANT_BYTES}sQQI{TRANSFORM_BYTES}s{SEAL_BYTES}sQ"
+)
 _DIGEST = struct.Struct("<Q")
 FIXED_BYTES = _FIXED.size  # of every header, before its run digests
 
@@ -73,6 +78,7 @@ class Header:
     digest: int
     run_digests: bytes  # packed u64
     transform: bytes = b""  # at most 16 bytes, none of them zero at its end
+    seal: bytes = NO_SEAL
 
     @property
     def runs(self) -> int:
@@ -97,6 +103,7 @@ def encode_into(header: Header, target: memoryview) -> None:
     assert len(header.namespace) == NAMESPACE_BYTES
     assert len(header.tenant) == TENANT_BYTES
     assert len(header.transform) <= TRANSFORM_BYTES
+    assert len(header.seal) == SEAL_BYTES
     fixed = _FIXED.pack(
         MAGIC,
         VERSION,
@@ -109,6 +116,7 @@ def encode_into(header: Header, target: memoryview) -> None:
         header.stored_bytes,
         header.runs,
         header.transform,
+        header.seal,
         header.digest,
     )
     body = fixed + header.run_digests
@@ -140,6 +148,7 @@ def decode(data: memoryview | bytes | bytearray) -> Header:
         stored,
         runs,
         transform,
+        seal,
         digest,
     ) = _FIXED.unpack_from(data)
     if version != VERSION or flags != 0:
@@ -151,7 +160,7 @@ def decode(data: memoryview | bytes | bytearray) -> Header:
         raise DamagedHeader("its checksum is not that of its bytes")
     digests = bytes(data[_FIXED.size : end])
     name = transform.rstrip(b"\0")
-    return Header(key, namespace, tenant, logical, stored, digest, digests, name)
+    return Header(key, namespace, tenant, logical, stored, digest, digests, name, seal)
 
 
 def expect(

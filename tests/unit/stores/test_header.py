@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.actors.stores.header import (
+    FIXED_BYTES,
     DamagedHeader,
     ForeignHeader,
     Header,
@@ -29,7 +30,8 @@ HEADERS = st.builds(
     stored_bytes=U64,
     digest=U64,
     run_digests=st.integers(0, 700).map(lambda runs: bytes(range(8)) * runs),
-    transform=st.sampled_from([b"", b"zstd", b"zstd+aes-256-gcm"]),
+    transform=st.sampled_from([b"", b"zstd", b"fp8+zstd+aesgcm"]),
+    seal=st.binary(min_size=32, max_size=32),
 )
 ONE = Header(b"k" * 32, b"n" * 32, bytes(16), 1000, 1000, 7, b"12345678" * 3)
 
@@ -47,7 +49,7 @@ def test_a_header_is_read_back_as_it_was_written(header: Header) -> None:
 def test_no_changed_bit_passes(header: Header, data: st.DataObject) -> None:
     """A9: nothing of a header can change unnoticed, but its padding."""
     made = encode(header)
-    used = 140 + 8 * (header.runs + 1)
+    used = FIXED_BYTES + 8 * (header.runs + 1)
     bit = data.draw(st.integers(0, used * 8 - 1))
     made[bit // 8] ^= 1 << (bit % 8)
     with pytest.raises(HeaderRefused):
@@ -58,7 +60,7 @@ def test_no_changed_bit_passes(header: Header, data: st.DataObject) -> None:
 def test_no_part_of_a_header_passes(header: Header, data: st.DataObject) -> None:
     """A9: a short or torn header."""
     made = encode(header)
-    used = 140 + 8 * (header.runs + 1)
+    used = FIXED_BYTES + 8 * (header.runs + 1)
     with pytest.raises(HeaderRefused):
         decode(made[: data.draw(st.integers(0, len(made) - 1))])
     torn = bytearray(len(made))
@@ -77,7 +79,7 @@ def test_what_is_wrong_is_said_by_the_class() -> None:
     with pytest.raises(OtherVersion, match="version 2"):
         decode(newer)
     with pytest.raises(DamagedHeader):
-        decode(encode(ONE)[:160])
+        decode(encode(ONE)[:180])
     damaged = encode(ONE)
     damaged[20] ^= 1
     with pytest.raises(DamagedHeader, match="checksum"):
