@@ -15,6 +15,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -42,6 +43,7 @@ from penstock.actors.stores.store import (
     StoreFault,
     Wanted,
 )
+from penstock.runtime.errors import mapped
 from penstock.runtime.log import Log
 
 T = TypeVar("T")
@@ -59,24 +61,23 @@ CACHING = {FileIo.DIRECT: Caching.DIRECT, FileIo.BUFFERED: Caching.BUFFERED}
 async def open_file_store(config: FileConfig, context: StoreContext) -> FileStore:
     """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    folders: list[Folder] = []
-    try:
+    with ExitStack() as opened:
+        folders: list[Folder] = []
+
+        def lock(marker: Marker, path: Path) -> None:
+            # Noted on its thread: whoever gives up meanwhile must not lose what was locked.
+            folder = Folder(path, marker, OWNERSHIP[config.ownership], context.epoch)
+            opened.callback(folder.close)
+            folders.append(folder)
+
         for marker, path in _marked(config):
-            lock = partial(
-                Folder,
-                path,
-                marker=marker,
-                ownership=OWNERSHIP[config.ownership],
-                epoch=context.epoch,
-            )
-            folders.append(await anyio.to_thread.run_sync(lock))
+            await anyio.to_thread.run_sync(lock, marker, path)
         claim = partial(_claimed, CACHING[config.io], log)
         placed = [await anyio.to_thread.run_sync(claim, folder) for folder in folders]
-        return FileStore(config, tuple(placed), log)
-    except BaseException:
-        for folder in folders:
-            folder.close()
-        raise
+        with mapped({OSError: StoreFault}):  # no descriptor or thread is left
+            store = FileStore(config, tuple(placed), log)
+        opened.pop_all()
+        return store
 
 
 class FileStore:

@@ -69,7 +69,7 @@ def object_name(key: bytes) -> str:
 class Folder:
     """An open folder. Holds its locks until `close`."""
 
-    def __init__(self, path: Path, *, marker: Marker, ownership: Ownership, epoch: Epoch) -> None:
+    def __init__(self, path: Path, marker: Marker, ownership: Ownership, epoch: Epoch) -> None:
         """Make it if it is not there, and lock it. Raises StoreRefused, StoreFault."""
         self.path = path
         self._marker = marker

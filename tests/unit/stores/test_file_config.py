@@ -13,7 +13,8 @@ from penstock.runtime.units import GIB, ByteSize
 
 
 def configured(**given: Any) -> FileConfig:
-    return FileConfig(**{"name": "disk", "capacity": ByteSize(GIB), "paths": "/a"} | given)
+    defaults: dict[str, Any] = {"name": "disk", "capacity": ByteSize(GIB), "paths": "/a"}
+    return FileConfig(**defaults | given)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def opened(
     marker: Marker = MARKER,
     epoch: int = 1,
 ) -> Folder:
-    folder = Folder(path, marker=marker, ownership=ownership, epoch=Epoch(bytes([epoch]) * 16))
+    folder = Folder(path, marker, ownership, Epoch(bytes([epoch]) * 16))
     try:
         folder.claim()
     except (StoreFault, StoreRefused):

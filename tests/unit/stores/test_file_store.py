@@ -30,7 +30,8 @@ Work = Callable[[FileStore], Awaitable[None]]
 
 def configured(paths: Path | tuple[Path, ...], **given: Any) -> FileConfig:
     texts = tuple(map(str, paths if isinstance(paths, tuple) else (paths,)))
-    return FileConfig(**{"name": "disk", "capacity": ByteSize(GIB), "paths": texts} | given)
+    defaults: dict[str, Any] = {"name": "disk", "capacity": ByteSize(GIB), "paths": texts}
+    return FileConfig(**defaults | given)
 
 
 @asynccontextmanager
