@@ -73,5 +73,15 @@ def read_within(value: object) -> float | None:
     return max(0.0, seconds)
 
 
+def read_pin_ms(value: object) -> int:
+    """Seconds to keep something, in whole milliseconds, rounded up. Raises InvalidField."""
+    if not isinstance(value, Real):
+        raise InvalidField("pin_s", f"must be seconds, not {_kind(value)}")
+    seconds = min(float(value), UINT32_MAX)
+    if not 0 <= seconds <= UINT32_MAX / 1000:
+        raise InvalidField("pin_s", f"must be 0 to {UINT32_MAX // 1000} s, not {value}")
+    return math.ceil(seconds * 1000)
+
+
 def _kind(value: object) -> str:
     return type(value).__name__

@@ -210,12 +210,13 @@ class BlockingClient:
         keys: bytes | Sequence[bytes] | None = None,
         salt: bytes = b"",
         adapter: bytes = b"",
+        pin_s: float = 0.0,
         within: float | None = None,
     ) -> Future[Prefetched]:
         """`Client.prefetch`."""
         return self._submit(
             lambda: self._client.prefetch(
-                tokens, keys=keys, salt=salt, adapter=adapter, within=within
+                tokens, keys=keys, salt=salt, adapter=adapter, pin_s=pin_s, within=within
             )
         )
 

@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import Accounts, ClientStatistics
-from penstock.actors.engine.arguments import read_count, read_within
+from penstock.actors.engine.arguments import read_count, read_pin_ms, read_within
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
@@ -81,6 +81,8 @@ class Prefetched:
     total_chunks: int = 0
     hit_chunks: int = 0
     promised_chunks: int = 0
+    ticket: Ticket | None = None
+    """Of the pin: await `ticket.ready` for the loads, `cancel()` to unpin before its time. None: nothing is pinned."""
 
 
 class Client:
@@ -305,16 +307,22 @@ class Client:
         keys: bytes | Sequence[bytes] | None = None,
         salt: bytes = b"",
         adapter: bytes = b"",
+        pin_s: float = 0.0,
         within: float | None = None,
     ) -> Prefetched:
-        """Bring a prompt into the node's memory for later. Pins nothing."""
+        """Bring a prompt into the node's memory for later, from its stores if need be. Does not wait for the loads.
+
+        `pin_s`: what is there, and what comes, is kept for so long, whether or not the answer is; 0: it is evicted
+        like anything else.
+        """
         self._check()
         within = read_within(within)
+        pin_ms = read_pin_ms(pin_s)
         with self._accounts.excusing("prefetch"):
             session = self._link.current()
             prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
-            reply = await session.prefetch(whole(prompt), within=within)
-            return Prefetched(reply.total_chunks, reply.hit_chunks, reply.promised_chunks)
+            reply, ticket = await session.prefetch(whole(prompt), pin_ms=pin_ms, within=within)
+            return Prefetched(reply.total_chunks, reply.hit_chunks, reply.promised_chunks, ticket)
         return Prefetched()
 
     async def touch(

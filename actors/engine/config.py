@@ -92,6 +92,9 @@ class ClientConfig:
     ready_within_s: float = 30.0  # how long `ticket.ready` waits for a final watermark
     ticket_ms: int = 0  # life of a ticket; 0: the node's default
     lease_ms: int = 0  # life of a lease; 0: the node's default
+    load_ms: int = 0  # how long loads from the node's stores may take; 0: the node's default
+    prefill_tokens_per_s: int = 0
+    """How fast this engine computes what it misses; a load that would take longer is skipped. 0: never skip."""
 
     def __post_init__(self) -> None:
         parse_address(self.address)
@@ -99,7 +102,7 @@ class ClientConfig:
             _require(
                 getattr(self, name) > 0, name, f"must be more than 0, not {getattr(self, name)}"
             )
-        for name in ("prompt_memory_bytes_max", "prefault_threads", "ticket_ms", "lease_ms"):
+        for name in _NOT_NEGATIVE:
             _require(
                 getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}"
             )
@@ -120,6 +123,14 @@ class ClientConfig:
         return parse_address(self.address).target()
 
 
+_NOT_NEGATIVE = (
+    "prompt_memory_bytes_max",
+    "prefault_threads",
+    "ticket_ms",
+    "lease_ms",
+    "load_ms",
+    "prefill_tokens_per_s",
+)
 _POSITIVE = tuple(
     one.name
     for one in fields(ClientConfig)

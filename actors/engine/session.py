@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.api.types import KEY_BYTES, Shortfall
 from penstock.actors.engine.arena import ArenaLink
 from penstock.actors.engine.arguments import read_count, read_within
 from penstock.actors.engine.config import ClientConfig
@@ -25,7 +25,7 @@ from penstock.actors.engine.mover import Mover
 from penstock.actors.engine.outbox import Lane
 from penstock.actors.engine.spec import GroupObjects
 from penstock.actors.engine.stream import SessionStream
-from penstock.actors.engine.ticket import Ticket
+from penstock.actors.engine.ticket import Role, Ticket
 from penstock.protos import engine_pb2
 from penstock.protos.engine_pb2 import SessionReply, SessionRequest
 from penstock.runtime.deadline import time_left
@@ -128,7 +128,12 @@ class Session:
     ) -> Found:
         """Raises StaleGrant when a delta's base is forgotten; else as `SessionStream.ask`."""
         body = engine_pb2.Lookup(
-            prompt=prompt, request_id=request_id, readers=readers, ticket_ms=self.config.ticket_ms
+            prompt=prompt,
+            request_id=request_id,
+            readers=readers,
+            ticket_ms=self.config.ticket_ms,
+            load_ms=self.config.load_ms,
+            prefill_tokens_per_s=self.config.prefill_tokens_per_s,
         )
 
         def accept(reply: SessionReply) -> Found:
@@ -151,14 +156,21 @@ class Session:
         if known is None and found.ticket:
             self._tickets[found.ticket] = ticket
         ticket.advance(
-            hit_chunks=found.hit_chunks, promised_chunks=found.promised_chunks, is_final=found.final
+            hit_chunks=found.hit_chunks,
+            promised_chunks=found.promised_chunks,
+            is_final=found.final,
+            shortfall=_shortfall(found.shortfall),
         )
         return Found(ticket, found.prompt_id, is_new=known is None)
 
     def join(self, ticket: bytes, *, total_chunks: int, hit_chunks: int) -> Ticket:
         """A ticket that another process of the instance looked up. It is theirs to cancel."""
         joined = Ticket(
-            self, ticket, chunk_tokens=self.chunk_tokens, total_chunks=total_chunks, is_ours=False
+            self,
+            ticket,
+            chunk_tokens=self.chunk_tokens,
+            total_chunks=total_chunks,
+            role=Role.JOINED,
         )
         joined.advance(hit_chunks=hit_chunks, promised_chunks=hit_chunks, is_final=True)
         return joined
@@ -239,10 +251,32 @@ class Session:
     # Hints and tools.
 
     async def prefetch(
-        self, prompt: engine_pb2.Prompt, *, within: float | None
-    ) -> engine_pb2.Prefetched:
-        request = SessionRequest(prefetch=engine_pb2.Prefetch(prompt=prompt))
-        return await self._ask(request, within, lambda reply: _body(reply, "prefetched").prefetched)
+        self, prompt: engine_pb2.Prompt, *, pin_ms: int, within: float | None
+    ) -> tuple[engine_pb2.Prefetched, Ticket | None]:
+        """The reply, and the ticket of the pin, if there is one."""
+        body = engine_pb2.Prefetch(prompt=prompt, load_ms=self.config.load_ms, pin_ms=pin_ms)
+
+        def accept(reply: SessionReply) -> tuple[engine_pb2.Prefetched, Ticket | None]:
+            prefetched = _body(reply, "prefetched").prefetched
+            return prefetched, self._pinned(prefetched) if prefetched.ticket else None
+
+        return await self._ask(SessionRequest(prefetch=body), within, accept, _unpin)
+
+    def _pinned(self, prefetched: engine_pb2.Prefetched) -> Ticket:
+        ticket = Ticket(
+            self,
+            prefetched.ticket,
+            chunk_tokens=self.chunk_tokens,
+            total_chunks=prefetched.total_chunks,
+            role=Role.PINNED,
+        )
+        self._tickets[prefetched.ticket] = ticket
+        ticket.advance(
+            hit_chunks=prefetched.hit_chunks,
+            promised_chunks=prefetched.promised_chunks,
+            is_final=prefetched.hit_chunks == prefetched.promised_chunks,
+        )
+        return ticket
 
     async def touch(self, prompt: engine_pb2.Prompt, *, within: float | None) -> int:
         request = SessionRequest(touch=engine_pb2.Touch(prompt=prompt))
@@ -324,6 +358,7 @@ class Session:
                 hit_chunks=progress.hit_chunks,
                 promised_chunks=progress.promised_chunks,
                 is_final=progress.final,
+                shortfall=_shortfall(progress.shortfall),
             )
 
 
@@ -331,3 +366,19 @@ def _body(reply: SessionReply, name: str) -> SessionReply:
     if reply.WhichOneof("body") != name:
         raise ProtocolBroken(f"the node answers {reply.WhichOneof('body')} where {name} is due")
     return reply
+
+
+def _unpin(answer: tuple[engine_pb2.Prefetched, Ticket | None]) -> None:
+    """Nobody waits for it any more."""
+    if answer[1] is not None:
+        answer[1].cancel_nowait()
+
+
+def _shortfall(number: int) -> Shortfall:
+    """A number of a newer node is none that this client knows."""
+    return _SHORTFALLS.get(number, Shortfall.NONE)
+
+
+_SHORTFALLS: dict[int, Shortfall] = {
+    engine_pb2.Shortfall.Value(f"SHORTFALL_{one.name}"): one for one in Shortfall
+}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from anyio import Event, move_on_after
 
+from penstock.actors.api.types import Shortfall
 from penstock.actors.engine.errors import RankBusy, StaleEpoch, StaleGrant
 from penstock.runtime.deadline import time_left
 
@@ -28,6 +30,14 @@ class TicketHandle:
     hit_chunks: int
 
 
+class Role(Enum):
+    """What this process has to do with a ticket."""
+
+    LOOKED_UP = "it is cancelled here, or when nobody here refers to it any more"
+    PINNED = "it is cancelled here, or ends by its time"
+    JOINED = "another process looked it up, and cancels it"
+
+
 class Ticket:
     """One lookup under way, or over. Made by `Client.lookup`; belongs to the engine instance.
 
@@ -45,10 +55,10 @@ class Ticket:
         *,
         chunk_tokens: int,
         total_chunks: int,
-        is_ours: bool = True,
+        role: Role = Role.LOOKED_UP,
     ) -> None:
         self._session = session if ticket else None
-        self._is_ours = is_ours  # False: another process looked it up, and cancels it
+        self._role = role
         self._ticket = ticket  # 16 bytes; empty: a miss, nothing is pinned
         self._chunk_tokens = chunk_tokens
         self._hit_chunks = 0  # <= _promised_chunks
@@ -56,6 +66,7 @@ class Ticket:
         self._is_final = not ticket
         self._is_over = not ticket
         self._is_lost = False
+        self._shortfall = Shortfall.NONE
         self._changed = Event()  # replaced whenever it is set
         self.total_chunks = total_chunks
 
@@ -83,6 +94,11 @@ class Ticket:
     def is_final(self) -> bool:
         """Whether the watermark will not rise any more."""
         return self._is_final
+
+    @property
+    def shortfall(self) -> Shortfall:
+        """Why the final watermark is below what the prompt could have had: a load that lost to computing, say."""
+        return self._shortfall
 
     @property
     def is_over(self) -> bool:
@@ -180,7 +196,7 @@ class Ticket:
     def cancel_nowait(self) -> None:
         if not self._is_over:
             self._end()
-            if self._session is not None and self._is_ours:
+            if self._session is not None and self._role is not Role.JOINED:
                 self._session.end_ticket(self._ticket)
 
     async def __aenter__(self) -> Self:
@@ -195,18 +211,26 @@ class Ticket:
         self.cancel_nowait()
 
     def __del__(self) -> None:
-        if not self._is_over and self._is_ours and self._session is not None:
+        if not self._is_over and self._role is Role.LOOKED_UP and self._session is not None:
             self._session.end_ticket_threadsafe(self._ticket)
 
     # News from the session.
 
-    def advance(self, *, hit_chunks: int, promised_chunks: int, is_final: bool) -> None:
+    def advance(
+        self,
+        *,
+        hit_chunks: int,
+        promised_chunks: int,
+        is_final: bool,
+        shortfall: Shortfall = Shortfall.NONE,
+    ) -> None:
         """The node tells the newest state. What is over stays over, and the watermark never goes back."""
         if self._is_over:
             return
         self._hit_chunks = max(self._hit_chunks, min(hit_chunks, self.total_chunks))
         self._promised_chunks = max(self._hit_chunks, min(promised_chunks, self.total_chunks))
         self._is_final = self._is_final or is_final
+        self._shortfall = shortfall
         self._wake()
 
     def lose(self) -> None:

@@ -1,0 +1,219 @@
+"""Prompts come back from a store through the engine's client: every byte through the real node, arena and copy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from struct import Struct
+
+import numpy as np
+import pytest
+from support.eventually import eventually
+from support.nodes import local_node
+
+from penstock import _native
+from penstock.actors.api import eviction, l1, store
+from penstock.actors.api.errors import InvalidField
+from penstock.actors.api.types import (
+    NODE_INSTANCE,
+    NODE_SESSION,
+    GeometryId,
+    GroupGeometry,
+    HitRule,
+    Shape,
+    Shortfall,
+    TicketId,
+)
+from penstock.actors.engine.client import (
+    Client,
+    EngineSpec,
+    new_engine_instance,
+    plain_model,
+)
+from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.actors.node import Node
+from penstock.actors.object_keys import object_keys
+from penstock.runtime.supervisor import Supervisor
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
+]
+
+LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, BLOCKS = 2, 2, 16, 4, 64
+GEOMETRY = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)
+CHUNK_TOKENS = 16  # of the test's node
+GROUP = GroupGeometry(
+    HitRule.FULL, 0, (LAYERS * 2 * CHUNK_TOKENS * HEADS * HEAD_SIZE * 4,), (LAYERS * 2,)
+)
+EXTENT = Struct("<QQQ")
+MEMORY = [{"name": "memory", "type": "memory", "capacity": "8MiB"}]
+
+
+def spec() -> EngineSpec:
+    return plain_model(
+        weights="test/model@" + "0" * 40,
+        model_config_digest=bytes(32),
+        layers=LAYERS,
+        kv_heads=HEADS,
+        head_size=HEAD_SIZE,
+        dtype="float32",
+        block_tokens=BLOCK_TOKENS,
+        engine_instance=new_engine_instance(),
+    )
+
+
+class Cache:
+    """A paged cache of random bytes."""
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        shape = (2, BLOCKS, BLOCK_TOKENS, HEADS, HEAD_SIZE)
+        self.tensors = [random.random(shape, dtype=np.float32) for _ in range(LAYERS)]
+        self.layout = paged_layout("NL_X_TWO_NB_BS_NH_HS", self.tensors, GEOMETRY)
+
+    def of(self, ids: list[int]) -> np.ndarray:
+        return np.stack([tensor[:, ids] for tensor in self.tensors])
+
+
+class Served:
+    """A node with one memory store, and a client of it."""
+
+    def __init__(self, node: Node, client: Client, arena: _native.Arena) -> None:
+        self.node = node
+        self.client = client
+        self._refs = node._refs
+        self._arena = arena
+
+    async def saved_and_evicted(self, chunks: int) -> tuple[list[int], Cache]:
+        """A prompt whose objects are in the store, and no more in L1."""
+        tokens, cache = list(range(self.client.chunk_tokens * chunks)), Cache(1)
+        ids = list(range(len(tokens) // BLOCK_TOKENS))
+        stored = await self.client.store(tokens, [cache.layout], [ids])
+        assert stored.chunks_written == chunks
+        await self._save(tokens, chunks)
+        await self.purge()
+        assert (await self.node.usage()).resident_bytes == 0
+        return tokens, cache
+
+    async def purge(self) -> None:
+        await self._refs.eviction.ask(eviction.Purge(), within=5)
+
+    async def no_ticket_is_left(self) -> bool:
+        return (await self.node.usage()).tickets == 0
+
+    async def _save(self, tokens: list[int], chunks: int) -> None:
+        """As a writer would: lend the objects, and save them with their digests."""
+        session = self.client._link.current()
+        prompt = self.client._prompts.name(session, tokens, None, salt=b"", adapter=b"")
+        shape = Shape.of(GeometryId(0), session.keyspace.namespace(b"", b"").digest(), (GROUP,))
+        ticket, keys = TicketId(b"t" * 16), prompt.keys
+        look = l1.Lookup(ticket, keys, GeometryId(0), NODE_SESSION, NODE_INSTANCE, 1, 30.0, None)
+        assert (await self._refs.l1.ask(look, within=5)).hit_chunks == chunks
+        acquire = l1.Acquire(ticket, NODE_SESSION, 0, (0,), 0, 30.0)
+        lease = await self._refs.l1.ask(acquire, within=5)
+        sources = []
+        for name, (offset, size, digest) in zip(
+            object_keys(shape, keys, [0]), EXTENT.iter_unpack(lease.extents.packed), strict=True
+        ):
+            view = self._arena.view(offset, -(-size // 4096) * 4096)
+            run = size // GROUP.shard_runs[0]
+            runs = [_native.crc64(view[at : at + run]) for at in range(0, size, run)]
+            packed = b"".join(one.to_bytes(8, "little") for one in runs)
+            sources.append(
+                store.Source(name, 0, shape.namespace, size, digest, packed, b"", view, None)
+            )
+        saved = await self._refs.stores["memory"].ask(store.Save(tuple(sources)), within=5)
+        assert {one.outcome for one in saved} == {store.SaveOutcome.SAVED}
+        await self._refs.l1.ask(l1.Release(lease.lease, NODE_SESSION, ()), within=5)
+        close = l1.CloseTickets((ticket,), NODE_INSTANCE, NODE_SESSION)
+        await self._refs.l1.ask(close, within=5)
+
+
+async def is_there(client: Client, tokens: list[int], chunks: int) -> bool:
+    return (await client.prefetch(tokens)).hit_chunks == chunks
+
+
+@pytest.fixture
+async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    arenas: list[_native.Arena] = []
+    start = Node._start
+
+    async def started(node: Node, supervisor: Supervisor, arena: _native.Arena) -> None:
+        arenas.append(arena)
+        await start(node, supervisor, arena)
+
+    monkeypatch.setattr(Node, "_start", started)
+    async with local_node(stores=MEMORY) as node, node.attach(spec()) as client:
+        yield Served(node, client, arenas[0])
+
+
+async def test_what_was_evicted_is_loaded_from_the_store_and_read_whole(served: Served) -> None:
+    client = served.client
+    tokens, cache = await served.saved_and_evicted(5)
+    async with await client.lookup(tokens) as ticket:
+        assert ticket.promised_chunks == 5
+        assert await ticket.ready == 5
+        assert ticket.shortfall is Shortfall.NONE
+        other = Cache(2)
+        ids = list(range(len(tokens) // BLOCK_TOKENS))
+        loaded = await client.load(ticket, [other.layout], [ids])
+        assert loaded.tokens == len(tokens)
+        assert (other.of(ids) == cache.of(ids)).all()
+    again = await client.lookup(tokens)
+    assert again.is_final
+    assert again.hit_chunks == 5
+
+
+async def test_progress_tells_the_watermark_until_it_is_final(served: Served) -> None:
+    client = served.client
+    tokens, _ = await served.saved_and_evicted(6)
+    ticket = await client.lookup([*tokens, *range(client.chunk_tokens)])
+    seen = [hit async for hit in ticket.progress()]
+    assert seen == sorted(seen)
+    assert seen[-1] == 6
+    assert (ticket.hit_chunks, ticket.total_chunks, ticket.is_final) == (6, 7, True)
+
+
+async def test_prefetch_brings_a_prompt_back_and_a_pin_keeps_it_until_it_is_cancelled(
+    served: Served,
+) -> None:
+    client = served.client
+    tokens, _ = await served.saved_and_evicted(4)
+    prefetched = await client.prefetch(tokens, pin_s=60)
+    assert (prefetched.hit_chunks, prefetched.promised_chunks) == (0, 4)
+    assert prefetched.ticket is not None
+    assert await prefetched.ticket.ready == 4
+    await served.purge()
+    assert (await client.prefetch(tokens)).hit_chunks == 4
+    await prefetched.ticket.cancel()
+    await eventually(served.no_ticket_is_left, within=5, what="no ticket is left")
+    await served.purge()
+    assert (await served.node.usage()).resident_bytes == 0
+
+
+async def test_prefetch_without_a_pin_loads_and_lets_go(served: Served) -> None:
+    client = served.client
+    tokens, _ = await served.saved_and_evicted(4)
+    prefetched = await client.prefetch(tokens)
+    assert prefetched.ticket is None
+    assert prefetched.promised_chunks == 4
+    await eventually(lambda: is_there(client, tokens, 4), within=5, what="the prompt is loaded")
+    await eventually(served.no_ticket_is_left, within=5, what="no ticket is left")
+
+
+async def test_a_pin_outlives_the_answer_that_named_it(served: Served) -> None:
+    """Who only says `await client.prefetch(tokens, pin_s=...)` keeps nothing; the prompt stays all the same."""
+    client = served.client
+    tokens, _ = await served.saved_and_evicted(3)
+    await client.prefetch(tokens, pin_s=60)
+    await eventually(lambda: is_there(client, tokens, 3), within=5, what="the prompt is loaded")
+    await served.purge()
+    assert (await client.prefetch(tokens)).hit_chunks == 3
+    assert (await served.node.usage()).tickets == 1
+
+
+@pytest.mark.parametrize("bad", [-1, "1", 1e12])
+async def test_a_pin_that_cannot_be_is_refused_by_name(served: Served, bad: object) -> None:
+    client = served.client
+    with pytest.raises(InvalidField, match="pin_s"):
+        await client.prefetch([1], pin_s=bad)  # type: ignore[arg-type]
