@@ -31,7 +31,7 @@ from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
 from penstock.actors.l1_expiry import Expiry
 from penstock.actors.l1_geometries import Geometries
-from penstock.actors.l1_life_cycle import LifeCycle
+from penstock.actors.l1_life_cycle import LifeCycle, LifeCycleMessage
 from penstock.actors.l1_loading import Loading
 from penstock.actors.l1_metrics import L1Metrics, usage_of
 from penstock.actors.l1_saving import Saving
@@ -162,18 +162,23 @@ class L1Manager(l1.L1Manager):
                     | l1_saving.TellShape()
                 ):
                     return self._saving.receive(msg)
-                case (
-                    l1_loading.Survey()
-                    | l1_loading.ReserveLoad()
-                    | l1_loading.Land()
-                    | l1_loading.Move()
-                    | l1_loading.Hope()
-                    | l1_loading.Settle()
-                    | l1_loading.Forsake()
-                ):
-                    return self._loading.receive(msg)
                 case _:
-                    return self._life_cycle.receive(msg)
+                    return self._receive_other(msg)
+
+    def _receive_other(self, msg: l1_loading.Message | LifeCycleMessage) -> object:
+        match msg:
+            case (
+                l1_loading.Survey()
+                | l1_loading.ReserveLoad()
+                | l1_loading.Land()
+                | l1_loading.Move()
+                | l1_loading.Hope()
+                | l1_loading.Settle()
+                | l1_loading.Forsake()
+            ):
+                return self._loading.receive(msg)
+            case _:
+                return self._life_cycle.receive(msg)
 
     # Reading. A prompt shorter than a chunk has no keys, which is no mistake: nothing of it is cached.
 
