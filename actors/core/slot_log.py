@@ -8,12 +8,12 @@
          live records were copied                          up to here
          to the head
 
-- Cleaning keeps the log bounded: while more than half of the ring is used, every append takes some of the oldest
-  blocks along, whose live records it copies. Once the copies are durable, blocks say that the tail is behind them; once
-  such a block is durable, their places may be written again.
-- After a cut, blocks that were never flushed may be there or not, in any combination. The last block is the highest from
-  which the chain of checksums reaches back, unbroken, to what it knows to be durable. What lies beyond is a torn tail;
-  blocks appended later are chained to other ones, so it never comes back.
+- Cleaning keeps the log bounded: while more than half of the ring is used, every append takes some of
+  the oldest blocks along, whose live records it copies. Once the copies are durable, blocks say that
+  the tail is behind them; once such a block is durable, their places may be written again.
+- After a cut, blocks that were never flushed may be there or not, in any combination. The last block is
+  the highest from which the chain of checksums reaches back, unbroken, to what it knows to be durable.
+  What lies beyond is a torn tail; blocks appended later are chained to others, so it never comes back.
 - Up to `durable` nothing is missing, unless the medium lost it. Such a hole costs the records that were in it.
 
 Pure: its owner reads, writes and flushes, one after the other, and says what became of it.
@@ -21,7 +21,7 @@ Pure: its owner reads, writes and flushes, one after the other, and says what be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from penstock.actors.core.slot_format import (
@@ -34,7 +34,7 @@ from penstock.actors.core.slot_format import (
 
 BLOCKS_MIN = 32
 LIVE_SHARE = 4  # the ring has so many times the blocks that live records can take at most
-CLEANED_MAX = 64  # blocks cleaned by one append
+CLEANED_MAX = 32  # blocks cleaned by one append
 APPENDED_MAX = 16  # blocks of new records in one append
 _SLOT_RECORD_BYTES = (
     PUT_BYTES_MIN + 8
@@ -49,10 +49,9 @@ class End:
     durable: int
     head: int  # 0: it is empty
     checksum: bytes  # of the head
-    missing: int  # blocks between tail and head that are lost
 
 
-EMPTY = End(tail=1, durable=0, head=0, checksum=NO_CHECKSUM, missing=0)
+EMPTY = End(tail=1, durable=0, head=0, checksum=NO_CHECKSUM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +74,27 @@ def log_blocks(slots: int, block_bytes: int) -> int:
     return BLOCKS_MIN + LIVE_SHARE * live
 
 
-def find_end(found: Mapping[int, BlockHead]) -> End:
-    """`found`: every whole block of the ring, by number."""
-    start = 0  # of the unbroken chain that the block before belongs to
-    end = EMPTY
-    before: BlockHead | None = None
-    for number in sorted(found):
-        block = found[number]
-        linked = (
-            before is not None and before.number == number - 1 and before.checksum == block.previous
+class EndSearch:
+    """Where a log ends, from its whole blocks, given by rising numbers."""
+
+    def __init__(self) -> None:
+        self.end = EMPTY
+        self._before: BlockHead | None = None
+        self._start = 0  # of the unbroken chain that the one before belongs to
+
+    def see(self, block: BlockHead) -> None:
+        before = self._before
+        assert before is None or before.number < block.number
+        is_linked = (
+            before is not None
+            and before.number == block.number - 1
+            and before.checksum == block.previous
         )
-        if not linked:
-            start = number
-        if start <= block.durable + 1:
-            end = End(block.tail, block.durable, number, block.checksum, 0)
-        before = block
-    lost = sum(number not in found for number in range(end.tail, end.head))
-    return End(end.tail, end.durable, end.head, end.checksum, lost)
+        if not is_linked:
+            self._start = block.number
+        if self._start <= block.durable + 1:
+            self.end = End(block.tail, block.durable, block.number, block.checksum)
+        self._before = block
 
 
 class SlotLog:

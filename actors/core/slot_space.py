@@ -111,9 +111,7 @@ class SlotIndex:
 
 
 def oldest_first(parts: Sequence[list[bytes]]) -> Iterator[bytes]:
-    """Records of all parts by their sequence; each step of it is short. Sorts the lists."""
-    for part in parts:
-        part.sort(key=sequence_of)
+    """Records by their sequence, of lists that are so each; every step of it is short."""
     return heapq.merge(*parts, key=sequence_of)
 
 

@@ -1,0 +1,96 @@
+"""A medium of numbered bytes: a block device, or a file that stands for one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from typing_extensions import Buffer
+
+from penstock.actors.stores.native_io import IoBusy, IoClosed, Moved, NativeIo
+
+
+class Device(Protocol):
+    """Offsets and sizes are whole blocks. What fails, or cannot begin, is answered by -errno.
+
+    A write is whole, or failed; what failed may have been written all the same. What is written is read at once, but
+    survives a power cut only after a `sync` that began later has succeeded. Transfers that are under way at the same
+    time may be carried out in any order. Whoever awaits one shields it: its end must be heard of, even by nobody.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+        """Whole, or up to the end of the medium."""
+
+    def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved: ...
+
+    def sync(self) -> Moved: ...
+
+    def close(self) -> None:
+        """When nothing is under way. Idempotent."""
+
+
+class NativeDevice:
+    """An open file, block device or regular, over an I/O engine that it shares with others."""
+
+    def __init__(self, io: NativeIo, fd: int, *, name: str, size_bytes: int) -> None:
+        """Takes `fd`, to be closed by `close`."""
+        self.name = name
+        self.size_bytes = size_bytes
+        self._io = io
+        self._fd = fd
+
+    def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+        return _begun(lambda: self._io.read(self._fd, offset, buffers, hold))
+
+    def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+        return _begun(lambda: self._io.write(self._fd, offset, buffers, hold))
+
+    def sync(self) -> Moved:
+        return _begun(lambda: self._io.sync(self._fd))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def joined(moved: Sequence[Moved]) -> Moved:
+    """One outcome of all: the sum of bytes, or the first -errno, when the last of them is over."""
+    if len(moved) == 1:
+        return moved[0]
+    whole: Moved = asyncio.get_running_loop().create_future()
+    left = len(moved)
+
+    def one_is_over(_: Moved) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            outcomes = [one.result() for one in moved]
+            failed = [outcome for outcome in outcomes if outcome < 0]
+            whole.set_result(failed[0] if failed else sum(outcomes))
+
+    for one in moved:
+        one.add_done_callback(one_is_over)
+    return whole
+
+
+def _begun(begin: Callable[[], Moved]) -> Moved:
+    try:
+        return begin()
+    except IoBusy:
+        outcome = -errno.EBUSY
+    except IoClosed:
+        outcome = -errno.ECANCELED
+    over: Moved = asyncio.get_running_loop().create_future()
+    over.set_result(outcome)
+    return over

@@ -1,0 +1,299 @@
+"""Objects in the slots of raw devices, moved between arena and device by the native I/O engine.
+
+    saving   -> free slots written -> [flushed] -> logged -> [flushed] -> visible
+    deleting -> logged -> [flushed] -> invisible -> slots free once no cut can bring the name back
+
+A save that is given up before its payload is written leaves nothing; after that it goes on, and what is saved or
+deleted later has the last word, since the log keeps the order. What lies where on a device is said in
+`core/slot_format.py`; each device has slots and a log of its own (`raw_volume.py`), and an object is found on whichever
+it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from penstock.actors.api.store import Keys
+from penstock.actors.core.slot_format import NO_RANK, decode_put
+from penstock.actors.stores.device import Device, NativeDevice
+from penstock.actors.stores.file_config import DurabilityName
+from penstock.actors.stores.native_io import NativeIo
+from penstock.actors.stores.raw_commit import Answer
+from penstock.actors.stores.raw_config import RawBlockConfig
+from penstock.actors.stores.raw_layout import Geometry
+from penstock.actors.stores.raw_medium import Medium, check_distinct, open_medium
+from penstock.actors.stores.raw_replay import entries, open_volume
+from penstock.actors.stores.raw_volume import Reading, Volume, Writing
+from penstock.actors.stores.store import (
+    DONE,
+    MISSING,
+    Entry,
+    Fate,
+    Given,
+    Outcome,
+    Ownership,
+    StoreContext,
+    StoreFault,
+    Wanted,
+)
+from penstock.runtime.log import Log
+
+STEP = 64  # objects in one step of the loop
+ENTRIES_MAX = 512  # told at a time by recovery
+Begun: TypeAlias = tuple[Volume, Writing]
+
+
+async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) -> RawBlockStore:
+    """Lock, check and replay all devices; blank ones are formatted. Raises StoreRefused, StoreFault."""
+    log = Log(f"store.{context.name}")
+    check_distinct(config.places(), config.places_key)
+    io = NativeIo(depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log)
+    devices: list[Device] = []
+    try:
+        for place in config.places():
+            file_bytes = int(config.capacity) // len(config.places())
+            opening = partial(
+                open_medium,
+                place.path,
+                key=config.places_key,
+                file_bytes=file_bytes - file_bytes % config.block_align,
+                preallocate=config.preallocate,
+            )
+            medium = await anyio.to_thread.run_sync(opening)
+            devices.append(_device(medium, io, log))
+        return await open_over(devices, config, log, io)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await io.aclose()
+        for device in devices:
+            device.close()
+        raise
+
+
+async def open_over(
+    devices: Sequence[Device], config: RawBlockConfig, log: Log, io: NativeIo | None = None
+) -> RawBlockStore:
+    """As above, of devices that are open already: one per place of `config`, in order."""
+    is_durable = config.durability is DurabilityName.FDATASYNC
+    volumes: list[Volume] = []
+    for device, place in zip(devices, config.places(), strict=True):
+        bound = int(config.capacity) // len(devices) or device.size_bytes
+        geometry = Geometry(
+            key=config.places_key,
+            name=device.name,
+            rank=place.rank,
+            block_bytes=int(config.block_align),
+            header_bytes=int(config.header_bytes),
+            slot_bytes=int(config.slot_bytes),
+            metadata_bytes=int(config.metadata_bytes),
+            size_bytes=device.size_bytes,
+            bound_bytes=min(bound, device.size_bytes),
+        )
+        volumes.append(await open_volume(device, geometry, is_durable=is_durable, log=log))
+    store = RawBlockStore(tuple(volumes), io)
+    await store.drop_doubles()
+    return store
+
+
+class RawBlockStore:
+    """All devices of one store."""
+
+    ownership = Ownership.EXCLUSIVE
+
+    def __init__(self, volumes: tuple[Volume, ...], io: NativeIo | None) -> None:
+        self._volumes = volumes
+        self._of_rank = {one.geometry.rank: one for one in volumes if one.geometry.rank != NO_RANK}
+        self._io = io
+
+    @property
+    def transfers(self) -> int:
+        """Of payloads, under way."""
+        return sum(volume.transfers for volume in self._volumes)
+
+    async def locate(self, keys: Keys) -> bytes:
+        await checkpoint()
+        return bytes(self._find(key) is not None for key in keys)
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        begun: list[Reading | Outcome] = []
+        for number, one in enumerate(wanted):
+            if number % STEP == 0:
+                await checkpoint()
+            found = self._find(one.key)
+            begun.append(MISSING if found is None else found[0].read(found[1], one))
+        return [await _loaded(one) for one in begun]
+
+    async def load_prefix(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        """As `load`, of those before the first that is missing; no byte of what comes after it is read. A read that
+        fails ends the prefix as well, and says so."""
+        keys = [one.key for one in wanted]
+        hits = next((at for at, key in enumerate(keys) if self._find(key) is None), len(keys))
+        outcomes = await self.load(wanted[:hits])
+        whole = next(
+            (at for at, one in enumerate(outcomes) if one.fate is not Fate.DONE), len(outcomes)
+        )
+        return outcomes[: whole + 1] + [MISSING] * (len(wanted) - min(whole + 1, hits))
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        begun: dict[int, Begun] = {}
+        try:
+            for at, one in enumerate(given):
+                if at % STEP == 0:
+                    await checkpoint()
+                volume = self._place(one.key, one.device)
+                if volume is None:
+                    advice = "give it a device in per_rank_device_paths"
+                    reason = f"rank {one.device} has no device: {advice}"
+                    outcomes[at] = Outcome(Fate.REFUSED, reason=reason)
+                elif (writing := await _begin(volume, one)) is None:
+                    outcomes[at] = Outcome(Fate.FULL, reason="no slots are free")
+                else:
+                    begun[at] = volume, writing
+            for at, (_, writing) in begun.items():
+                outcome = _written(await asyncio.shield(writing.moved), writing.size_bytes)
+                if outcome is not DONE:
+                    outcomes[at] = outcome
+            answers = {
+                at: self._commit(volume, writing)
+                for at, (volume, writing) in begun.items()
+                if at not in outcomes
+            }
+        finally:
+            for volume, writing in begun.values():
+                if not writing.is_committed:
+                    volume.give_up(writing)
+        for at, answer in answers.items():
+            why = await _all(answer)
+            outcomes[at] = Outcome(Fate.FAULT, reason=why) if why else DONE
+        return [outcomes[at] for at in range(len(given))]
+
+    async def delete(self, keys: Keys) -> None:
+        await checkpoint()
+        answers = [
+            volume.delete(key) for key in keys for volume in self._volumes if volume.is_known(key)
+        ]
+        if why := await _all(answers):
+            raise StoreFault(f"objects could not be deleted: {why}")
+
+    async def recover(self) -> AsyncIterator[list[Entry]]:
+        """From the index, which was made when the store was opened."""
+        for volume in self._volumes:
+            rank = volume.geometry.rank
+            async for records in entries(volume, ENTRIES_MAX):
+                yield [
+                    Entry(
+                        placed.key,
+                        placed.device if rank == NO_RANK else rank,
+                        placed.slots * volume.geometry.slot_bytes,
+                        placed.tenant,
+                    )
+                    for placed in map(decode_put, records)
+                ]
+
+    def cost(self, header_bytes: int, payload_bytes: int) -> int:
+        geometry = self._volumes[0].geometry
+        return geometry.slots_of(header_bytes, payload_bytes) * geometry.slot_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        return sum(volume.told_bytes for volume in self._volumes)
+
+    async def aclose(self) -> None:
+        for volume in self._volumes:
+            await volume.wait_idle()
+        if self._io is not None:
+            await self._io.aclose()
+        for volume in self._volumes:
+            volume.close()
+
+    async def drop_doubles(self) -> None:
+        """Of objects that are on two devices, which a cut between two logs may leave, the one in its place stays."""
+        answers: list[Answer] = []
+        for number, volume in enumerate(self._volumes[1:], start=1):
+            async for records in entries(volume, ENTRIES_MAX):
+                for placed in map(decode_put, records):
+                    for other in self._volumes[:number]:
+                        if other.index.get(placed.key) is not None:
+                            is_here = self._place(placed.key, placed.device) is volume
+                            answers.append((other if is_here else volume).delete(placed.key))
+        if why := await _all(answers):
+            raise StoreFault(why)
+
+    def validate(self) -> None:
+        """When nothing is under way. Raises AssertionError if an invariant does not hold."""
+        for volume in self._volumes:
+            volume.validate()
+
+    def _place(self, key: bytes, device: int) -> Volume | None:
+        """Where it is to be written."""
+        if self._of_rank:
+            return self._of_rank.get(device)
+        return self._volumes[int.from_bytes(key[8:16], "little") % len(self._volumes)]
+
+    def _find(self, key: bytes) -> tuple[Volume, bytes] | None:
+        for volume in self._volumes:
+            record = volume.index.get(key)
+            if record is not None:
+                return volume, record
+        return None
+
+    def _commit(self, volume: Volume, writing: Writing) -> list[Answer]:
+        """In its place, and then nowhere else."""
+        key = writing.placed.key
+        others = [one for one in self._volumes if one is not volume and one.is_known(key)]
+        return [volume.commit(writing), *(one.delete(key) for one in others)]
+
+
+def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:
+    if not medium.is_direct:
+        reason = "its filesystem refuses O_DIRECT"
+        log.warning("io_buffered", path=medium.path, reason=reason)
+    name = os.fspath(medium.path)
+    return NativeDevice(io, medium.fd, name=name, size_bytes=medium.size_bytes)
+
+
+async def _begin(volume: Volume, one: Given) -> Writing | None:
+    """None: it is full, and no flush would help."""
+    writing = volume.write(one)
+    while writing is None and volume.has_waiting_slots:
+        if await asyncio.shield(volume.flush()):
+            return None
+        writing = volume.write(one)
+    return writing
+
+
+async def _loaded(reading: Reading | Outcome) -> Outcome:
+    if isinstance(reading, Outcome):
+        return reading
+    moved = await asyncio.shield(reading.moved)
+    if moved < 0:
+        return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
+    if moved < reading.size_bytes:
+        reason = f"{moved} of {reading.size_bytes} bytes could be read"
+        return Outcome(Fate.FAULT, reason=reason)
+    return Outcome(Fate.DONE, reading.placed.payload_bytes)
+
+
+def _written(moved: int, expected: int) -> Outcome:
+    if -moved in {errno.ENOSPC, errno.EDQUOT}:  # a file that was not preallocated
+        return Outcome(Fate.FULL, reason=os.strerror(-moved))
+    if moved < 0:
+        return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(-moved)}")
+    if moved < expected:
+        return Outcome(Fate.FAULT, reason=f"{moved} of {expected} bytes could be written")
+    return DONE
+
+
+async def _all(answers: Sequence[Answer]) -> str:
+    """Why the first of them failed; empty: none did."""
+    said = [await asyncio.shield(answer) for answer in answers]
+    return next(filter(None, said), "")

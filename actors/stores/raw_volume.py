@@ -1,0 +1,273 @@
+"""One device of a raw store: its slots, who is in them, and its log.
+
+    slots:  FREE -taken-> WRITTEN -committed-> NAMED -replaced, deleted-> WAITING -> FREE
+              ^              '-failed, given up: when no transfer is under way----------^
+
+Slots wait until the record that took their name away is durable, so that after a power cut no name is another's, and
+until nobody reads them any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from penstock.actors.core.slot_format import (
+    Placed,
+    Run,
+    Superblock,
+    decode_put,
+    encode_delete,
+    encode_put,
+    is_put,
+    key_of,
+)
+from penstock.actors.core.slot_log import SlotLog
+from penstock.actors.core.slot_space import SlotIndex, SlotSpace
+from penstock.actors.stores.device import Device, joined
+from penstock.actors.stores.native_io import Moved
+from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.raw_commit import Answer, Committer
+from penstock.actors.stores.raw_config import BLOCK_ALIGN_MAX
+from penstock.actors.stores.raw_layout import Geometry, told_slots
+from penstock.actors.stores.store import Fate, Given, Outcome, Wanted
+
+
+@dataclass(slots=True, eq=False)
+class Writing:
+    """An object on its way into slots."""
+
+    placed: Placed
+    moved: Moved
+    size_bytes: int
+    is_committed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    placed: Placed
+    moved: Moved
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Contents:
+    """What was found on a device, or was put there by formatting it."""
+
+    layout: Superblock
+    log: SlotLog
+    index: SlotIndex
+    space: SlotSpace
+    sequence: int  # larger than that of any record
+    stale: list[bytes]  # keys of records that others have overtaken: to be deleted
+
+
+class Volume:
+    def __init__(
+        self, device: Device, geometry: Geometry, contents: Contents, *, is_durable: bool
+    ) -> None:
+        self.geometry = geometry
+        self.index = contents.index
+        self.transfers = 0  # of payloads under way
+        self._device = device
+        self._layout = contents.layout
+        self._space = contents.space
+        self._sequence = contents.sequence
+        self._is_durable = is_durable
+        self._readers: dict[int, int] = {}  # transfers under way from an object, by its sequence
+        self._read_still: dict[int, tuple[Run, ...]] = {}  # to be free when nobody reads them
+        self._unflushed: list[Placed] = []  # to be free after a flush
+        self._failed: list[Placed] = []  # to be free after an append, then a flush
+        # Fills up headers and ends, where they are shorter than the alignment: written, and read into.
+        self._zeros, self._sink = fresh_pages([BLOCK_ALIGN_MAX, BLOCK_ALIGN_MAX])
+        self._committer = Committer(
+            device, contents.layout, contents.log, self, is_durable=is_durable
+        )
+
+    @property
+    def told_bytes(self) -> int:
+        """How much of it objects may take."""
+        return told_slots(self._layout, self.geometry) * self.geometry.slot_bytes
+
+    @property
+    def free_slots(self) -> int:
+        return self._space.free
+
+    @property
+    def has_waiting_slots(self) -> bool:
+        """Whether a flush would free some."""
+        return bool(self._unflushed)
+
+    def is_known(self, key: bytes) -> bool:
+        """Whether it is there, or a save that was begun may still put it there."""
+        return self.index.get(key) is not None or self._committer.is_pending(key)
+
+    def read(self, record: bytes, wanted: Wanted) -> Reading | Outcome:
+        """Begin to read the object that `record` of the index names."""
+        placed = decode_put(record)
+        size = placed.payload_bytes
+        if placed.header_bytes > len(wanted.header) or size > len(wanted.payload):
+            there = f"{placed.header_bytes} + {size} bytes"
+            room = f"{len(wanted.header)} + {len(wanted.payload)}"
+            return Outcome(Fate.REFUSED, size, f"it has {there}, there is room for {room}")
+        views = self._views(wanted.header[: placed.header_bytes], wanted.payload[:size], self._sink)
+        readers = self._readers
+        readers[placed.sequence] = readers.get(placed.sequence, 0) + 1
+        moved = self._transfer(self._device.read, placed.runs, views, wanted.hold)
+        moved.add_done_callback(lambda _: self._was_read(placed.sequence))
+        return Reading(placed, moved, sum(map(len, views)))
+
+    def write(self, given: Given) -> Writing | None:
+        """Begin to write it to slots of its own; None: there are not enough of them free."""
+        slots = self.geometry.slots_of(len(given.header), given.payload_bytes)
+        runs = self._space.take(slots)
+        if runs is None:
+            return None
+        self._sequence += 1
+        placed = Placed(
+            key=given.key,
+            device=given.device,
+            tenant=given.tenant,
+            sequence=self._sequence,
+            header_bytes=len(given.header),
+            payload_bytes=given.payload_bytes,
+            runs=runs,
+        )
+        views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)
+        moved = self._transfer(self._device.write, runs, views, given.hold)
+        return Writing(placed, moved, sum(map(len, views)))
+
+    def commit(self, writing: Writing) -> Answer:
+        """It was written: log it, after which it is visible."""
+        assert writing.moved.done()
+        writing.is_committed = True
+        return self._committer.submit(encode_put(writing.placed))
+
+    def give_up(self, writing: Writing) -> None:
+        """It will not be committed."""
+        assert not writing.is_committed
+        runs = writing.placed.runs
+        writing.moved.add_done_callback(lambda _: self._space.release(runs))
+
+    def delete(self, key: bytes) -> Answer:
+        self._sequence += 1
+        return self._committer.submit(encode_delete(key, self._sequence))
+
+    def flush(self) -> Answer:
+        return self._committer.flush()
+
+    async def wait_idle(self) -> None:
+        """Until nothing is written to the log any more."""
+        await self._committer.wait_idle()
+
+    def close(self) -> None:
+        self._device.close()
+
+    def validate(self) -> None:
+        """When nothing is under way. Raises AssertionError if an invariant does not hold."""
+        assert not self.transfers, self.transfers
+        assert not self._readers, self._readers
+        assert not self._read_still, self._read_still
+        named = [decode_put(record) for part in self.index.parts() for record in part]
+        waiting = [*self._unflushed, *self._failed]
+        taken = [
+            slot
+            for placed in (*named, *waiting)
+            for run in placed.runs
+            for slot in range(run.first, run.first + run.slots)
+        ]
+        assert len(taken) == len(set(taken)), "a slot has two objects"
+        assert self._space.free == self._space.slots - len(taken), "a slot is lost"
+
+    # What the committer tells.
+
+    def is_live(self, record: bytes) -> bool:
+        return self.index.get(key_of(record)) == record
+
+    def apply(self, record: bytes) -> None:
+        before = self.index.put(record) if is_put(record) else self.index.remove(key_of(record))
+        if before is None:
+            return
+        placed = decode_put(before)
+        if self._is_durable:
+            self._let_go(placed)
+        else:
+            self._unflushed.append(placed)
+
+    def take_back(self, record: bytes) -> None:
+        if is_put(record):
+            self._failed.append(decode_put(record))
+
+    def appended(self) -> None:
+        # What failed before has been written over in the log; once that is durable, nothing names its slots.
+        self._unflushed += self._failed
+        self._failed.clear()
+
+    def mark(self) -> Callable[[], None]:
+        count = len(self._unflushed)
+
+        def flushed() -> None:
+            for placed in self._unflushed[:count]:
+                self._let_go(placed)
+            del self._unflushed[:count]
+
+        return flushed
+
+    def _let_go(self, placed: Placed) -> None:
+        if placed.sequence in self._readers:
+            self._read_still[placed.sequence] = placed.runs
+        else:
+            self._space.release(placed.runs)
+
+    def _was_read(self, sequence: int) -> None:
+        self._readers[sequence] -= 1
+        if not self._readers[sequence]:
+            del self._readers[sequence]
+            self._space.release(self._read_still.pop(sequence, ()))
+
+    # Bytes.
+
+    def _views(self, header: memoryview, payload: memoryview, fill: memoryview) -> list[memoryview]:
+        """What stands one after the other in the slots."""
+        room = self.geometry.stored_bytes(len(header), 0)
+        end = self.geometry.stored_bytes(len(header), len(payload))
+        views = [header, fill[: room - len(header)], payload, fill[: end - room - len(payload)]]
+        return [view for view in views if len(view)]
+
+    def _transfer(
+        self,
+        begin: Callable[[int, Sequence[memoryview], object], Moved],
+        runs: Sequence[Run],
+        views: list[memoryview],
+        hold: object,
+    ) -> Moved:
+        slot_bytes, start = self.geometry.slot_bytes, self._layout.slots_at
+        rows = _cut(views, [run.slots * slot_bytes for run in runs])
+        moved = joined(
+            [
+                begin(start + run.first * slot_bytes, row, hold)
+                for run, row in zip(runs, rows, strict=False)
+            ]
+        )
+        self.transfers += 1
+        moved.add_done_callback(self._transferred)
+        return moved
+
+    def _transferred(self, _: Moved) -> None:
+        self.transfers -= 1
+
+
+def _cut(views: list[memoryview], sizes: list[int]) -> list[list[memoryview]]:
+    """Rows of these sizes, the last of which may be shorter."""
+    rows: list[list[memoryview]] = []
+    left = iter(views)
+    view = next(left, None)
+    for size in sizes:
+        row: list[memoryview] = []
+        while size and view is not None:
+            part = view[:size]
+            row.append(part)
+            size -= len(part)  # noqa: PLW2901
+            view = view[len(part) :] if len(part) < len(view) else next(left, None)
+        rows.append(row)
+    return rows
