@@ -10,11 +10,15 @@ from penstock.actors.stores.file_config import FileConfig
 from penstock.actors.stores.fsspec_config import FsspecConfig
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
 from penstock.actors.stores.plugin import PluginConfig, open_plugin
+from penstock.actors.stores.raw_block import open_raw_block_store
+from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.s3 import open_s3_store
 from penstock.actors.stores.s3_config import S3Config
 from penstock.actors.stores.store import Store, StoreContext
 
-AnyStoreConfig: TypeAlias = MemoryConfig | FileConfig | FsspecConfig | PluginConfig | S3Config
+AnyStoreConfig: TypeAlias = (
+    MemoryConfig | FileConfig | FsspecConfig | PluginConfig | S3Config | RawBlockConfig
+)
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
 
@@ -33,6 +37,8 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return MemoryStore(capacity_bytes=config.capacity)
         case FileConfig():
             return await open_file_store(config, context)
+        case RawBlockConfig():
+            return await open_raw_block_store(config, context)
         case FsspecConfig():
             from penstock.actors.stores.fsspec_store import open_fsspec_store
 
