@@ -10,9 +10,11 @@ from __future__ import annotations
 import configparser
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from penstock.actors.stores.s3_config import GCS, LOCAL, MEMORY, S3, S3Config
@@ -22,7 +24,9 @@ from penstock.runtime.security import Secret
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, S3Credential
 
-KEPT_FOR = timedelta(minutes=5)  # then the files are read again: keys are rotated
+KEPT_S = 300.0  # then the files are read again: keys are rotated
+# The library asks before each request, and how long an answer holds is judged here, by a clock that never jumps.
+ASK_AGAIN = datetime(2000, 1, 1, tzinfo=UTC)
 SIGNING = {"access_key_id", "secret_access_key", "session_token"}
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -127,22 +131,18 @@ def _provider(config: S3Config, key: str) -> Callable[[], S3Credential] | None:
     files = {name: path for name, path in config.secret_files.items() if name in SIGNING}
     if config.credentials_file is not None and files:
         raise StoreRefused(f"{key}.secret_files", "credentials_file says the same: give one")
-    provider: Callable[[], S3Credential]
     if config.credentials_file is not None:
-        provider = FromProfile(config.credentials_file, config.profile, key)
-    elif files:
-        if not {"access_key_id", "secret_access_key"} <= files.keys():
-            problem = "access_key_id and secret_access_key are given together"
-            raise StoreRefused(f"{key}.secret_files", problem)
-        provider = FromFiles(files, key)
-    else:
+        return Kept(FromProfile(config.credentials_file, config.profile, key))
+    if not files:
         return None
-    provider()  # now, so that what is wrong with a file is told now
-    return provider
+    if not {"access_key_id", "secret_access_key"} <= files.keys():
+        problem = "access_key_id and secret_access_key are given together"
+        raise StoreRefused(f"{key}.secret_files", problem)
+    return Kept(FromFiles(files, key))
 
 
 class FromFiles:
-    """Credentials of S3 from one file each, read again every few minutes. Raises StoreRefused."""
+    """Credentials of S3 from one file each. Raises StoreRefused."""
 
     def __init__(self, files: dict[str, Path], key: str) -> None:
         self._files = files
@@ -157,7 +157,7 @@ class FromFiles:
 
 
 class FromProfile:
-    """Credentials of S3 from a file like ~/.aws/credentials, read again every few minutes. Raises StoreRefused."""
+    """Credentials of S3 from a file like ~/.aws/credentials. Raises StoreRefused."""
 
     def __init__(self, path: Path, profile: str, key: str) -> None:
         self._path = path
@@ -182,12 +182,31 @@ class FromProfile:
         return _credential(found)
 
 
+class Kept:
+    """What a provider said, asked again every few minutes. Raises StoreRefused the first time only.
+
+    Files that cannot be read later, because they are just being replaced, leave what was read before.
+    """
+
+    def __init__(self, provider: Callable[[], S3Credential]) -> None:
+        self._provider = provider
+        self._credential = provider()
+        self._until_s = monotonic() + KEPT_S
+
+    def __call__(self) -> S3Credential:
+        if monotonic() >= self._until_s:
+            with suppress(StoreRefused):
+                self._credential = self._provider()
+            self._until_s = monotonic() + KEPT_S
+        return self._credential
+
+
 def _credential(values: dict[str, str]) -> S3Credential:
     return {
         "access_key_id": values["access_key_id"],
         "secret_access_key": values["secret_access_key"],
         "token": values.get("session_token"),
-        "expires_at": datetime.now(UTC) + KEPT_FOR,
+        "expires_at": ASK_AGAIN,
     }
 
 
