@@ -212,6 +212,7 @@ class Loads:
             answers = await tier.ref.ask(store.Load(load.targets), within=tier.load_s)
         except PenstockError as refusal:
             self._log.warning_once("load_failed", tier.name, store=tier.name, reason=str(refusal))
+            refusal.with_traceback(None)  # its frames hold the message, and so the lease
             return ()
         finally:
             self.room.give_back(load.payload_bytes)

@@ -231,7 +231,7 @@ class World:
 
     async def wait_final(self, watched: Watched, *, within: float = 20.0) -> int:
         with anyio.fail_after(within):
-            while not watched.is_final:
+            while not watched.is_final:  # noqa: ASYNC110 - virtual time
                 await anyio.sleep(0.001)
         return watched.hit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penstock.actors.api.types import GeometryId, GroupGeometry, HitRule, Shape
@@ -123,6 +123,7 @@ class World:
 worlds = st.composite(World)()
 
 
+@settings(max_examples=500)
 @given(worlds, st.integers(0, 14))
 def test_it_reaches_as_far_as_the_rules_allow_and_loads_exactly_what_that_needs(
     world: World, limit: int
