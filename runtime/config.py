@@ -17,6 +17,7 @@ the environment.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ C = TypeVar("C", bound="Config")
 ENV_PREFIX = "PENSTOCK_"
 ENV_SEPARATOR = "__"  # between the parts of a key, since a part may contain an underscore
 
+_PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
 
 
@@ -232,12 +234,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise ConfigError("", f"{path} must hold keys and values, not a {type(document).__name__}")
-    return document
+    named: dict[str, Any] = _with_text_keys(document)
+    return named
 
 
 def _check_keys(node: yaml.Node, key: Key, source: str) -> None:
-    """Refuse what YAML lets pass: a key given twice (the last one would win), a key that is no
-    text.
+    """Refuse what YAML lets pass: a key given twice (the last one would win), a key that is neither
+    text nor a plain number, which counts as its text.
     """
     if isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
@@ -247,7 +250,9 @@ def _check_keys(node: yaml.Node, key: Key, source: str) -> None:
     lines: dict[str, int] = {}
     for name, value in node.value:
         line = name.start_mark.line + 1
-        if not isinstance(name, yaml.ScalarNode) or name.tag != "tag:yaml.org,2002:str":
+        if not isinstance(name, yaml.ScalarNode) or not (
+            name.tag == "tag:yaml.org,2002:str" or _PLAIN_NUMBER.fullmatch(name.value)
+        ):
             raise ConfigError(".".join(key), f"{source}, line {line}: a key must be plain text")
         path = ".".join([*key, name.value])
         if name.value in lines:
@@ -256,6 +261,19 @@ def _check_keys(node: yaml.Node, key: Key, source: str) -> None:
             )
         lines[name.value] = line
         _check_keys(value, (*key, name.value), source)
+
+
+def _with_text_keys(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_with_text_keys(item) for item in tree]
+    if isinstance(tree, dict):
+        return {str(name): _with_text_keys(value) for name, value in tree.items()}
+    return tree
+
+
+def read_variable(name: str) -> str | None:
+    """A variable of the environment that the configuration names, as it names files; None: it is not set."""
+    return os.environ.get(name)
 
 
 def read_scalar(name: str, text: str) -> object:
