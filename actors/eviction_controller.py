@@ -24,11 +24,11 @@ import weakref
 from dataclasses import dataclass
 from typing import assert_never
 
-from anyio import move_on_after
+from anyio import move_on_after, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_saving, writer
-from penstock.runtime.errors import ConfigError, PenstockError
+from penstock.runtime.errors import ConfigError, DeadlineExceeded, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
@@ -160,51 +160,52 @@ class EvictionController(eviction.EvictionController):
     ) -> l1.Room:
         """The same, of what was saved before."""
         freed = chunks = 0
-        within_s = saves_down.urgent_s if urgency is Urgency.NOW else saves_down.relaxed_s
         while freed < bytes_wanted:
             wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
-            keys = await self._save_victims(wanted, saves_down.store_writer, within_s)
-            evicted = await self._evict_these(keys)
+            evicted = await self._evict_saved_batch(wanted, urgency, saves_down)
             freed += evicted.bytes_freed
             chunks += evicted.chunks_evicted
+            if not evicted.chunks_evicted:
+                break
             await hazard("eviction.between_batches")
             await checkpoint()
-            if evicted.chunks_evicted:
-                continue
-            if urgency is Urgency.SOON:
-                break
+        if freed < bytes_wanted and urgency is Urgency.NOW:
             room = await self._evict(bytes_wanted - freed)
             saves_down.telemetry.counter(*UNSAVED).add(room.chunks_evicted)
             return l1.Room(freed + room.bytes_freed, chunks + room.chunks_evicted, room.is_over)
         return l1.Room(freed, chunks, is_over=freed < bytes_wanted)
 
-    async def _save_victims(
-        self, bytes_wanted: int, store_writer: Ref[writer.StoreWriter], within_s: float
-    ) -> bytes:
-        """The chunks that were saved, or finally failed to be, and that nobody holds any more. Packed keys."""
+    async def _evict_saved_batch(
+        self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown
+    ) -> l1.Room:
+        """Of the next victims, those that were saved, or finally failed to be, and that nobody holds any more."""
         ask = l1_saving.Victims(bytes_wanted, self._watermarks.batch_chunks)
         batch = await self._l1.ask(ask, within=self._watermarks.ask_s)
         if batch is None:
-            return b""
-        keys = batch.keys
-        given_back = _when_dropped(batch.hold)
-        save = writer.SaveDown(batch)
-        del batch
+            return l1.Room(0, 0, is_over=True)
+        keys, lease, given_back = batch.keys, batch.lease, _when_dropped(batch.hold)
+        within_s = saves_down.urgent_s if urgency is Urgency.NOW else saves_down.relaxed_s
         with move_on_after(within_s):
-            try:
-                await store_writer.ask(save, within=within_s)
-            except PenstockError as refusal:
-                self._log.warning_once("not_saved_down", str(refusal), reason=str(refusal))
-                return b""
-            del save
+            await self._save_down(writer.SaveDown(batch), saves_down.store_writer, within_s)
+            del batch
             await given_back.wait()
-            return keys
-        return b""
+            evict = l1_saving.EvictThese(keys)
+            return await self._l1.ask(evict, within=self._watermarks.ask_s)
+        if urgency is Urgency.NOW:  # it goes unsaved, and what still reads it keeps its memory
+            await self._l1.ask(l1_saving.LetGo(lease), within=self._watermarks.ask_s)
+        return l1.Room(0, 0, is_over=False)
 
-    async def _evict_these(self, keys: bytes) -> l1.Room:
-        if not keys:
-            return l1.Room(0, 0, is_over=False)
-        return await self._l1.ask(l1_saving.EvictThese(keys), within=self._watermarks.ask_s)
+    async def _save_down(
+        self, save: writer.SaveDown, store_writer: Ref[writer.StoreWriter], within_s: float
+    ) -> None:
+        """A writer that refuses, or crashes, has finally failed to save it."""
+        try:
+            await store_writer.ask(save, within=within_s)
+        except DeadlineExceeded:
+            await sleep_forever()  # until the time is over here, too
+        except PenstockError as refusal:
+            self._log.warning_once("not_saved_down", str(refusal), reason=str(refusal))
+            forget_frames(refusal)  # they would hold the batch
 
 
 def _when_dropped(hold: object) -> asyncio.Event:

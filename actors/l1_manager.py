@@ -157,6 +157,7 @@ class L1Manager(l1.L1Manager):
                     | l1_saving.Borrow()
                     | l1_saving.Victims()
                     | l1_saving.EvictThese()
+                    | l1_saving.LetGo()
                     | l1_saving.DropSaved()
                     | l1_saving.SaveBacklog()
                     | l1_saving.TellShape()

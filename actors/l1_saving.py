@@ -15,7 +15,7 @@ from typing import assert_never
 
 from penstock import _native
 from penstock.actors.api import l1, l1_saving, writer
-from penstock.actors.api.types import KEY_BYTES, NODE_SESSION, GeometryId
+from penstock.actors.api.types import KEY_BYTES, NODE_SESSION, GeometryId, LeaseId
 from penstock.actors.core.quota import Tenants
 from penstock.actors.l1_geometries import Geometries
 from penstock.runtime.errors import ActorStopped, MailboxFull
@@ -64,6 +64,9 @@ class Saving:
             case l1_saving.EvictThese():
                 evicted = self._table.evict_these(msg.keys, now=_now())
                 return answer(msg, self._evicted(evicted))
+            case l1_saving.LetGo():
+                let_go = self._table.let_go(msg.lease, session=NODE_SESSION, now=_now())
+                return answer(msg, let_go == _native.Outcome.OK)
             case l1_saving.DropSaved():
                 dropped = self._table.drop_objects(msg.objects.keys, msg.objects.slots)
                 return answer(msg, dropped)
@@ -171,6 +174,7 @@ class Saving:
             borrowed.runs,
             {number: self._tenants.digest(number) for number in numbers},
             borrowed.bytes,
+            LeaseId(lease),
             self._table.lease_handle(lease, session=NODE_SESSION),
         )
 

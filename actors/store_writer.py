@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
+import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving, store, writer
@@ -25,13 +26,15 @@ from penstock.actors.keys import object_key
 from penstock.actors.writer_books import Books, name_of
 from penstock.actors.writer_lane import Lane, LaneLimits, LaneTools
 from penstock.actors.writer_metrics import WriterMetrics
-from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError
+from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref, gather_asks
 
 HITS_STEP_CHUNKS = 1024  # counted in one step of the loop
+VICTIMS_STEP_BYTES = 1 << 40  # all there are, that is
+VICTIMS_STEP_CHUNKS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class StoreWriter(writer.StoreWriter):
         self._tell_backlog()
         self._news.set()  # what was told to a life before this one
         self.start_soon(self._follow_news, name="news")
+        if self._is_staging:
+            self.start_soon(self._drop_forgotten, name="drop forgotten")
 
     async def receive(self, msg: writer.Message) -> object:
         match msg:
@@ -280,6 +285,35 @@ class StoreWriter(writer.StoreWriter):
         keys = b"".join(key for key, _ in objects)
         slots = b"".join(l1_saving.SLOT.pack(slot) for _, slot in objects)
         self.start_soon(self._drop, l1_saving.Named(shape, keys, slots), name="drop saved")
+
+    async def _drop_forgotten(self) -> None:
+        """What a writer before this one had begun to save, nobody would ever drop: once now, and once when the stores
+        have done with it for certain."""
+        await self._drop_idle()
+        await anyio.sleep(self._limits.save_s)
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
+        """Whatever is in L1 and is neither held nor on its way to a store."""
+        held = []  # so that the next victims are others
+        try:
+            while True:
+                ask = l1_saving.Victims(VICTIMS_STEP_BYTES, VICTIMS_STEP_CHUNKS)
+                batch = await self._l1.ask(ask, within=self._limits.ask_s)
+                if batch is None:
+                    return
+                held.append(batch.hold)
+                await self._take_committed()  # what is news is on its way
+                idle = [
+                    (one.key, one.slot)
+                    for one in batch
+                    if not self._books.is_pending(name_of(one.key, one.slot))
+                ]
+                self._released(batch.shape, idle)
+                await checkpoint()
+        except PenstockError as refusal:
+            self._log.warning_once("not_dropped", str(refusal), reason=str(refusal))
+            forget_frames(refusal)  # they would hold what is borrowed
 
     async def _drop(self, objects: l1_saving.Named) -> None:
         try:

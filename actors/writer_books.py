@@ -49,6 +49,9 @@ class Books:
     def skip(self, name: bytes) -> None:
         self._fates.skip(name)
 
+    def is_pending(self, name: bytes) -> bool:
+        return self._fates.is_pending(name)
+
     def knows(self, name: bytes) -> bool:
         return self._fates.states(name) is not None
 

@@ -24,7 +24,7 @@ from penstock.actors.core.write_policy import Tier
 from penstock.actors.keys import object_key
 from penstock.actors.writer_books import Books, name_of
 from penstock.actors.writer_metrics import Fate, WriterMetrics
-from penstock.runtime.errors import PenstockError
+from penstock.runtime.errors import PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
@@ -323,7 +323,9 @@ class Lane:
             await self._ask_store(part, fates)
         except PenstockError as refusal:
             self._log.warning_once("not_saved", str(refusal), reason=str(refusal))
+            forget_frames(refusal)  # they would hold what was to be saved
         finally:
+            part.sources.clear()  # whatever remembers this frame does not hold what was to be saved
             self._inflight_bytes -= part.arena_bytes
         await hazard("writer.after_save")
         for fate in Fate:
@@ -346,18 +348,14 @@ class Lane:
         for place, is_there in enumerate(there):
             if is_there:
                 fates[place] = Fate.PRESENT
-        sources, part.sources = part.sources, []
         if not missing:
             return
-        ask = store.Save(tuple(sources[place] for place in missing))
-        del sources
-        answers = await self._target.ask(ask, within=self._limits.save_s)
-        moved_bytes = 0
-        for place, source, answer in zip(missing, ask.sources, answers, strict=True):
+        sizes = [one.logical_bytes for one in part.sources]
+        answers = await self._target.ask(_take_sources(part, missing), within=self._limits.save_s)
+        for place, answer in zip(missing, answers, strict=True):
             fates[place] = _FATES[answer.outcome]
-            if answer.outcome is store.SaveOutcome.SAVED:
-                moved_bytes += source.logical_bytes
-        self._tools.metrics.moved(self.tier.name, moved_bytes)
+        saved = (place for place in missing if fates[place] is Fate.SAVED)
+        self._tools.metrics.moved(self.tier.name, sum(sizes[place] for place in saved))
 
     def _settle(self, shape: Shape, objects: Sequence[tuple[bytes, int]], fate: Fate) -> None:
         if not objects:
@@ -369,6 +367,13 @@ class Lane:
         self._tools.metrics.settled(self.tier.name, fate, len(objects))
         if over:
             self._tools.released(shape, over)
+
+
+def _take_sources(part: _Part, places: Sequence[int]) -> store.Save:
+    """Out of the part and into the message: nobody else holds them while they are saved."""
+    save = store.Save(tuple(part.sources[place] for place in places))
+    part.sources.clear()
+    return save
 
 
 def _pages(size_bytes: int) -> int:

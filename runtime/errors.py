@@ -19,6 +19,7 @@ maps five classes and never a list of all of them.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
@@ -84,6 +85,24 @@ class Escalated(UnavailableError):
     """Ours: an actor crashed more often than its intensity allows; its siblings were stopped in
     order.
     """
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of whatever the frames that `error` came through still hold, and those of the errors behind it.
+
+    For errors that are kept, and where what a frame holds is given back when nobody holds it any more. The places
+    stay: a traceback can still be printed.
+    """
+    behind, seen = [error], set[int]()
+    while behind:
+        one = behind.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        behind += [other for other in (one.__cause__, one.__context__) if other is not None]
+        if isinstance(one, BaseExceptionGroup):
+            behind += one.exceptions
 
 
 Translation = Callable[[str], PenstockError]

@@ -81,7 +81,12 @@ class Ref(Generic[To]):
         reply: asyncio.Future[R] = loop.create_future()
         envelope = Envelope(msg, deadline, reply)
         self.mailbox.put(envelope)
-        return await self._wait(reply, envelope, deadline)
+        try:
+            return await self._wait(reply, envelope, deadline)
+        finally:
+            # An error knows this frame, and the reply knows the error: a circle that would keep the message, and
+            # whatever lease it holds, until the collector comes by.
+            del msg, reply, envelope
 
     async def _wait(self, future: asyncio.Future[R], envelope: Envelope, deadline: float) -> R:
         """Wait for the actor's side to settle `future`; leave nothing behind however the wait ends."""
@@ -91,6 +96,7 @@ class Ref(Generic[To]):
         finally:
             timer.cancel()
             self.mailbox.withdraw(envelope)
+            del future, envelope  # as in `ask`
 
     def _expire(self, future: asyncio.Future[Any], envelope: Envelope) -> None:
         if not future.done():

@@ -29,7 +29,7 @@ from typing import Any, Generic, TypeVar
 from anyio import CancelScope
 
 from penstock.runtime.actor import Actor, Crash, live
-from penstock.runtime.errors import Escalated, PenstockError, StartFailed
+from penstock.runtime.errors import Escalated, PenstockError, StartFailed, forget_frames
 from penstock.runtime.log import Log
 from penstock.runtime.mailbox import MailboxStatistics
 from penstock.runtime.ref import Ref
@@ -192,6 +192,7 @@ class Supervisor:
                     child.first_ready.set_result(None)
                     return
                 self._log.crash("actor_died", crash.bug, actor=child.name)
+                forget_frames(crash.bug)  # it is kept; what its actor held is nobody's now
                 if child.state is ChildState.STOPPING:
                     return
                 if not child.may_restart(asyncio.get_running_loop().time()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from penstock.actors.api.types import KEY_BYTES, GeometryId, Shape
+from penstock.actors.api.types import KEY_BYTES, GeometryId, LeaseId, Shape
 from penstock.runtime.message import Msg
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Borrowed:
     runs: bytes = field(repr=False)  # packed u64 run digests of all of them, in order
     tenants: Mapping[int, bytes] = field(repr=False)  # digests of salts by the numbers in `objects`
     arena_bytes: int
+    lease: LeaseId
     hold: object = field(repr=False)
 
     def __len__(self) -> int:
@@ -147,6 +148,13 @@ class EvictThese(Msg["L1Manager", "Room"]):
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo(Msg["L1Manager", bool]):
+    """What was borrowed may be evicted though it is held: its memory comes back when it is held no more."""
+
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
 class DropSaved(Msg["L1Manager", int]):
     """Staging: these objects have been saved, or finally failed to be. Answers how many were still there."""
 
@@ -168,5 +176,13 @@ class TellShape(Msg["L1Manager", Shape]):
 
 
 Message = (
-    TakeCommitted | TakeHits | Borrow | Victims | EvictThese | DropSaved | SaveBacklog | TellShape
+    TakeCommitted
+    | TakeHits
+    | Borrow
+    | Victims
+    | EvictThese
+    | LetGo
+    | DropSaved
+    | SaveBacklog
+    | TellShape
 )

@@ -560,6 +560,11 @@ class Table:
     ) -> Borrowed:
         """What `evict` would take, in its order, but held and still there; of one geometry."""
 
+    def let_go(self, lease: bytes, *, session: int, now: float) -> Outcome:
+        """A read lease becomes overdue before its time: its objects may leave the index, their memory
+        comes back when the lease ends.
+        """
+
     @property
     def news_waiting(self) -> int:
         """How many objects are named in news that nobody has taken."""

@@ -94,6 +94,12 @@ void bind_table_borrowing(py::module_& m, py::class_<Table>& table) {
             return self.drop_objects(keys_of(keys), words_of<std::uint16_t>(slots, "slots"));
           },
           "keys"_a, "slots"_a, "Invalidate single objects. How many were resident.")
+      .def(
+          "let_go",
+          [](Table& self, const py::bytes& lease, std::uint64_t session, double now) {
+            return self.let_go(id_of(lease), session, now);
+          },
+          "lease"_a, py::kw_only(), "session"_a, "now"_a, "A read lease is overdue from now on.")
       .def("set_weight", &Table::set_weight, "tenant"_a, "weight"_a, "Of a tenant's share.")
       .def_property_readonly("news_waiting", [](const Table& self) { return self.news().size(); })
       .def_property_readonly("news_bytes", [](const Table& self) { return self.news().bytes(); })

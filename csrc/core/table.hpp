@@ -216,6 +216,8 @@ class Table {
                    const BorrowRequest& request);
   Evicted evict_these(KeyBatch keys, double now);
   std::uint32_t drop_objects(KeyBatch keys, std::span<const std::uint16_t> slots);
+  // A read lease becomes overdue before its time.
+  Outcome let_go(const Id& lease, std::uint64_t session, double now);
   [[nodiscard]] const CommitNews& news() const { return news_; }
   void set_weight(std::uint32_t tenant, std::uint32_t weight);
 

@@ -154,6 +154,15 @@ Table::Evicted Table::evict_these(KeyBatch keys, double now) {
   return evicted;
 }
 
+Outcome Table::let_go(const Id& id, std::uint64_t session, double now) {
+  begin(now);
+  const BookId place = lease_of(id, session, Lease::Kind::read);
+  if (place == kNoBookId || leases_[place].overdue) return stale();
+  Step whole;
+  make_overdue(place, whole);
+  return Outcome::ok;
+}
+
 std::uint32_t Table::drop_objects(KeyBatch keys, std::span<const std::uint16_t> slots) {
   begin();
   if (keys.size() != slots.size()) {

@@ -198,6 +198,10 @@ class Driver {
 
   // What is borrowed is given back soon, or when its session ends.
   void borrow() {
+    while (own_.size() > draw(6)) {
+      table_.lease_handle(own_.front().id, kOwnSession).give_back();
+      own_.erase(own_.begin());
+    }
     const Known made{fresh(), kOwnSession, 0};
     const Table::BorrowRequest request{made.id, kOwnSession, now_, often() ? 1e9 : soon()};
     const std::uint64_t how = draw(3);
@@ -209,10 +213,7 @@ class Driver {
                                     request);
     borrowed_ += borrowed.objects.size();
     own_.push_back(made);
-    while (own_.size() > draw(6)) {
-      table_.lease_handle(own_.front().id, kOwnSession).give_back();
-      own_.erase(own_.begin());
-    }
+    if (draw(6) == 0) static_cast<void>(table_.let_go(made.id, kOwnSession, now_));
     if (draw(3) == 0) table_.evict_these(batch(borrowed.keys), now_);
     if (draw(8) != 0) return;
     std::vector<Key> keys;

@@ -89,6 +89,15 @@ class BorrowingCalls(TableCalls):
             lambda: self.twin.release(lease_id, session=OWN_SESSION, damaged=()),
         )
 
+    @precondition(lambda self: self.leases)
+    @rule(lease=picks)
+    def let_go(self, lease: int) -> None:
+        lease_id = self.pick(self.leases, lease)
+        self.both(
+            lambda: self.table.let_go(lease_id, session=OWN_SESSION, now=self.now),
+            lambda: self.twin.let_go(lease_id),
+        )
+
     @invariant()
     def same_news(self) -> None:
         assert self.table.news_waiting == len(self.twin.news)

@@ -110,6 +110,13 @@ class BorrowingTwin(TableTwin):
             pages += len(chunk.resident())
         return self.hold([sorted_resident(chunk) for chunk in chosen], lease_id)
 
+    def let_go(self, lease_id: bytes) -> Outcome:
+        lease = self.lease_of(lease_id, OWN_SESSION, writes=False)
+        if lease is None or lease.overdue:
+            return Outcome.STALE
+        self.make_overdue(lease_id)
+        return Outcome.OK
+
     def drop_objects(self, named: Sequence[tuple[bytes, int]]) -> int:
         dropped = 0
         for key, slot in named:

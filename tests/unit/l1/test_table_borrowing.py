@@ -211,3 +211,20 @@ def test_single_objects_are_dropped_and_their_readers_keep_the_memory() -> None:
     assert rig.table.statistics().chunks == 0
     with pytest.raises(ValueError, match="2 slots for 1 keys"):
         rig.table.drop_objects(keys[0], slots)
+
+
+def test_what_was_let_go_may_be_evicted_and_its_memory_waits_for_the_reader() -> None:
+    """A2: the chain before it can go, though what reads its end has not finished."""
+    rig = BorrowingRig()
+    rig.put(prompt("a", 8))
+    lease, _ = rig.victims(chunks_max=2)
+    assert rig.evict_all() == 0
+    assert rig.table.let_go(lease, session=OWN, now=0) is Outcome.OK
+    assert rig.table.let_go(lease, session=OWN, now=0) is Outcome.STALE
+    assert rig.table.let_go(rig.read(prompt("a", 1)).lease, session=OWN, now=0) is Outcome.STALE
+    assert rig.evict_all() == 5
+    assert rig.pages_quarantined() == 2
+    rig.table.validate()
+    assert rig.release(lease, session=OWN) is Outcome.STALE
+    assert rig.pages_quarantined() == 0
+    rig.table.validate()
