@@ -51,6 +51,7 @@ class Batching:
 
     bytes_max: int  # of one part, unless a single chunk has more
     chunks_begun: int = 1  # of the first batch of this plan
+    objects_max: int = 256  # of one part, the same: beginning it is one step of the loop
 
 
 class Known:
@@ -197,7 +198,8 @@ def _needed(known: Known, slot: int, chunks: int) -> int:
 def _batch_ends(known: Known, count: int, batching: Batching) -> list[int]:
     """Where batches end, counted from `known.first`; the last end is `count`."""
     chunk_bytes = sum(slot.bytes for slot in known.shape.slots)
-    chunks_max = max(1, batching.bytes_max // chunk_bytes)
+    objects_max = batching.objects_max // len(known.shape.slots)
+    chunks_max = max(1, min(batching.bytes_max // chunk_bytes, objects_max))
     ends, end, step = [], 0, min(batching.chunks_begun, chunks_max)
     while end < count:
         end = min(count, end + step)
