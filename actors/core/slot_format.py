@@ -47,7 +47,7 @@ _SUPERBLOCK = struct.Struct(f"<16sI{VOLUME_BYTES}sQIIQQQi")
 _BLOCK_MAGIC = b"PENSLOG\x01"
 _BLOCK = struct.Struct(f"<8s8s{VOLUME_BYTES}sQQQ8sII")
 _DELETE = struct.Struct("<HBBHHQ32s")
-_PUT = struct.Struct("<HBBHHQ32s16sIQ")
+_PUT = struct.Struct("<HBBHHQ32s16sIQ8s")
 _RUN = struct.Struct("<II")
 _KIND_PUT, _KIND_DELETE = 1, 2
 _KIND_AT = 2
@@ -119,6 +119,7 @@ class Placed(NamedTuple):
     sequence: int
     header_bytes: int
     payload_bytes: int
+    header_checksum: bytes  # slots whose header has another one hold something else
     runs: tuple[Run, ...]
 
     @property
@@ -195,6 +196,7 @@ def encode_put(placed: Placed) -> bytes:
         placed.tenant,
         placed.header_bytes,
         placed.payload_bytes,
+        placed.header_checksum,
     )
     return fixed + b"".join(_RUN.pack(*run) for run in placed.runs)
 
@@ -206,7 +208,8 @@ def encode_delete(key: bytes, sequence: int) -> bytes:
 def decode_put(record: bytes) -> Placed:
     fields = _PUT.unpack_from(record)
     runs = tuple(Run(*pair) for pair in _RUN.iter_unpack(record[_PUT.size :]))
-    return Placed(fields[6], fields[3], fields[7], fields[5], fields[8], fields[9], runs)
+    _, _, _, device, _, sequence, key, tenant, header_bytes, payload_bytes, told = fields
+    return Placed(key, device, tenant, sequence, header_bytes, payload_bytes, told, runs)
 
 
 def key_of(record: bytes) -> bytes:

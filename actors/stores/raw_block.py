@@ -274,13 +274,7 @@ async def _begin(volume: Volume, one: Given) -> Writing | None:
 async def _loaded(reading: Reading | Outcome) -> Outcome:
     if isinstance(reading, Outcome):
         return reading
-    moved = await asyncio.shield(reading.moved)
-    if moved < 0:
-        return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
-    if moved < reading.size_bytes:
-        reason = f"{moved} of {reading.size_bytes} bytes could be read"
-        return Outcome(Fate.FAULT, reason=reason)
-    return Outcome(Fate.DONE, reading.placed.payload_bytes)
+    return reading.outcome(await asyncio.shield(reading.moved))
 
 
 def _written(moved: int, expected: int) -> Outcome:

@@ -9,6 +9,7 @@ until nobody reads them any more.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from penstock.actors.core.slot_format import (
     Placed,
     Run,
     Superblock,
+    checksum,
     decode_put,
     encode_delete,
     encode_put,
@@ -46,8 +48,21 @@ class Writing:
 @dataclass(frozen=True, slots=True)
 class Reading:
     placed: Placed
+    header: memoryview
     moved: Moved
     size_bytes: int
+
+    def outcome(self, moved: int) -> Outcome:
+        """Of the transfer that is over."""
+        if moved < 0:
+            return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
+        if moved < self.size_bytes:
+            reason = f"{moved} of {self.size_bytes} bytes could be read"
+            return Outcome(Fate.FAULT, reason=reason)
+        if checksum(self.header[: self.placed.header_bytes]) != self.placed.header_checksum:
+            reason = "its slots hold something else: a power cut came before it was written"
+            return Outcome(Fate.REFUSED, reason=reason)
+        return Outcome(Fate.DONE, self.placed.payload_bytes)
 
 
 @dataclass(slots=True)
@@ -115,7 +130,7 @@ class Volume:
         readers[placed.sequence] = readers.get(placed.sequence, 0) + 1
         moved = self._transfer(self._device.read, placed.runs, views, wanted.hold)
         moved.add_done_callback(lambda _: self._was_read(placed.sequence))
-        return Reading(placed, moved, sum(map(len, views)))
+        return Reading(placed, wanted.header, moved, sum(map(len, views)))
 
     def write(self, given: Given) -> Writing | None:
         """Begin to write it to slots of its own; None: there are not enough of them free."""
@@ -131,6 +146,7 @@ class Volume:
             sequence=self._sequence,
             header_bytes=len(given.header),
             payload_bytes=given.payload_bytes,
+            header_checksum=checksum(given.header),
             runs=runs,
         )
         views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)

@@ -78,7 +78,9 @@ class Rig:
     def put(self, key: int, runs: int = 1) -> bytes:
         self.sequence += 1
         places = tuple(Run(self.sequence % 1000 + n, 1) for n in range(runs))
-        return encode_put(Placed(name(key), 3, bytes(16), self.sequence, 4096, 8192, places))
+        return encode_put(
+            Placed(name(key), 3, bytes(16), self.sequence, 4096, 8192, bytes(8), places)
+        )
 
     def delete(self, key: int) -> bytes:
         self.sequence += 1
@@ -238,7 +240,14 @@ def test_blocks_of_another_volume_are_none_of_ours() -> None:
 
 def test_records_come_back_as_they_were() -> None:
     placed = Placed(
-        name(9), 65535, bytes(range(16)), 2**63, 8192, 2**40, (Run(0, 1), Run(2**32 - 1, 7))
+        name(9),
+        65535,
+        bytes(range(16)),
+        2**63,
+        8192,
+        2**40,
+        bytes(range(8)),
+        (Run(0, 1), Run(2**32 - 1, 7)),
     )
     rig = Rig(BLOCKS_MIN)
     records = [encode_put(placed), encode_delete(name(4), 2**63 + 1)]

@@ -1,0 +1,112 @@
+"""C4 for the raw block store: the power is cut at every boundary between writes, and what was promised is there."""
+
+from __future__ import annotations
+
+import random
+
+import anyio
+import pytest
+from support.power_cut import Leaving, RecordingDisk
+from support.raw_cuts import RawCuts, WrongAfterCut
+
+from penstock.actors.stores import raw_commit
+from penstock.actors.stores.file_config import DurabilityName
+from penstock.actors.stores.native_io import Moved
+
+CUTS_MIN = 600  # by each of the seeds
+
+
+def lives(cuts: RawCuts, cuts_min: int) -> None:
+    async def run() -> None:
+        while cuts.cuts < cuts_min:
+            await cuts.play(turns=4)
+
+    anyio.run(run)
+
+
+@pytest.mark.loop_step_ms(50)  # images of disks are made in one step
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_acknowledged_durable_survives_every_cut(seed: int) -> None:
+    """C4: no wrong byte, no lost object, over lives that each begin where a cut of the one before has left off."""
+    cuts = RawCuts(seed, DurabilityName.FDATASYNC)
+    lives(cuts, CUTS_MIN)
+    assert cuts.cuts >= CUTS_MIN
+
+
+@pytest.mark.loop_step_ms(50)
+@pytest.mark.parametrize("seed", range(2))
+def test_what_was_promised_nothing_is_there_whole_or_refused(seed: int) -> None:
+    """C4: without flushes an object may be gone, or be seen to be damaged; it is never another one."""
+    cuts = RawCuts(seed, DurabilityName.NONE)
+    lives(cuts, CUTS_MIN // 2)
+
+
+class LyingDisk(RecordingDisk):
+    """Says it has flushed, and has not."""
+
+    def sync(self) -> Moved:
+        return self._later(lambda: 0)
+
+
+@pytest.mark.loop_step_ms(50)
+def test_a_disk_that_does_not_flush_is_seen_through() -> None:
+    """That the harness can fail."""
+    with pytest.raises(WrongAfterCut):
+        lives(RawCuts(0, DurabilityName.FDATASYNC, LyingDisk), 2 * CUTS_MIN)
+
+
+@pytest.mark.loop_step_ms(50)
+def test_a_build_that_logs_before_it_flushes_is_seen_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That the harness can fail: records become durable before the payloads they name."""
+
+    def always_ready(
+        record: bytes, answer: raw_commit.Answer, *, is_ready: bool
+    ) -> raw_commit._Change:
+        return change(record, answer, is_ready=True)
+
+    change = raw_commit._Change
+    monkeypatch.setattr(raw_commit, "_Change", always_ready)
+    with pytest.raises(WrongAfterCut):
+        lives(RawCuts(0, DurabilityName.FDATASYNC), 2 * CUTS_MIN)
+
+
+# The model itself.
+
+
+def test_the_recording_disk_keeps_what_was_flushed_and_nothing_else_for_sure() -> None:
+    async def run() -> None:
+        disk = RecordingDisk(bytes(4096), random.Random(0))
+        await disk.write(0, [b"a" * 1024], None)
+        await disk.sync()
+        flushed = disk.clock
+        await disk.write(512, [b"b" * 1024], None)
+        await disk.write_through(3072, [b"c" * 512])
+        written = disk.clock
+        assert disk.now() == b"a" * 512 + b"b" * 1024 + bytes(1536) + b"c" * 512 + bytes(512)
+        assert disk.image(flushed - 1, Leaving.NOTHING) == bytes(4096)
+        assert disk.image(flushed, Leaving.NOTHING) == b"a" * 1024 + bytes(3072)
+        kept = disk.image(written, Leaving.NOTHING)
+        assert kept == b"a" * 1024 + bytes(2048) + b"c" * 512 + bytes(512)
+        assert disk.image(written, Leaving.ALL) == disk.now()
+        draw = random.Random(1)
+        torn = {disk.image(written, Leaving.SECTORS, draw)[:1536:512] for _ in range(50)}
+        assert torn == {b"aa\0", b"ab\0", b"aab", b"abb", b"aa" + b"b"}
+        whole = {disk.image(written, Leaving.WRITES, draw)[:1536:512] for _ in range(50)}
+        assert whole == {b"aa\0", b"abb"}
+
+    anyio.run(run)
+
+
+def test_a_sync_covers_only_what_had_ended_when_it_began() -> None:
+    async def run() -> None:
+        disk = RecordingDisk(bytes(512), random.Random(0))
+        write = disk.write(0, [b"x" * 512], None)
+        await disk.sync()
+        await write
+        assert disk.image(disk.clock, Leaving.NOTHING) == bytes(512)
+        await disk.sync()
+        assert disk.image(disk.clock, Leaving.NOTHING) == b"x" * 512
+
+    anyio.run(run)
