@@ -195,18 +195,16 @@ class Saver:
             if outcome.fate is Fate.DONE:
                 parts.metrics.moved(Op.SAVE, source.logical_bytes)
         unsure = [records[sources[at].key] for at in sorted(done.unsure)]
+        saved = [one.key for one in sources if job.answers[one.key] is SAVED]
+        pairs = zip(sources, done.outcomes, strict=True)
+        taken = {one.key: outcome.taken_bytes for one, outcome in pairs if outcome.taken_bytes}
         if parts.ledger is not None:
-            named = {one.key for one in unsure}
-            saved = [one.key for one in sources if job.answers[one.key] is SAVED]
-            others = [one.key for one in sources if one.key not in {*saved, *named}]
-            parts.ledger.settle(saved, others)
+            known = {*saved, *(one.key for one in unsure)}
+            others = [one.key for one in sources if one.key not in known]
+            parts.ledger.settle(saved, others, taken)
         else:
-            parts.written.add(
-                sum(
-                    records[one.key].size_bytes for one in sources if job.answers[one.key] is SAVED
-                ),
-                sum(job.answers[one.key] is SAVED for one in sources),
-            )
+            sizes = (taken.get(key, records[key].size_bytes) for key in saved)
+            parts.written.add(sum(sizes), len(saved))
         return unsure
 
     async def _take_back(self, records: list[Record]) -> None:

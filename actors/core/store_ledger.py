@@ -13,6 +13,7 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from penstock.actors.api.errors import TooManyTenants
@@ -131,9 +132,15 @@ class StoreLedger:
         self._pending_of[owned.tenant] += owned.size_bytes
         assert self.used_bytes <= self._limits.capacity_bytes, self
 
-    def settle(self, saved: Iterable[bytes], not_saved: Iterable[bytes]) -> None:
-        """What became of reserved objects."""
+    def settle(
+        self,
+        saved: Iterable[bytes],
+        not_saved: Iterable[bytes],
+        taken: Mapping[bytes, int] = MappingProxyType({}),
+    ) -> None:
+        """What became of reserved objects. `taken`: bytes of those that took fewer than reserved."""
         kept = [self._take(key) for key in saved]
+        kept = [one._replace(size_bytes=taken.get(one.key, one.size_bytes)) for one in kept]
         for key in not_saved:
             self._take(key)
         self._put(kept)

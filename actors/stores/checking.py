@@ -174,7 +174,7 @@ async def is_there_when_opened_again(subject: Subject) -> None:
     samples = [await make_sample(700 + n, size) for n, size in enumerate((1, 4096, 70_000, MIB))]
     gone = await make_sample(710, 9000)
     async with opened(subject) as store:
-        await _save(store, [*samples, gone])
+        taken = await _save(store, [*samples, gone])
         await store.delete(keys_of([gone]))
     store = await subject.open()
     try:
@@ -186,9 +186,8 @@ async def is_there_when_opened_again(subject: Subject) -> None:
             expected = {one.key for one in samples} if subject.is_persistent else set()
             assert ours == expected, f"{len(ours)} found, {len(expected)} expected"
             assert len(found) == len(ours), "an object was told twice"
-            costs = {one.key: store.cost(len(one.header), len(one.payload)) for one in samples}
             for entry in found:
-                assert entry.stored_bytes == costs[entry.key], entry
+                assert entry.stored_bytes == taken[entry.key], entry
         else:
             assert not found, "a store that is shared is not counted"
         if subject.is_persistent:
@@ -252,9 +251,16 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-async def _save(store: Store, samples: list[Sample]) -> None:
-    for outcome in await store.save([one.given() for one in samples]):
+async def _save(store: Store, samples: list[Sample]) -> dict[bytes, int]:
+    """How many bytes of the medium each takes, by key."""
+    taken: dict[bytes, int] = {}
+    outcomes = await store.save([one.given() for one in samples])
+    for one, outcome in zip(samples, outcomes, strict=True):
         assert outcome.fate is Fate.DONE, outcome
+        most = store.cost(len(one.header), len(one.payload))
+        assert outcome.taken_bytes <= most, "it took more than a save is counted as beforehand"
+        taken[one.key] = outcome.taken_bytes or most
+    return taken
 
 
 async def _expect(store: Store, samples: list[Sample]) -> None:

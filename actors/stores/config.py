@@ -18,6 +18,7 @@ from typing import Annotated
 import msgspec
 
 from penstock.actors.config_words import Count, PolicyName, TenantQuota
+from penstock.actors.stores.transform_config import AnyTransform, check_transforms
 from penstock.runtime.config import Config
 from penstock.runtime.units import MIB, ByteSize, Seconds
 
@@ -101,9 +102,13 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
     tenant_bytes_max: ByteSize = ByteSize(0)  # of a tenant that is not named in quotas; 0: none
     tenants_max: Count = 65536
     quotas: tuple[TenantQuota, ...] = ()  # held in an exclusive store only
-    faults: FaultsConfig | None = None
+    transforms: tuple[AnyTransform, ...] = ()  # of what lies on the medium; see transform_config.py
+    bounce_bytes_max: ByteSize = ByteSize(256 * MIB)  # memory for objects being transformed
+    transform_threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    faults: FaultsConfig | None = None  # of the medium: below the transforms
 
     def __post_init__(self) -> None:
+        check_transforms(self.transforms)
         check_durations(self, "open_within", "locate_within", "load_within", "save_within")
         if not self.inflight_bytes_max:
             raise ValueError("inflight_bytes_max must not be 0")

@@ -18,7 +18,8 @@
      8      CRC-64/NVME of all before
             zeros up to a whole block
 
-Little-endian. What is encrypted has encrypted digests, too (`transform_seal.py`). How long a header is follows from the number of runs alone, so that a reader knows it before it reads.
+Little-endian. What is encrypted has encrypted digests, too: see `transform_seal.py`. How long a
+header is follows from the number of runs alone, so that a reader knows it before it reads.
 """
 
 from __future__ import annotations

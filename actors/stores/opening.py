@@ -15,6 +15,7 @@ from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.s3 import open_s3_store
 from penstock.actors.stores.s3_config import S3Config
 from penstock.actors.stores.store import Store, StoreContext
+from penstock.actors.stores.transform_opening import open_pipeline, transformed
 
 AnyStoreConfig: TypeAlias = (
     MemoryConfig | FileConfig | FsspecConfig | PluginConfig | S3Config | RawBlockConfig
@@ -27,8 +28,11 @@ async def open_store(config: AnyStoreConfig, context: StoreContext) -> Store:
 
     Raises StoreRefused, StoreFault.
     """
+    pipeline = open_pipeline(config, context)  # first: it may be refused
     store = await _open(config, context)
-    return store if config.faults is None else FaultyStore(store, config.faults)
+    if config.faults is not None:
+        store = FaultyStore(store, config.faults)
+    return transformed(store, pipeline, config)
 
 
 async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:

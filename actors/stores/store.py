@@ -14,6 +14,7 @@ from typing import Protocol
 
 from penstock.actors.api.store import Keys
 from penstock.actors.api.types import Epoch
+from penstock.actors.core.lossy import LossyNamespaces
 from penstock.runtime.errors import ConfigError, UnavailableError
 
 BLOCK_BYTES = 4096
@@ -61,6 +62,7 @@ class Outcome:
     fate: Fate
     payload_bytes: int = 0  # of a load: how many bytes the stored payload has
     reason: str = ""
+    taken_bytes: int = 0  # of a save that took less of the medium than Store.cost said: how much
 
 
 DONE = Outcome(Fate.DONE)
@@ -114,7 +116,7 @@ class Store(Protocol):
         exclusive store, before the first save. A shared store yields nothing."""
 
     def cost(self, header_bytes: int, payload_bytes: int) -> int:
-        """Bytes of the medium that one such object takes."""
+        """Bytes of the medium that one such object takes; at most, if outcomes of saves tell what they took."""
 
     @property
     def capacity_bytes(self) -> int:
@@ -130,3 +132,4 @@ class StoreContext:
 
     name: str
     epoch: Epoch  # unique to this life of this node: for temporary names
+    lossy: LossyNamespaces = field(default_factory=LossyNamespaces)  # of the sessions of this node

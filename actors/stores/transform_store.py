@@ -1,0 +1,243 @@
+"""A store with transforms around any other: to the actor it is a store like all, to the other one an actor like all.
+
+    SAVE  payload -> room in the bounce buffer -> steps, in a thread -> the store below
+    LOAD  the store below -> room -> steps undone, in a thread -> payload, and the header as it had been saved
+
+Objects go in groups of a part of the bounce buffer each, side by side, so that one is transformed while another is
+moved. What nobody can read is dropped by the actor, as whatever else is not what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Protocol, TypeAlias, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from penstock.actors.api.store import Keys
+from penstock.actors.stores.digests import INLINE_BYTES_MAX
+from penstock.actors.stores.header import (
+    Header,
+    HeaderRefused,
+    decode,
+    encode_into,
+    header_bytes,
+    whole_blocks,
+)
+from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.store import (
+    Entry,
+    Fate,
+    Given,
+    Outcome,
+    Ownership,
+    Store,
+    Wanted,
+)
+from penstock.actors.stores.together import together
+from penstock.actors.stores.transform import Declined, Pipeline, Unreadable
+from penstock.actors.stores.transform_bounce import Bounce, Room
+
+GROUPS_AT_ONCE = 4  # that the bounce buffer has room for
+GROUP_OBJECTS_MAX = 64
+
+
+class _Payload(Protocol):
+    @property
+    def payload(self) -> memoryview: ...
+
+
+Item = TypeVar("Item", bound=_Payload)
+Result = TypeVar("Result")
+_Move: TypeAlias = Callable[[Sequence[Item], Room], Awaitable[list[Outcome]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformLimits:
+    bounce_bytes_max: int
+    threads: int
+    inline_bytes_max: int = INLINE_BYTES_MAX  # of a group; more is transformed in a thread
+
+
+class TransformedStore:
+    """`store`, behind a pipeline."""
+
+    def __init__(self, store: Store, pipeline: Pipeline, limits: TransformLimits) -> None:
+        self.ownership: Ownership = store.ownership
+        self._store = store
+        self._pipeline = pipeline
+        self._bounce = Bounce(limits.bounce_bytes_max)
+        self._limiter = anyio.CapacityLimiter(limits.threads)
+        self._inline_bytes_max = limits.inline_bytes_max
+
+    async def locate(self, keys: Keys) -> bytes:
+        return await self._store.locate(keys)
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        return await self._in_groups(self._load, wanted)
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        return await self._in_groups(self._save, given)
+
+    async def delete(self, keys: Keys) -> None:
+        await self._store.delete(keys)
+
+    def recover(self) -> AsyncIterator[list[Entry]]:
+        return self._store.recover()
+
+    def cost(self, header_bytes: int, payload_bytes: int) -> int:
+        """At most; `Outcome.taken_bytes` of a save tells what it took."""
+        return self._store.cost(header_bytes, payload_bytes)
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._store.capacity_bytes
+
+    async def aclose(self) -> None:
+        await self._store.aclose()
+        await anyio.to_thread.run_sync(self._bounce.release)
+
+    # Loading.
+
+    async def _load(self, group: Sequence[Wanted], room: Room) -> list[Outcome]:
+        headers = fresh_pages([len(one.header) for one in group])
+        rooms = self._split(room, group)
+        inner = [
+            replace(one, header=header, payload=places[0], hold=(room, one.hold))
+            for one, header, places in zip(group, headers, rooms, strict=True)
+        ]
+        outcomes = await self._store.load(inner)
+        done = [at for at, outcome in enumerate(outcomes) if outcome.fate is Fate.DONE]
+        undo = [partial(self._undo, group[at], headers[at], rooms[at], outcomes[at]) for at in done]
+        for at, outcome in zip(done, await self._work(undo, _bytes(group)), strict=True):
+            outcomes[at] = outcome
+        return outcomes
+
+    def _undo(
+        self, wanted: Wanted, raw: memoryview, rooms: list[memoryview], read: Outcome
+    ) -> Outcome:
+        try:
+            header = decode(raw)
+        except HeaderRefused:
+            wanted.header[:] = raw  # the actor says what becomes of such a one
+            return read
+        reason = _mismatch(wanted, header, read)
+        if not reason:
+            target = wanted.payload[: header.logical_bytes]
+            try:
+                plain = self._pipeline.undo(header, rooms, target)
+            except Unreadable as problem:
+                reason = str(problem)
+            else:
+                encode_into(plain, wanted.header[: header_bytes(plain.runs)])
+                return Outcome(Fate.DONE, whole_blocks(header.logical_bytes))
+        return Outcome(Fate.REFUSED, read.payload_bytes, reason)
+
+    # Saving.
+
+    async def _save(self, group: Sequence[Given], room: Room) -> list[Outcome]:
+        headers = fresh_pages([len(one.header) for one in group])
+        rooms = self._split(room, group)
+        apply = [
+            partial(self._apply, one, header, places, room)
+            for one, header, places in zip(group, headers, rooms, strict=True)
+        ]
+        made = await self._work(apply, _bytes(group))
+        below = [one for one in made if isinstance(one, Given)]
+        saved = iter(await self._store.save(below))
+        return [
+            self._told(one, stored, next(saved)) if isinstance(stored, Given) else stored
+            for one, stored in zip(group, made, strict=True)
+        ]
+
+    def _apply(
+        self, given: Given, into: memoryview, rooms: list[memoryview], room: Room
+    ) -> Given | Outcome:
+        header = decode(given.header)
+        payload = given.payload[: min(header.logical_bytes, given.payload_bytes)]
+        try:
+            told, place = self._pipeline.apply(header, payload, rooms)
+        except Declined as refusal:
+            return Outcome(Fate.REFUSED, reason=str(refusal))
+        encode_into(told, into)
+        hold = (room, given.hold)
+        if place is None:
+            return replace(given, header=into, hold=hold)
+        size = whole_blocks(told.stored_bytes)
+        # What was here before, of another object, is not to come to lie behind this one.
+        place[told.stored_bytes : size] = bytes(size - told.stored_bytes)
+        return replace(given, header=into, payload=place[:size], payload_bytes=size, hold=hold)
+
+    def _told(self, given: Given, stored: Given, saved: Outcome) -> Outcome:
+        if saved.fate is not Fate.DONE or saved.taken_bytes:
+            return saved
+        taken = self._store.cost(len(stored.header), stored.payload_bytes)
+        most = self.cost(len(given.header), given.payload_bytes)
+        return saved if taken == most else replace(saved, taken_bytes=taken)
+
+    # Both.
+
+    async def _in_groups(self, move: _Move[Item], items: Sequence[Item]) -> list[Outcome]:
+        """`move` all items, side by side as far as there is room; the first StoreFault ends it."""
+        groups = [*self._groups(items)]
+        return [*chain.from_iterable(await together(partial(self._in_room, move), groups))]
+
+    async def _in_room(self, move: _Move[Item], group: Sequence[Item]) -> list[Outcome]:
+        size = self._pipeline.rooms * _bytes(group)
+        if size > self._bounce.bytes_max:
+            reason = f"transforms need {size} bytes, bounce_bytes_max is {self._bounce.bytes_max}"
+            return [Outcome(Fate.REFUSED, reason=reason)] * len(group)
+        return await move(group, await self._bounce.take(size))
+
+    def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        bytes_max = self._bounce.bytes_max // (self._pipeline.rooms * GROUPS_AT_ONCE)
+        group: list[Item] = []
+        for one in items:
+            if group and (
+                len(group) == GROUP_OBJECTS_MAX or _bytes(group) + len(one.payload) > bytes_max
+            ):
+                yield group
+                group = []
+            group.append(one)
+        if group:
+            yield group
+
+    def _split(self, room: Room, group: Sequence[Item]) -> list[list[memoryview]]:
+        """The rooms of each object of a group."""
+        rooms: list[list[memoryview]] = []
+        start = 0
+        for one in group:
+            size = len(one.payload)
+            ends = [start + size * (number + 1) for number in range(self._pipeline.rooms)]
+            rooms.append([room.memory[end - size : end] for end in ends])
+            start = ends[-1]
+        return rooms
+
+    async def _work(self, works: Sequence[Callable[[], Result]], size_bytes: int) -> list[Result]:
+        """All of them: at once when it is little, else in a thread. Given up, it returns when nobody works any more."""
+        if size_bytes <= self._inline_bytes_max:
+            return _all_of(works)
+        return await anyio.to_thread.run_sync(_all_of, works, limiter=self._limiter)
+
+
+def _all_of(works: Sequence[Callable[[], Result]]) -> list[Result]:
+    return [work() for work in works]
+
+
+def _bytes(group: Sequence[_Payload]) -> int:
+    return sum(len(one.payload) for one in group)
+
+
+def _mismatch(wanted: Wanted, header: Header, read: Outcome) -> str:
+    """Why this cannot be the object that was asked for; empty: it may be."""
+    if header.key != wanted.key:
+        return f"it is another object, {header.key.hex()}"
+    if header.logical_bytes > len(wanted.payload):
+        return f"it has {header.logical_bytes} bytes, there is room for {len(wanted.payload)}"
+    if whole_blocks(header.stored_bytes) > read.payload_bytes:
+        return f"{read.payload_bytes} bytes of {header.stored_bytes} are there"
+    return ""

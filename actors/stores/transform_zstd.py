@@ -1,0 +1,70 @@
+"""Compression by Zstandard (RFC 8878)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import zstandard
+
+from penstock.actors.stores.header import Header, whole_blocks
+from penstock.actors.stores.transform import Unreadable
+from penstock.actors.stores.transform_config import ZstdConfig
+from penstock.runtime.units import MIB
+
+STEP_BYTES = MIB  # compressed between two looks at whether it pays
+WINDOW_BYTES_MAX = 8 * MIB  # the most that reading one object may need beside it
+
+
+class ZstdStep:
+    name = b"zstd"
+    is_required = False
+
+    def __init__(self, config: ZstdConfig) -> None:
+        self._level = config.level
+        # A compressor serves one thread at a time; as many are kept as there were threads at once.
+        self._idle: deque[zstandard.ZstdCompressor] = deque()
+
+    def apply(
+        self, header: Header, source: memoryview, room: memoryview
+    ) -> tuple[Header, memoryview] | None:
+        try:
+            compressor = self._idle.pop()
+        except IndexError:
+            compressor = zstandard.ZstdCompressor(level=self._level)
+        size = _compress(compressor, source, room)
+        self._idle.append(compressor)
+        return None if size is None else (header, room[:size])
+
+    def undo(
+        self, header: Header, stored: memoryview, room: memoryview
+    ) -> tuple[Header, memoryview]:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
+        size = 0
+        try:
+            with decompressor.stream_reader(stored) as reader:
+                while size < len(room) and (count := reader.readinto(room[size:])):
+                    size += count
+                if reader.read(1):
+                    raise Unreadable(f"it is more than {len(room)} bytes when decompressed")
+        except zstandard.ZstdError as error:
+            raise Unreadable(f"it cannot be decompressed: {error}") from None
+        return header, room[:size]
+
+
+def _compress(
+    compressor: zstandard.ZstdCompressor, source: memoryview, room: memoryview
+) -> int | None:
+    """How many bytes of `room` it takes; None as soon as it is clear that it saves no block."""
+    size_max = whole_blocks(len(source)) - whole_blocks(1)
+    process = compressor.compressobj(size=len(source))
+    size = 0
+    for start in range(0, len(source) + 1, STEP_BYTES):
+        is_last = start + STEP_BYTES > len(source)
+        made = process.compress(source[start : start + STEP_BYTES])
+        if is_last:
+            made += process.flush()
+        if size + len(made) > size_max:
+            return None
+        room[size : size + len(made)] = made
+        size += len(made)
+    return size
