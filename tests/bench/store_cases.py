@@ -1,0 +1,169 @@
+"""Which stores are measured, each with what it is measured against, and the servers they need."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar
+
+from store_sides import FioSide, LoopSide, MemcpySide, Shape, Side, Slots, drop_page_cache
+
+from penstock.runtime.units import KIB, MIB
+
+SHAPES = (Shape(64 * KIB, 512, 32), Shape(MIB, 64, 16), Shape(32 * MIB, 4, 2))
+FAR_SHAPES = (Shape(64 * KIB, 64, 16), Shape(MIB, 16, 8), Shape(32 * MIB, 1, 1))  # some 0.1 GiB/s
+SLOT_BYTES = 256 * KIB  # room is given in these by stores of slots
+
+
+class Absent(Exception):
+    """This store cannot be measured here; says what is missing."""
+
+
+class Case(ABC):
+    """A store, and what it is measured against. Servers and folders live in `stack`."""
+
+    name: ClassVar[str]
+    baseline: ClassVar[str]
+    shapes: ClassVar[Sequence[Shape]] = SHAPES
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        """Raises Absent."""
+        self.folder, self.stack = folder / self.name, stack
+        self.folder.mkdir()
+
+    @abstractmethod
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        """Of a new store, with room for so many turns."""
+
+    @abstractmethod
+    def beside(self, shape: Shape, slots: Slots) -> Side: ...
+
+    def forget(self) -> None:
+        """Drop what the page cache has."""
+        return
+
+    def room(self, shape: Shape, turns: int) -> int:
+        each = max(SLOT_BYTES, -(-(shape.object_bytes + 64 * KIB) // SLOT_BYTES) * SLOT_BYTES)
+        return turns * shape.objects * each + 256 * MIB
+
+
+class _OnDisk(Case):
+    direct: ClassVar[int] = 1
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        super().__init__(folder, stack)
+        if shutil.which("fio") is None:
+            raise Absent("fio is not installed")
+
+    def place(self, shape: Shape) -> Path:
+        return self.folder / f"store-{shape.words}"
+
+    def beside(self, shape: Shape, slots: Slots) -> Side:
+        del slots
+        folder = self.folder / f"fio-{shape.words}"
+        folder.mkdir()
+        return FioSide(folder, shape, direct=self.direct)
+
+
+class FileDirect(_OnDisk):
+    name = "file_direct"
+    baseline = "fio --direct=1"
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        return {
+            "type": "file",
+            "paths": str(self.place(shape)),
+            "io": "direct" if self.direct else "buffered",
+            "depth": shape.depth,
+            "capacity": self.room(shape, turns),
+        }
+
+
+class FileBuffered(FileDirect):
+    name = "file_buffered"
+    baseline = "fio --direct=0"
+    direct = 0
+
+    def forget(self) -> None:
+        drop_page_cache(self.folder)
+
+
+class RawBlock(_OnDisk):
+    name = "raw_block"
+    baseline = "fio --direct=1"
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        return {
+            "type": "raw_block",
+            "paths": str(self.place(shape)),
+            "depth": shape.depth,
+            "slot_bytes": SLOT_BYTES,
+            "capacity": self.room(shape, turns),
+        }
+
+
+class Memory(Case):
+    name = "memory"
+    baseline = "memcpy, one thread"
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        return {"type": "memory", "capacity": self.room(shape, turns)}
+
+    def beside(self, shape: Shape, slots: Slots) -> Side:
+        del shape
+        return MemcpySide(slots)
+
+
+class S3(Case):
+    name = "s3"
+    baseline = "bare obstore"
+    shapes = FAR_SHAPES
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        super().__init__(folder, stack)
+        for module in ("obstore", "moto", "boto3"):
+            if importlib.util.find_spec(module) is None:
+                raise Absent(f"{module} is not installed")
+        from support.s3_server import s3_server, secret_files
+
+        self._server = stack.enter_context(s3_server())
+        self._secrets = stack.enter_context(secret_files(self.folder))
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        del shape, turns
+        return {
+            "type": "s3",
+            "url": f"s3://{self._server.new_bucket()}",
+            "endpoint": self._server.endpoint,
+            "region": "us-east-1",
+            "secret_files": {name: str(path) for name, path in self._secrets.items()},
+        }
+
+    def beside(self, shape: Shape, slots: Slots) -> Side:
+        import obstore
+        from obstore.store import S3Store
+
+        bucket = S3Store(
+            self._server.new_bucket(),
+            endpoint=self._server.endpoint,
+            region="us-east-1",
+            client_options={"allow_http": True},
+            **{name: path.read_text().strip() for name, path in self._secrets.items()},
+        )
+        view = slots.views[0]
+
+        async def put(number: int) -> None:
+            await obstore.put_async(bucket, f"{number}", view)
+
+        async def get(number: int) -> None:
+            result = await obstore.get_async(bucket, f"{number}")
+            assert len(await result.bytes_async()) == shape.object_bytes
+
+        return LoopSide(shape, at_once=min(shape.objects, 2 * shape.depth), put=put, get=get)
+
+
+CASES: tuple[type[Case], ...] = (FileDirect, FileBuffered, RawBlock, Memory, S3)
