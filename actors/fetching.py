@@ -14,13 +14,12 @@ import asyncio
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_loading, prefetch, store
-from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.api.types import KEY_BYTES, Memory, Shortfall
 from penstock.actors.core.cost import worth_loading
 from penstock.actors.core.load_plan import (
     Batching,
@@ -45,12 +44,6 @@ _EXTENT = struct.Struct("<QQQ")
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
 
 
-class Memory(Protocol):
-    """The arena."""
-
-    def view(self, offset: int, bytes: int) -> memoryview: ...  # noqa: A002 - as `_native.Arena` has it
-
-
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
     """Of one ticket."""
@@ -60,6 +53,15 @@ class FetchLimits:
     surveys_max: int  # how often L1 is looked at again when something that it had has gone
     ask_s: float  # how long another actor may take for a step
     room_s: float  # how long making room may take
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchLimits:
+    """Of all tickets together."""
+
+    tickets_max: int  # loaded for at once; a ticket beyond that is final at what L1 has
+    inflight_bytes_max: int  # being loaded at once
+    fetch: FetchLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from penstock.actors.api import store
 from penstock.actors.config import NodeConfig
 from penstock.actors.core.catalog import Catalog
 from penstock.actors.core.watches import Watches
-from penstock.actors.fetching import FetchLimits
+from penstock.actors.fetching import FetchLimits, PrefetchLimits
 from penstock.actors.loads import Tier
-from penstock.actors.prefetcher import PrefetchLimits
 from penstock.actors.store_parts import StoreTools
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester

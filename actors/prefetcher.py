@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 from penstock.actors.api import eviction, l1, l1_loading, prefetch
-from penstock.actors.api.types import Shortfall, TicketId
+from penstock.actors.api.types import Memory, Shortfall, TicketId
 from penstock.actors.core.load_plan import LongestHit
-from penstock.actors.fetching import Fetching, FetchLimits, Memory, Surroundings
+from penstock.actors.fetching import Fetching, PrefetchLimits, Surroundings
 from penstock.actors.loads import Loads, Tier
 from penstock.actors.prefetch_metrics import PrefetchMetrics
 from penstock.runtime.errors import ActorStopped, MailboxFull
@@ -22,13 +21,6 @@ from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
-
-
-@dataclass(frozen=True, slots=True)
-class PrefetchLimits:
-    tickets_max: int  # loaded for at once; a ticket beyond that is final at what L1 has
-    inflight_bytes_max: int  # being loaded at once
-    fetch: FetchLimits
 
 
 class Prefetcher(prefetch.Prefetcher):

@@ -29,12 +29,12 @@ from penstock.actors.api.types import (
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watches
 from penstock.actors.eviction_controller import EvictionController, Watermarks
-from penstock.actors.fetching import FetchLimits
+from penstock.actors.fetching import FetchLimits, PrefetchLimits
 from penstock.actors.l1_geometries import longest_hit
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.loads import Tier
 from penstock.actors.object_keys import object_keys
-from penstock.actors.prefetcher import Prefetcher, PrefetchLimits
+from penstock.actors.prefetcher import Prefetcher
 from penstock.runtime.hazard import Hazards
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import Simulation
