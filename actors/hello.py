@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 from penstock.actors.api.errors import InvalidField, VersionMismatch
 from penstock.actors.api.session import Declaration
 from penstock.actors.api.types import Epoch, GroupGeometry, HitRule
+from penstock.actors.core.lossy import LossyNamespaces
 from penstock.actors.core.namespace import (
     GROUPS_MAX,
     LAYERS_MAX,
@@ -54,10 +55,12 @@ class ReadHello:
 
 
 class HelloReader:
-    """`chunk_tokens` is the node's configured value; each Hello's block sizes may round it up."""
+    """`chunk_tokens` is the node's configured value; each Hello's block sizes may round it up. `lossy` learns which
+    namespaces allow a lossy transform."""
 
-    def __init__(self, *, chunk_tokens: int) -> None:
+    def __init__(self, *, chunk_tokens: int, lossy: LossyNamespaces | None = None) -> None:
         self._chunk_tokens = chunk_tokens
+        self._lossy = LossyNamespaces() if lossy is None else lossy
 
     async def read(self, hello: engine_pb2.Hello, *, correlation_id: int) -> ReadHello:
         """In steps: others get their turn between them. Raises InvalidField, VersionMismatch."""
@@ -82,10 +85,12 @@ class HelloReader:
         roots = RootDigests(namespace)
         await checkpoint()
         geometry = tuple(_geometry(group, chunk_tokens) for group in groups)
+        digest = roots.digest(b"", b"")
+        self._lossy.learn(digest, namespace)
         declaration = Declaration(
             instance=hello.engine_instance,
             client=hello.client,
-            namespace_digest=roots.digest(b"", b""),
+            namespace_digest=digest,
             groups=geometry,
             slots=_own_slots(hello, geometry),
             chunk_tokens=chunk_tokens,

@@ -10,6 +10,7 @@ from support.declarations import CHUNK_TOKENS, group, hello
 
 from penstock.actors.api.errors import InvalidField, VersionMismatch
 from penstock.actors.api.types import HitRule
+from penstock.actors.core.lossy import Element, LossyNamespaces
 from penstock.actors.hello import HelloReader, ReadHello
 from penstock.protos import engine_pb2
 from penstock.protos.engine_pb2 import Hello
@@ -51,6 +52,31 @@ def test_geometry_slots_and_rules_follow_the_declaration() -> None:
     assert declared.groups[3].shard_runs == (3,)
     assert declared.slots == (0, 3, 4, 5)
     assert read(given).correlation_id == 7
+
+
+@pytest.mark.parametrize(
+    ("transform", "dtypes", "expected"),
+    [
+        ("fp8_e4m3", ["bfloat16"], Element.BFLOAT16),
+        ("fp8_e4m3", ["float16", "float16"], Element.FLOAT16),
+        ("", ["bfloat16"], None),
+        ("another", ["bfloat16"], None),
+        ("fp8_e4m3", ["float32"], None),
+        ("fp8_e4m3", ["bfloat16", "float16"], None),
+    ],
+)
+def test_a_lossy_transform_is_learned_where_all_elements_are_of_one_kind(
+    transform: str, dtypes: list[str], expected: Element | None
+) -> None:
+    groups = [group(f"g{n}", layers=[f"layers.{n}"]) for n in range(len(dtypes))]
+    for one, dtype in zip(groups, dtypes, strict=True):
+        one.dtype = dtype
+    given = hello(groups=groups)
+    given.namespace.transform = transform
+    lossy = LossyNamespaces()
+    reader = HelloReader(chunk_tokens=CHUNK_TOKENS, lossy=lossy)
+    told = anyio.run(partial(reader.read, given, correlation_id=7))
+    assert lossy.element(told.declaration.namespace_digest, "fp8_e4m3") is expected
 
 
 @pytest.mark.parametrize(
