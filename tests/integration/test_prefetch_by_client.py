@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from struct import Struct
 
 import numpy as np
 import pytest
 from support.eventually import eventually
 from support.nodes import local_node
 
-from penstock import _native
-from penstock.actors.api import eviction, l1, store
+from penstock.actors.api import eviction, store
 from penstock.actors.api.errors import InvalidField
 from penstock.actors.api.types import (
-    NODE_INSTANCE,
-    NODE_SESSION,
-    GeometryId,
-    GroupGeometry,
-    HitRule,
-    Shape,
     Shortfall,
-    TicketId,
 )
 from penstock.actors.engine.client import (
     Client,
@@ -31,8 +22,6 @@ from penstock.actors.engine.client import (
 )
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.node import Node
-from penstock.actors.object_keys import object_keys
-from penstock.runtime.supervisor import Supervisor
 
 pytestmark = [
     pytest.mark.anyio,
@@ -41,11 +30,6 @@ pytestmark = [
 
 LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, BLOCKS = 2, 2, 16, 4, 64
 GEOMETRY = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)
-CHUNK_TOKENS = 16  # of the test's node
-GROUP = GroupGeometry(
-    HitRule.FULL, 0, (LAYERS * 2 * CHUNK_TOKENS * HEADS * HEAD_SIZE * 4,), (LAYERS * 2,)
-)
-EXTENT = Struct("<QQQ")
 MEMORY = [{"name": "memory", "type": "memory", "capacity": "8MiB"}]
 
 
@@ -78,11 +62,10 @@ class Cache:
 class Served:
     """A node with one memory store, and a client of it."""
 
-    def __init__(self, node: Node, client: Client, arena: _native.Arena) -> None:
+    def __init__(self, node: Node, client: Client) -> None:
         self.node = node
         self.client = client
         self._refs = node._refs
-        self._arena = arena
 
     async def saved_and_evicted(self, chunks: int) -> tuple[list[int], Cache]:
         """A prompt whose objects are in the store, and no more in L1."""
@@ -90,7 +73,7 @@ class Served:
         ids = list(range(len(tokens) // BLOCK_TOKENS))
         stored = await self.client.store(tokens, [cache.layout], [ids])
         assert stored.chunks_written == chunks
-        await self._save(tokens, chunks)
+        await eventually(lambda: self._is_saved(chunks), within=10, what="the prompt is saved")
         await self.purge()
         assert (await self.node.usage()).resident_bytes == 0
         return tokens, cache
@@ -101,32 +84,10 @@ class Served:
     async def no_ticket_is_left(self) -> bool:
         return (await self.node.usage()).tickets == 0
 
-    async def _save(self, tokens: list[int], chunks: int) -> None:
-        """As a writer would: lend the objects, and save them with their digests."""
-        session = self.client._link.current()
-        prompt = self.client._prompts.name(session, tokens, None, salt=b"", adapter=b"")
-        shape = Shape.of(GeometryId(0), session.keyspace.namespace(b"", b"").digest(), (GROUP,))
-        ticket, keys = TicketId(b"t" * 16), prompt.keys
-        look = l1.Lookup(ticket, keys, GeometryId(0), NODE_SESSION, NODE_INSTANCE, 1, 30.0, None)
-        assert (await self._refs.l1.ask(look, within=5)).hit_chunks == chunks
-        acquire = l1.Acquire(ticket, NODE_SESSION, 0, (0,), 0, 30.0)
-        lease = await self._refs.l1.ask(acquire, within=5)
-        sources = []
-        for name, (offset, size, digest) in zip(
-            object_keys(shape, keys, [0]), EXTENT.iter_unpack(lease.extents.packed), strict=True
-        ):
-            view = self._arena.view(offset, -(-size // 4096) * 4096)
-            run = size // GROUP.shard_runs[0]
-            runs = [_native.crc64(view[at : at + run]) for at in range(0, size, run)]
-            packed = b"".join(one.to_bytes(8, "little") for one in runs)
-            sources.append(
-                store.Source(name, 0, shape.namespace, size, digest, packed, b"", view, None)
-            )
-        saved = await self._refs.stores["memory"].ask(store.Save(tuple(sources)), within=5)
-        assert {one.outcome for one in saved} == {store.SaveOutcome.SAVED}
-        await self._refs.l1.ask(l1.Release(lease.lease, NODE_SESSION, ()), within=5)
-        close = l1.CloseTickets((ticket,), NODE_INSTANCE, NODE_SESSION)
-        await self._refs.l1.ask(close, within=5)
+    async def _is_saved(self, chunks: int) -> bool:
+        """Written through, and nobody holds it any more."""
+        saved = await self._refs.stores["memory"].ask(store.Measure(), within=5)
+        return saved.objects == chunks and (await self.node.usage()).leases == 0
 
 
 async def is_there(client: Client, tokens: list[int], chunks: int) -> bool:
@@ -134,17 +95,9 @@ async def is_there(client: Client, tokens: list[int], chunks: int) -> bool:
 
 
 @pytest.fixture
-async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
-    arenas: list[_native.Arena] = []
-    start = Node._start
-
-    async def started(node: Node, supervisor: Supervisor, arena: _native.Arena) -> None:
-        arenas.append(arena)
-        await start(node, supervisor, arena)
-
-    monkeypatch.setattr(Node, "_start", started)
+async def served() -> AsyncIterator[Served]:
     async with local_node(stores=MEMORY) as node, node.attach(spec()) as client:
-        yield Served(node, client, arenas[0])
+        yield Served(node, client)
 
 
 async def test_what_was_evicted_is_loaded_from_the_store_and_read_whole(served: Served) -> None:
