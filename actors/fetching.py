@@ -184,7 +184,7 @@ class Fetching:
     # Planning and loading.
 
     async def _pursue(self) -> None:
-        while True:
+        while self._hit < self._total:
             await checkpoint()
             seen = self._news.count
             plan = self._plan()
@@ -202,6 +202,8 @@ class Fetching:
 
     def _plan(self) -> Plan:
         limit = min(self._cap, self._known.end)
+        if limit <= self._known.first:
+            return Plan(self._known.first, ())
         batching = Batching(self._limits.batch_bytes, self._chunks_begun)
         plan = plan_load(self._known, limit, batching, self._around.longest)
         worth = worth_loading(
