@@ -92,6 +92,11 @@ def read_record(kind: type[C], values: Mapping[str, object], *, path: str) -> C:
         raise ConfigError(where, refusal.problem) from None
 
 
+def environment_value(name: str) -> str | None:
+    """What the environment calls `name`: for secrets, whose name alone is configured."""
+    return os.environ.get(name)
+
+
 Key = tuple[str, ...]
 
 

@@ -16,9 +16,17 @@ from penstock.actors.stores.s3 import open_s3_store
 from penstock.actors.stores.s3_config import S3Config
 from penstock.actors.stores.store import Store, StoreContext
 from penstock.actors.stores.transform_opening import open_pipeline, transformed
+from penstock.actors.stores.valkey import open_valkey_store
+from penstock.actors.stores.valkey_config import ValkeyConfig
 
 AnyStoreConfig: TypeAlias = (
-    MemoryConfig | FileConfig | FsspecConfig | PluginConfig | S3Config | RawBlockConfig
+    MemoryConfig
+    | FileConfig
+    | FsspecConfig
+    | PluginConfig
+    | S3Config
+    | RawBlockConfig
+    | ValkeyConfig
 )
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
@@ -51,5 +59,7 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return await open_plugin(config, context)
         case S3Config():
             return await open_s3_store(config, context)
+        case ValkeyConfig():
+            return await open_valkey_store(config, context)
         case _:
             assert_never(config)
