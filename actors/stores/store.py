@@ -132,4 +132,7 @@ class StoreContext:
 
     name: str
     epoch: Epoch  # unique to this life of this node: for temporary names
+    memory: memoryview | None = field(
+        default=None, repr=False
+    )  # all that payloads may lie in, for libraries that want to know it beforehand
     lossy: LossyNamespaces = field(default_factory=LossyNamespaces)  # of the sessions of this node

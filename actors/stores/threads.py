@@ -28,10 +28,14 @@ class Threads:
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """What `work` returns or raises. Cancelled, it goes on unheard."""
+        return await (await self.begin(work))
+
+    async def begin(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Begin `work` when there is a place for it. What it returns or raises, later; nobody has to ask."""
         await self._places.acquire()
         call = _Call(work, self._places)
         threading.Thread(target=call, name=self._name, daemon=True).start()
-        return await call.answer
+        return call.answer
 
     async def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work` of every item, side by side; answers in their order. The first error ends it."""
