@@ -106,6 +106,7 @@ class RawCuts:
         make_disk: MakeDisk = RecordingDisk,
         *,
         ways: int = 2,
+        moments_max: int = 1 << 30,
     ) -> None:
         self.cuts = 0
         self.log_head = 0  # blocks that were ever appended to the log, over all lives
@@ -114,6 +115,7 @@ class RawCuts:
         self._durability = durability
         self._make_disk = make_disk
         self._ways = ways  # how many cuts at each moment
+        self._moments_max = moments_max  # of a life; beyond it, some are drawn
         self._samples = Samples()
         self._version = 0
         self._image = bytes(DISK_BYTES)
@@ -130,8 +132,10 @@ class RawCuts:
         await store.aclose()
         store.validate()
         self.log_head = store._volumes[0]._committer._log.head
-        next_at = self._draw.choice(disk.moments())
-        for at in disk.moments():
+        all_moments = disk.moments()
+        moments = self._draw.sample(all_moments, min(self._moments_max, len(all_moments)))
+        next_at = moments[-1]
+        for at in moments:
             for leaving in self._draw.sample([*Leaving], self._ways):
                 image = disk.image(at, leaving)
                 found = await self._check(life, at, leaving, image)
@@ -204,7 +208,7 @@ class RawCuts:
         for version in versions - {ABSENT}:
             expected = await self._samples.of(key, version)
             size = expected.logical_bytes
-            if header == expected.header and bytes(payload[:size]) == bytes(
+            if bytes(header) == bytes(expected.header) and bytes(payload[:size]) == bytes(
                 expected.payload[:size]
             ):
                 return version

@@ -9,6 +9,7 @@ import pytest
 from support.power_cut import Leaving, RecordingDisk
 from support.raw_cuts import RawCuts, WrongAfterCut
 
+from penstock.actors.core.slot_log import BLOCKS_MIN
 from penstock.actors.stores import raw_commit
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import Moved
@@ -16,10 +17,10 @@ from penstock.actors.stores.native_io import Moved
 CUTS_MIN = 600  # by each of the seeds
 
 
-def lives(cuts: RawCuts, cuts_min: int) -> None:
+def lives(cuts: RawCuts, cuts_min: int, turns: int = 4) -> None:
     async def run() -> None:
         while cuts.cuts < cuts_min:
-            await cuts.play(turns=4)
+            await cuts.play(turns)
 
     anyio.run(run)
 
@@ -31,6 +32,15 @@ def test_what_was_acknowledged_durable_survives_every_cut(seed: int) -> None:
     cuts = RawCuts(seed, DurabilityName.FDATASYNC)
     lives(cuts, CUTS_MIN)
     assert cuts.cuts >= CUTS_MIN
+
+
+@pytest.mark.loop_step_ms(50)
+@pytest.mark.parametrize("seed", range(10, 12))
+def test_long_lives_survive_cuts_while_the_log_is_cleaned(seed: int) -> None:
+    """C3, C4: the log goes round its ring several times, and is cut while it reuses its blocks."""
+    cuts = RawCuts(seed, DurabilityName.FDATASYNC, moments_max=60)
+    lives(cuts, CUTS_MIN, turns=60)
+    assert cuts.log_head > 4 * BLOCKS_MIN
 
 
 @pytest.mark.loop_step_ms(50)
