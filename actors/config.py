@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,15 @@ def _check_duration(name: str, seconds: float) -> None:
         raise ValueError(f"{name} must be 1 ms to {WIRE_SECONDS_MAX:g} s, not {seconds:g} s")
 
 
+class L1Mode(enum.Enum):
+    """What host memory is for."""
+
+    CACHE = "cache"
+    STAGING = (
+        "staging"  # a bounce buffer: what the stores have, or finally failed to take, leaves it
+    )
+
+
 class L1Config(Config, frozen=True):
     """Host memory."""
 
@@ -40,6 +50,12 @@ class L1Config(Config, frozen=True):
     low_water: float = 0.90  # and at which it stops
     evict_batch: ByteSize = ByteSize(256 * MIB)  # evicted in one step of the loop
     evict_batch_chunks: Count = 4096  # the same; whichever comes first
+    mode: L1Mode = L1Mode.CACHE
+    # A full L1 is shared: who takes less than 7/8 of what its weight gives it loses nothing to who takes more.
+    fair_share: bool = True
+    save_urgent_within: Seconds = Seconds(1)  # to save a batch that must go now, for stores that
+    save_relaxed_within: Seconds = Seconds(10)  # want what leaves L1; and one that could wait
+    news_max: Count = 65536  # names of committed objects until the store writer takes them
     object_bytes_min: ByteSize = ByteSize(
         4 * KIB
     )  # objects are expected to be at least this large: bounds their number
@@ -66,6 +82,8 @@ class L1Config(Config, frozen=True):
             )
         if not 0 < self.low_water <= self.high_water <= 1:
             raise ValueError("needs 0 < low_water <= high_water <= 1")
+        for name in ("save_urgent_within", "save_relaxed_within"):
+            _check_duration(name, getattr(self, name))
         if not 0 < self.quarantine_max <= 1:
             raise ValueError("quarantine_max must be above 0 and at most 1")
         if self.object_bytes_min < PAGE_BYTES:
@@ -181,6 +199,26 @@ class PrefetchConfig(Config, frozen=True):
             raise ValueError("batch and inflight must not be 0")
 
 
+class WriterConfig(Config, frozen=True):
+    """Saves from L1 to the stores. Without stores there are none."""
+
+    inflight_bytes_max: ByteSize = ByteSize(
+        1 * GIB
+    )  # of L1, held by saves under way; each store that is written has an equal part
+    batch: ByteSize = ByteSize(64 * MIB)  # of one save
+    batch_objects: Count = 256  # the same; whichever comes first
+    queued_objects_max: Count = 65536  # waiting for one store; one more is given up
+    remembered_objects_max: Count = 65536  # whose outcome can still be asked for
+    waited_objects_max: Count = 65536  # by all who wait for outcomes
+    hits_max: Count = 65536  # chunks remembered that were hit once, for write: on_second_hit
+    save_within: Seconds = Seconds(120)  # one save, its turn at the store included
+
+    def __post_init__(self) -> None:
+        _check_duration("save_within", self.save_within)
+        if not self.batch or not self.inflight_bytes_max:
+            raise ValueError("batch and inflight_bytes_max must not be 0")
+
+
 class NodeConfig(Config, frozen=True):
     """One node. `chunk_tokens` is rounded up to a multiple of every group's block size."""
 
@@ -190,6 +228,7 @@ class NodeConfig(Config, frozen=True):
     gateway: GatewayConfig = GatewayConfig()
     sessions: SessionsConfig = SessionsConfig()
     prefetch: PrefetchConfig = PrefetchConfig()
+    writer: WriterConfig = WriterConfig()
     stores: tuple[AnyStoreConfig, ...] = ()  # tiers below L1, in this order; see stores/config.py
     mailbox_max: Count = 8192  # messages waiting for one actor
     ask_within: Seconds = Seconds(5)  # between actors
@@ -209,6 +248,8 @@ class NodeConfig(Config, frozen=True):
         for position, name in enumerate(names):
             if name in names[:position]:
                 raise ConfigError(f"stores.{position}.name", f"two stores are called {name!r}")
+        if self.l1.mode is L1Mode.STAGING and not self.stores:
+            raise ConfigError("l1.mode", "staging keeps nothing in L1: name stores that do")
         if not self.drain <= self.drain_max:
             raise ConfigError("drain", f"must be at most drain_max, {self.drain_max:g} s")
         if self.metrics_address:

@@ -28,7 +28,10 @@ class TenantQuota(Config, frozen=True):
     """What one tenant (a cache salt) may hold in one tier."""
 
     salt: str
-    bytes: ByteSize
+    bytes: ByteSize  # 0: no bound
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = (
+        1  # of its share of a full L1; see l1.fair_share
+    )
 
     def __repr__(self) -> str:
         return f"TenantQuota(salt=***, bytes={self.bytes!r})"

@@ -16,7 +16,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api import eviction, gateway, l1, prefetch, session
+from penstock.actors.api import eviction, gateway, l1, prefetch, session, writer
 from penstock.actors.api.errors import InvalidField, MovesNoBytes, TicketOver
 from penstock.actors.api.types import (
     EXTENT_BYTES,
@@ -35,6 +35,7 @@ from penstock.actors.engine_codec import (
     duration_s,
 )
 from penstock.actors.engine_loads import Pace, Prefetching, SessionLoads, load_duration_s
+from penstock.actors.engine_saves import say_stored
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.actors.stat_codec import stat_reply
@@ -63,6 +64,7 @@ class Neighbours:
     sessions: Ref[session.Sessions]
     eviction_controller: Ref[eviction.EvictionController]
     prefetcher: Ref[prefetch.Prefetcher] | None = None  # None: there is nothing below L1
+    writer: Ref[writer.StoreWriter] | None = None  # the same
 
 
 class EngineRequests:
@@ -112,6 +114,7 @@ class EngineRequests:
             "prefetch": self._prefetching.prefetch,
             "touch": self._touch,
             "stat": self._stat,
+            "wait_stored": self._wait_stored,
         }
 
     def owns(self, ticket: TicketId) -> bool:
@@ -334,6 +337,17 @@ class EngineRequests:
     async def _touch(self, msg: engine_pb2.Touch, reply: engine_pb2.SessionReply) -> None:
         prompt = await self._prompts.resolve(msg.prompt)
         reply.touched.chunks = await self._to.l1.ask(l1.Touch(prompt.keys))
+
+    async def _wait_stored(
+        self, msg: engine_pb2.WaitStored, reply: engine_pb2.SessionReply
+    ) -> Later | None:
+        prompt = await self._prompts.resolve(msg.prompt)
+        reply.stored.SetInParent()
+        if self._to.writer is None:
+            return None
+        geometry, within_s = self._attached.geometry, msg.within_ms / 1000
+        ask = writer.WaitStored(prompt.keys, geometry, self._slots, within_s)
+        return say_stored(self._to.writer, ask, reply.stored)
 
     async def _stat(self, _: engine_pb2.StatRequest, reply: engine_pb2.SessionReply) -> Later:
         return self._measure(reply)

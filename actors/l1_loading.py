@@ -104,6 +104,7 @@ class Loading:
         tenant = self._tenants.account(msg.salt)
         if tenant.is_new:
             self._table.set_quota(tenant.id, tenant.bytes_max)
+            self._table.set_weight(tenant.id, tenant.weight)
         reserved = self._table.reserve(
             msg.keys,
             parent=msg.parent,

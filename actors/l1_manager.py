@@ -73,10 +73,12 @@ class L1Manager(l1.L1Manager):
         beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
         store_writer: Ref[writer.StoreWriter] | None = None,
         hits_max: int = 0,
+        is_staging: bool = False,
     ) -> None:
         """`beside`: what goes on beside its messages, such as telling how far the arena is backed.
 
         `store_writer`: who saves below L1, if anybody does. `hits_max`: chunks of hits kept for it, if it counts them.
+        `is_staging`: lookups hit nothing by themselves; what is in L1 is only on its way.
         """
         self._table = table
         self._arena_bytes = arena_bytes
@@ -100,6 +102,7 @@ class L1Manager(l1.L1Manager):
             hits_max=hits_max,
             evicted=self._room,
         )
+        self._is_staging = is_staging
         self._pressure_told = False  # and not taken yet
         self._lookups = 0
         self._lookup_chunks = 0
@@ -189,16 +192,17 @@ class L1Manager(l1.L1Manager):
             return l1.Hit(NO_TICKET, 0, 0)
         now, ticket = _now(), msg.ticket
         expires = now + msg.ticket_s
-        found = self._table.lookup(
-            msg.keys,
-            geometry=msg.geometry,
-            ticket=ticket,
-            instance=msg.instance,
-            readers=msg.readers,
-            now=now,
-            expires=expires,
-        )
-        hit, promised = found.hit, found.promised
+        hit = promised = 0
+        if not self._is_staging:
+            hit, promised = self._table.lookup(
+                msg.keys,
+                geometry=msg.geometry,
+                ticket=ticket,
+                instance=msg.instance,
+                readers=msg.readers,
+                now=now,
+                expires=expires,
+            )
         self._lookups += 1
         self._lookup_chunks += len(msg.keys) // KEY_BYTES
         self._hit_chunks += hit
@@ -241,7 +245,7 @@ class L1Manager(l1.L1Manager):
         return l1.Hit(NO_TICKET, hit, self._table.promised(msg.keys, geometry=msg.geometry))
 
     def _peek(self, keys: bytes, geometry: GeometryId) -> int:
-        return self._table.peek(keys, geometry=geometry) if keys else 0
+        return self._table.peek(keys, geometry=geometry) if keys and not self._is_staging else 0
 
     def _touch(self, keys: bytes) -> int:
         return self._table.touch(keys, now=_now()) if keys else 0
@@ -292,6 +296,7 @@ class L1Manager(l1.L1Manager):
         tenant = self._tenants.account(msg.salt)
         if tenant.is_new:
             self._table.set_quota(tenant.id, tenant.bytes_max)
+            self._table.set_weight(tenant.id, tenant.weight)
         if msg.instead_of:
             self._table.abort(msg.instead_of, session=msg.session)
         reserved = self._table.reserve(

@@ -3,6 +3,7 @@
 node
  |- l1_manager           no restart: its death ends the epoch and the node
  |- store[NAME] ...      in the order of their tiers; one that breaks disturbs no other
+ |- store_writer         if there are stores
  |- eviction_controller
  |- prefetcher           if there are stores
  |- sessions             no restart: it alone knows whose memory is quarantined
@@ -21,16 +22,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock import _native
-from penstock.actors.api import control, eviction, gateway, l1, prefetch, session, store
+from penstock.actors.api import control, eviction, gateway, l1, prefetch, session, store, writer
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
-from penstock.actors.config import NodeConfig
+from penstock.actors.config import L1Mode, NodeConfig
 from penstock.actors.config_words import PolicyName
 from penstock.actors.control import Control, ControlLimits
+from penstock.actors.core.lossy import LossyNamespaces
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.store_ledger import PUT_MAX
 from penstock.actors.engine_requests import Neighbours
-from penstock.actors.eviction_controller import EvictionController, Watermarks
+from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
 from penstock.actors.gateway import Gateway, NodeFacts, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
@@ -55,13 +57,16 @@ from penstock.actors.node_stores import (
     tier,
     watches,
 )
+from penstock.actors.node_writing import hits_max, saved_tier, saves_what_leaves, writer_limits
 from penstock.actors.prefetcher import Prefetcher
 from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.actors.store_actor import StoreActor
+from penstock.actors.store_writer import StoreWriter
 from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.actors.stores.store import StoreContext
+from penstock.actors.writer_metrics import WriterMetrics
 from penstock.runtime.actor_metrics import ActorMetrics
 from penstock.runtime.claim import claimed
 from penstock.runtime.config import load_config
@@ -69,10 +74,7 @@ from penstock.runtime.errors import ConfigError, mapped
 from penstock.runtime.grpc_transport import private_directory
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
-from penstock.runtime.security import (
-    Address,
-    check_exposure,
-)
+from penstock.runtime.security import Address, check_exposure
 from penstock.runtime.supervisor import ChildSpec, Supervisor, supervise
 from penstock.runtime.telemetry import Telemetry
 
@@ -98,6 +100,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._refs = _Refs(config)
         self._digester = Digester()
+        self._lossy = LossyNamespaces()  # learned by the gateway, asked by stores
 
     @property
     def address(self) -> str:
@@ -191,6 +194,8 @@ class Node:
         await supervisor.start(ChildSpec(refs.l1, lambda: self._make_l1(arena), restarts_max=0))
         for one in config.stores:
             await supervisor.start(self._store_child(one))
+        if config.stores:
+            await supervisor.start(self._writer_child(arena))
         await supervisor.start(ChildSpec(refs.eviction, self._make_eviction))
         if config.stores:
             await supervisor.start(ChildSpec(refs.prefetcher, lambda: self._make_prefetcher(arena)))
@@ -231,13 +236,14 @@ class Node:
         return Streams(
             facts=NodeFacts(self.epoch, arena.bytes, socket_path),
             limits=limits,
-            hello=HelloReader(chunk_tokens=self.config.chunk_tokens),
+            hello=HelloReader(chunk_tokens=self.config.chunk_tokens, lossy=self._lossy),
             neighbours=Neighbours(
                 refs.gateway,
                 refs.l1,
                 refs.sessions,
                 refs.eviction,
                 refs.prefetcher if self.config.stores else None,
+                refs.writer if self.config.stores else None,
             ),
             news=refs.control,
         )
@@ -251,6 +257,8 @@ class Node:
             quarantine_bytes_max=int(config.bytes * config.quarantine_max),
             leases_max=config.leases_max,
             tickets_max=config.tickets_max,
+            news_max=config.news_max if self.config.stores else 0,
+            fair_share=config.fair_share,
             hash_seed=int.from_bytes(os.urandom(8), "little"),
         )
         return L1Manager(
@@ -263,14 +271,18 @@ class Node:
                 default_bytes_max=config.tenant_bytes_max,
                 bytes_max={one.salt.encode(): one.bytes for one in config.quotas},
                 bytes_of=table.bytes_of,
+                weights={one.salt.encode(): one.weight for one in config.quotas},
             ),
             telemetry=self.telemetry,
             eviction_controller=self._refs.eviction,
             beside=partial(tell_prefault, arena) if config.prefault_threads else None,
+            store_writer=self._refs.writer if self.config.stores else None,
+            hits_max=hits_max(self.config),
+            is_staging=self._is_staging,
         )
 
     def _store_child(self, config: AnyStoreConfig) -> ChildSpec[store.StoreActor]:
-        opener = StoreOpener(config, StoreContext(config.name, self.epoch))
+        opener = StoreOpener(config, StoreContext(config.name, self.epoch, self._lossy))
         tools = store_tools(config, partial(self._make_catalog, config), self._digester)
         return ChildSpec(
             self._refs.stores[config.name],
@@ -290,13 +302,34 @@ class Node:
     def _make_prefetcher(self, arena: _native.Arena) -> Prefetcher:
         refs = self._refs
         return Prefetcher(
-            tiers=[tier(one, refs.stores[one.name]) for one in self.config.stores],
+            tiers=[
+                tier(one, refs.stores[one.name], self.config.l1.mode) for one in self.config.stores
+            ],
             manager=refs.l1,
             evictor=refs.eviction,
             memory=arena,
             longest=longest_hit,
             limits=prefetch_limits(self.config),
             telemetry=self.telemetry,
+        )
+
+    @property
+    def _is_staging(self) -> bool:
+        return self.config.l1.mode is L1Mode.STAGING
+
+    def _writer_child(self, arena: _native.Arena) -> ChildSpec[writer.StoreWriter]:
+        refs, stores = self._refs, self.config.stores
+        metrics = WriterMetrics(self.telemetry, [one.name for one in stores])
+        return ChildSpec(
+            refs.writer,
+            lambda: StoreWriter(
+                [saved_tier(one, refs.stores[one.name]) for one in stores],
+                manager=refs.l1,
+                memory=arena,
+                limits=writer_limits(self.config),
+                metrics=metrics,
+                is_staging=self._is_staging,
+            ),
         )
 
     def _make_eviction(self) -> EvictionController:
@@ -309,7 +342,15 @@ class Node:
             batch_chunks=config.evict_batch_chunks,
             ask_s=self.config.ask_within,
         )
-        return EvictionController(self._refs.l1, watermarks)
+        saves_down = SavesDown(
+            self._refs.writer, config.save_urgent_within, config.save_relaxed_within, self.telemetry
+        )
+        return EvictionController(
+            self._refs.l1,
+            watermarks,
+            saves_down=saves_down if saves_what_leaves(self.config) else None,
+            is_staging=self._is_staging,
+        )
 
     def _make_sessions(self, door: ArenaDoor) -> Sessions:
         config = self.config
@@ -351,6 +392,7 @@ class _Refs:
             eviction.EvictionController, "eviction_controller", messages_max=messages_max
         )
         self.prefetcher = Ref.to(prefetch.Prefetcher, "prefetcher", messages_max=messages_max)
+        self.writer = Ref.to(writer.StoreWriter, "store_writer", messages_max=messages_max)
         self.sessions = Ref.to(session.Sessions, "sessions", messages_max=messages_max)
         self.control = Ref.to(control.Control, "control", messages_max=messages_max)
         self.gateway = Ref.to(gateway.Gateway, "gateway", messages_max=messages_max)

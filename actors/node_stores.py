@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from penstock.actors.api import store
-from penstock.actors.config import NodeConfig
+from penstock.actors.config import L1Mode, NodeConfig
 from penstock.actors.core.catalog import Catalog
 from penstock.actors.core.watches import Watches
 from penstock.actors.fetching import FetchLimits, PrefetchLimits
@@ -61,12 +61,12 @@ def tenant_quotas(config: StoreConfig) -> dict[bytes, int]:
     }
 
 
-def tier(config: StoreConfig, ref: Ref[store.StoreActor]) -> Tier:
-    """A store as the prefetcher sees it."""
+def tier(config: StoreConfig, ref: Ref[store.StoreActor], mode: L1Mode) -> Tier:
+    """A store as the prefetcher sees it. In staging nothing that is loaded stays."""
     return Tier(
         config.name,
         ref,
-        is_kept=config.write_back,
+        is_kept=config.write_back and mode is L1Mode.CACHE,
         locate_s=config.locate_within,
         load_s=config.load_within,
     )

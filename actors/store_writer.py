@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import assert_never
 
 import anyio
@@ -24,7 +23,8 @@ from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
 from penstock.actors.keys import object_key
 from penstock.actors.writer_books import Books, name_of
-from penstock.actors.writer_lane import Lane, LaneLimits, LaneTools
+from penstock.actors.writer_lane import Lane, LaneTools
+from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_metrics import WriterMetrics
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
@@ -35,32 +35,6 @@ from penstock.runtime.ref import Ref, gather_asks
 HITS_STEP_CHUNKS = 1024  # counted in one step of the loop
 VICTIMS_STEP_BYTES = 1 << 40  # all there are, that is
 VICTIMS_STEP_CHUNKS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class WriterLimits:
-    inflight_bytes_max: (
-        int  # of the arena, held by all saves under way; each store has an equal part of it
-    )
-    batch_bytes_max: int  # of one Save
-    batch_objects_max: int
-    queued_objects_max: int  # that wait for one store
-    settled_objects_max: int  # whose outcome is remembered
-    waited_objects_max: int  # by all who wait for outcomes
-    hits_max: int  # chunks remembered that were hit once
-    save_s: float  # for one batch, waiting included
-    locate_s: float  # to ask stores about objects nobody remembers
-    ask_s: float  # of L1
-
-    def of_lane(self, lanes: int) -> LaneLimits:
-        return LaneLimits(
-            inflight_bytes_max=self.inflight_bytes_max // max(1, lanes),
-            batch_bytes_max=self.batch_bytes_max,
-            batch_objects_max=self.batch_objects_max,
-            queued_objects_max=self.queued_objects_max,
-            save_s=self.save_s,
-            ask_s=self.ask_s,
-        )
 
 
 class StoreWriter(writer.StoreWriter):

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 
 from penstock.actors.api.errors import TooManyTenants
 from penstock.actors.api.types import TenantId
 
+NO_WEIGHTS: Mapping[bytes, int] = MappingProxyType({})
 LOOKED_AT_MAX = 1024  # accounts asked about in one step when all numbers are taken
 
 
@@ -17,6 +19,7 @@ LOOKED_AT_MAX = 1024  # accounts asked about in one step when all numbers are ta
 class Account:
     id: TenantId
     bytes_max: int  # 0: no quota
+    weight: int  # of its share
     is_new: bool  # the table has not been told its quota yet
 
 
@@ -33,11 +36,13 @@ class Tenants:
         default_bytes_max: int,
         bytes_max: Mapping[bytes, int],
         bytes_of: Callable[[TenantId], int],
+        weights: Mapping[bytes, int] = NO_WEIGHTS,
     ) -> None:
-        """`bytes_of`: what the table holds of a tenant now, in arena bytes."""
+        """`bytes_of`: what the table holds of a tenant now, in arena bytes. `weights`: by salt; 1 of all others."""
         self._tenants_max = tenants_max
         self._default_bytes_max = default_bytes_max
         self._bytes_max = {_digest(salt): bound for salt, bound in bytes_max.items()}
+        self._weights = {_digest(salt): weight for salt, weight in weights.items()}
         self._bytes_of = bytes_of
         # Longest unused first, as far as it matters; len <= tenants_max.
         self._numbers: dict[bytes, TenantId] = {}
@@ -47,13 +52,14 @@ class Tenants:
         """The account of `salt`, opened at first use. Raises TooManyTenants."""
         digest = _digest(salt)
         bytes_max = self._bytes_max.get(digest, self._default_bytes_max)
+        weight = self._weights.get(digest, 1)
         known = self._numbers.get(digest)
         if known is not None:
-            return Account(known, bytes_max, is_new=False)
+            return Account(known, bytes_max, weight, is_new=False)
         number = self._free_number()
         self._numbers[digest] = number
         self._digests[number] = digest
-        return Account(number, bytes_max, is_new=True)
+        return Account(number, bytes_max, weight, is_new=True)
 
     def digest(self, number: int) -> bytes:
         """What stores call the tenant of this number, of whom something is in the table; empty: the empty salt."""

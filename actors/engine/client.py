@@ -13,7 +13,6 @@ full, `lookup` finds nothing, `load` brings 0 tokens, `store` stores nothing. Th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -22,15 +21,12 @@ from anyio.abc import TaskGroup
 
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import Accounts, ClientStatistics
+from penstock.actors.engine.answers import Prefetched, Saves
 from penstock.actors.engine.arguments import read_count, read_pin_ms, read_within
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
-from penstock.actors.engine.errors import (
-    ClientClosed,
-    StaleEpoch,
-    StaleGrant,
-)
+from penstock.actors.engine.errors import ClientClosed, StaleEpoch, StaleGrant
 from penstock.actors.engine.forks import HomeProcess, tell_if_forks_crash
 from penstock.actors.engine.key_record import key_record
 from penstock.actors.engine.keyspace import Prompt
@@ -65,6 +61,7 @@ __all__ = [
     "Loaded",
     "Place",
     "Prefetched",
+    "Saves",
     "Start",
     "Stored",
     "Ticket",
@@ -72,17 +69,6 @@ __all__ = [
     "new_engine_instance",
     "plain_model",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Prefetched:
-    """How much of a prompt is readable now, and how much when what is on its way has come."""
-
-    total_chunks: int = 0
-    hit_chunks: int = 0
-    promised_chunks: int = 0
-    ticket: Ticket | None = None
-    """Of the pin: await `ticket.ready` for the loads, `cancel()` to unpin before its time. None: nothing is pinned."""
 
 
 class Client:
@@ -336,12 +322,28 @@ class Client:
     ) -> int:
         """Tell that a prompt was used, so that it is kept longer. Gives the chunks that are there."""
         self._check()
-        within = read_within(within)
         with self._accounts.excusing("touch"):
             session = self._link.current()
             prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
-            return await session.touch(whole(prompt), within=within)
+            return await session.touch(whole(prompt), within=read_within(within))
         return 0
+
+    async def wait_stored(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        keys: bytes | Sequence[bytes] | None = None,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        within: float,
+    ) -> Saves:
+        """What became of a prompt's objects at the node's stores; waits at most so long for what is pending."""
+        self._check()
+        with self._accounts.excusing("wait_stored"):
+            session = self._link.current()
+            prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
+            return Saves.of(await session.wait_stored(whole(prompt), within=within))
+        return Saves()
 
     async def stat(self, *, within: float | None = None) -> engine_pb2.StatReply:
         """The node's gauges. Raises NodeAway and the like: it is not excused."""
@@ -391,8 +393,6 @@ class Client:
 
     def statistics(self) -> ClientStatistics:
         return self._accounts.statistics(attachments=self._link.attachments)
-
-    # Inside.
 
     def _check(self) -> None:
         self._home.check()

@@ -284,6 +284,12 @@ class Session:
             request, within, lambda reply: _body(reply, "touched").touched.chunks
         )
 
+    async def wait_stored(self, prompt: engine_pb2.Prompt, *, within: float) -> engine_pb2.Stored:
+        """The node answers when the time is over; its answer has a second more to come."""
+        ask = engine_pb2.WaitStored(prompt=prompt, within_ms=int(within * 1000))
+        request = SessionRequest(wait_stored=ask)
+        return await self._ask(request, within + 1, lambda reply: _body(reply, "stored").stored)
+
     async def stat(self, *, within: float | None) -> engine_pb2.StatReply:
         request = SessionRequest(stat=engine_pb2.StatRequest())
         return await self._ask(request, within, lambda reply: _body(reply, "stat").stat)

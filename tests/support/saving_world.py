@@ -33,7 +33,8 @@ from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.object_keys import object_keys
-from penstock.actors.store_writer import StoreWriter, WriterLimits
+from penstock.actors.store_writer import StoreWriter
+from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_metrics import WriterMetrics
 from penstock.runtime.errors import UnavailableError
 from penstock.runtime.hazard import Hazards

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from penstock.actors.api.errors import TooManyTenants
@@ -77,3 +79,13 @@ def test_a_step_looks_at_a_bounded_number_of_tenants_and_the_next_goes_on_from_t
         tenants.account(b"new")
     assert len(asked) == LOOKED_AT_MAX
     assert tenants.account(b"new").id == many - 1
+
+
+def test_weights_and_digests_are_of_the_salt() -> None:
+    tenants = Tenants(
+        tenants_max=3, default_bytes_max=0, bytes_max={}, bytes_of=nothing, weights={b"gold": 5}
+    )
+    empty, gold = tenants.account(b""), tenants.account(b"gold")
+    assert (empty.weight, gold.weight) == (1, 5)
+    assert tenants.digest(empty.id) == b""
+    assert tenants.digest(gold.id) == hashlib.sha256(b"gold").digest()

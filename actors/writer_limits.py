@@ -1,0 +1,33 @@
+"""How much the store writer may hold, remember and wait for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.actors.writer_lane import LaneLimits
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLimits:
+    inflight_bytes_max: (
+        int  # of the arena, held by all saves under way; each store has an equal part of it
+    )
+    batch_bytes_max: int  # of one Save
+    batch_objects_max: int
+    queued_objects_max: int  # that wait for one store
+    settled_objects_max: int  # whose outcome is remembered
+    waited_objects_max: int  # by all who wait for outcomes
+    hits_max: int  # chunks remembered that were hit once
+    save_s: float  # for one batch, waiting included
+    locate_s: float  # to ask stores about objects nobody remembers
+    ask_s: float  # of L1
+
+    def of_lane(self, lanes: int) -> LaneLimits:
+        return LaneLimits(
+            inflight_bytes_max=self.inflight_bytes_max // max(1, lanes),
+            batch_bytes_max=self.batch_bytes_max,
+            batch_objects_max=self.batch_objects_max,
+            queued_objects_max=self.queued_objects_max,
+            save_s=self.save_s,
+            ask_s=self.ask_s,
+        )
