@@ -49,6 +49,9 @@ def lay_out(geometry: Geometry, volume: bytes) -> Superblock:
     metadata = geometry.metadata_bytes or needed
     slots = min(slots, (room - metadata) // geometry.slot_bytes)
     if slots < 1:
+        metadata = (
+            geometry.metadata_bytes or log_blocks(1, geometry.block_bytes) * geometry.block_bytes
+        )
         least = HEAD_BYTES + metadata + geometry.slot_bytes
         problem = (
             f"{geometry.name} may use {geometry.bound_bytes} bytes, which is less than one slot"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from penstock.actors.core.slot_format import (
     Placed,
@@ -128,8 +129,8 @@ class Volume:
         views = self._views(wanted.header[: placed.header_bytes], wanted.payload[:size], self._sink)
         readers = self._readers
         readers[placed.sequence] = readers.get(placed.sequence, 0) + 1
-        moved = self._transfer(self._device.read, placed.runs, views, wanted.hold)
-        moved.add_done_callback(lambda _: self._was_read(placed.sequence))
+        begin = partial(self._device.read, hold=wanted.hold)
+        moved = self._transfer(begin, placed.runs, views, lambda: self._was_read(placed.sequence))
         return Reading(placed, wanted.header, moved, sum(map(len, views)))
 
     def write(self, given: Given) -> Writing | None:
@@ -150,7 +151,8 @@ class Volume:
             runs=runs,
         )
         views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)
-        moved = self._transfer(self._device.write, runs, views, given.hold)
+        begin = partial(self._device.write, hold=given.hold)
+        moved = self._transfer(begin, runs, views, lambda: None)
         return Writing(placed, moved, sum(map(len, views)))
 
     def commit(self, writing: Writing) -> Answer:
@@ -252,25 +254,30 @@ class Volume:
 
     def _transfer(
         self,
-        begin: Callable[[int, Sequence[memoryview], object], Moved],
+        begin: Callable[[int, Sequence[memoryview]], Moved],
         runs: Sequence[Run],
         views: list[memoryview],
-        hold: object,
+        after: Callable[[], None],
     ) -> Moved:
+        """Begin it. When it is over, `after` is called before anybody hears of it."""
         slot_bytes, start = self.geometry.slot_bytes, self._layout.slots_at
         rows = _cut(views, [run.slots * slot_bytes for run in runs])
         moved = joined(
             [
-                begin(start + run.first * slot_bytes, row, hold)
-                for run, row in zip(runs, rows, strict=False)
+                begin(start + run.first * slot_bytes, row)
+                for run, row in zip(runs, rows, strict=True)
             ]
         )
+        heard: Moved = moved.get_loop().create_future()
         self.transfers += 1
-        moved.add_done_callback(self._transferred)
-        return moved
 
-    def _transferred(self, _: Moved) -> None:
-        self.transfers -= 1
+        def over(moved: Moved) -> None:
+            self.transfers -= 1
+            after()
+            heard.set_result(moved.result())
+
+        moved.add_done_callback(over)
+        return heard
 
 
 def _cut(views: list[memoryview], sizes: list[int]) -> list[list[memoryview]]:

@@ -1,0 +1,376 @@
+"""A10 for the raw block store: what it refuses to open, and that it says how to mend it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from penstock.actors.api.types import Epoch
+from penstock.actors.core.slot_format import HEAD_BYTES, latest_superblock
+from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.raw_block import RawBlockStore, open_raw_block_store
+from penstock.actors.stores.raw_config import RawBlockConfig
+from penstock.actors.stores.samples import Sample, keys_of, make_sample
+from penstock.actors.stores.store import StoreContext, StoreRefused
+from penstock.runtime.config import load_config
+from penstock.runtime.errors import ConfigError
+from penstock.runtime.units import KIB, MIB, ByteSize
+
+
+def config(**given: Any) -> RawBlockConfig:
+    made = {"name": "raw", "capacity": ByteSize(8 * MIB), "slot_bytes": ByteSize(64 * KIB)}
+    return RawBlockConfig(**{**made, **given})
+
+
+async def opened(settings: RawBlockConfig) -> RawBlockStore:
+    return await open_raw_block_store(settings, StoreContext("raw", Epoch(bytes(16))))
+
+
+def refusal(settings: RawBlockConfig) -> str:
+    async def run() -> str:
+        with pytest.raises(StoreRefused) as told:
+            await opened(settings)
+        return str(told.value)
+
+    return anyio.run(run)
+
+
+def open_and_close(settings: RawBlockConfig, *, save: list[Sample] | None = None) -> list[bytes]:
+    """Keys that are there."""
+
+    async def run() -> list[bytes]:
+        store = await opened(settings)
+        if save is not None:
+            await store.save([one.given() for one in save])
+        found = [entry.key async for batch in store.recover() for entry in batch]
+        await store.aclose()
+        store.validate()
+        return found
+
+    return anyio.run(run)
+
+
+# Two who would overwrite each other.
+
+
+def test_two_ranks_may_not_have_one_path() -> None:
+    """A10, in the words of the configuration."""
+    with pytest.raises(ValueError, match="ranks 0 and 3 share /dev/x and would overwrite"):
+        config(per_rank_device_paths={0: "/dev/x", "3": "/dev/x"})
+    with pytest.raises(ValueError, match="give each a device, partition or file of its own"):
+        config(paths="/dev/x,/dev/../dev/x")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_two_ranks_may_not_have_one_file_under_two_names(tmp_path: Path, link: Any) -> None:
+    """A10: told apart by inode, not by name."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.touch()
+    link(first, second)
+    if link is os.symlink:
+        with pytest.raises(ValueError, match="share"):
+            config(per_rank_device_paths={0: str(first), 1: str(second)})
+        return
+    told = refusal(config(per_rank_device_paths={0: str(first), 1: str(second)}))
+    assert "ranks 0 and 1 share" in told
+    assert "give each a device, partition or file of its own" in told
+
+
+def test_two_stores_may_not_have_one_file(tmp_path: Path) -> None:
+    """A10: of this process or another, while either runs."""
+    settings = config(paths=str(tmp_path / "device"))
+
+    async def run() -> str:
+        store = await opened(settings)
+        with pytest.raises(StoreRefused) as told:
+            await opened(settings)
+        await store.aclose()
+        return str(told.value)
+
+    assert "belongs to another store or node that is running: give each its own" in anyio.run(run)
+    open_and_close(settings)
+
+
+# What is on it already.
+
+
+def test_another_programs_data_is_never_overwritten(tmp_path: Path) -> None:
+    """A10: foreign bytes anywhere in the head of it; the message says how to erase them."""
+    path = tmp_path / "device"
+    path.write_bytes(bytes(1080) + b"\x53\xef" + bytes(8 * MIB - 1082))  # as ext4 has it
+    told = refusal(config(paths=str(path)))
+    assert "holds data that is not Penstock's" in told
+    assert path.read_bytes()[1080:1082] == b"\x53\xef"
+    command = told.partition("`")[2].partition("`")[0]
+    subprocess.run(command.split(), check=True, capture_output=True)
+    open_and_close(config(paths=str(path)))
+
+
+def test_a_later_versions_metadata_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """A10"""
+    path = tmp_path / "device"
+    open_and_close(config(paths=str(path)))
+    _patch(path, 16, b"\x02")
+    before = path.read_bytes()
+    told = refusal(config(paths=str(path)))
+    assert "version 2, this Penstock reads 1" in told
+    assert "run that version or a later one, or erase it" in told
+    assert path.read_bytes() == before
+
+
+def test_one_damaged_superblock_does_no_harm_and_two_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    samples = anyio.run(_samples)
+    assert open_and_close(config(paths=str(path)), save=samples)
+    _patch(path, 40, b"\xff")
+    assert len(open_and_close(config(paths=str(path)))) == len(samples)
+    _patch(path, HEAD_BYTES // 2 + 40, b"\xff")
+    assert "neither of its superblocks is whole: erase it" in refusal(config(paths=str(path)))
+
+
+def test_another_ranks_device_is_told_of_and_its_objects_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A10: warned. The objects of both ranks are found, and counted where they are."""
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    samples = anyio.run(_samples)
+    before = open_and_close(config(per_rank_device_paths={0: one, 1: other}), save=samples)
+    assert len(before) == len(samples)
+    caplog.clear()
+    swapped = config(per_rank_device_paths={0: other, 1: one})
+    with caplog.at_level(logging.WARNING):
+        after = open_and_close(swapped)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "it was rank 1's" in told[0]
+    assert "name them as they were" in told[0]
+    assert sorted(after) == sorted(before)
+
+    async def load_delete_and_save() -> None:
+        store = await opened(swapped)
+        assert await store.locate(keys_of(samples)) == b"\1" * len(samples)
+        await store.save([samples[0].given()])  # now on the other one, and no longer on the first
+        await store.delete(keys_of(samples[1:]))
+        assert await store.locate(keys_of(samples)) == b"\1" + bytes(len(samples) - 1)
+        await store.aclose()
+
+    anyio.run(load_delete_and_save)
+    assert open_and_close(swapped) == [samples[0].key]
+
+
+def test_an_object_on_two_devices_is_dropped_where_it_does_not_belong(tmp_path: Path) -> None:
+    """A cut between two logs: each has it."""
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    sample = anyio.run(make_sample, 1, 9000)
+    open_and_close(config(per_rank_device_paths={0: one}), save=[sample])
+    open_and_close(config(per_rank_device_paths={0: other}), save=[sample])
+    both = config(per_rank_device_paths={0: other, 1: one}, capacity=ByteSize(16 * MIB))
+    assert open_and_close(both) == [sample.key]
+    assert open_and_close(config(per_rank_device_paths={1: one})) == []
+
+
+# What does not fit.
+
+
+def test_a_device_smaller_than_one_slot_is_refused(tmp_path: Path) -> None:
+    """A10: the message says how much is enough, and it is."""
+    path = tmp_path / "device"
+    settings: dict[str, Any] = {"paths": str(path), "slot_bytes": ByteSize(4 * MIB)}
+    told = refusal(config(**settings, capacity=ByteSize(2 * MIB)))
+    assert "less than one slot" in told
+    enough = int(told.rpartition("at least ")[2].partition(" ")[0])
+    refusal(config(**settings, capacity=ByteSize(enough - 4 * KIB)))
+    open_and_close(config(**settings, capacity=ByteSize(enough)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"slot_bytes": ByteSize(128 * KIB)}, "slot_bytes: 65536"),
+        (
+            {"block_align": ByteSize(8 * KIB), "header_bytes": ByteSize(8 * KIB)},
+            "block_align: 4096",
+        ),
+        ({"header_bytes": ByteSize(8 * KIB)}, "header_bytes: 4096"),
+        ({"metadata_bytes": ByteSize(4 * MIB)}, "metadata_bytes: "),
+    ],
+)
+def test_a_device_laid_out_otherwise_is_refused(
+    tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    path = str(tmp_path / "device")
+    open_and_close(config(paths=path))
+    assert f"say {told}" in refusal(config(paths=path, **changed))
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    open_and_close(config(paths=str(path)))
+    os.truncate(path, 4 * MIB)
+    assert "restore its size" in refusal(config(paths=str(path), capacity=ByteSize(4 * MIB)))
+
+
+def test_a_larger_capacity_gives_more_slots_and_a_smaller_one_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    samples = anyio.run(_samples)
+
+    async def capacity(bound: int) -> int:
+        store = await opened(config(paths=str(path), capacity=ByteSize(bound)))
+        told = store.capacity_bytes
+        await store.save([one.given() for one in samples])
+        await store.aclose()
+        return told
+
+    first = anyio.run(capacity, 8 * MIB)
+    assert first < anyio.run(capacity, 9 * MIB)
+    less = anyio.run(capacity, 4 * MIB)
+    assert 2 * MIB < less < 4 * MIB
+    assert len(open_and_close(config(paths=str(path)))) == len(samples)
+
+
+def test_a_file_needs_a_capacity_a_folder_and_room(tmp_path: Path) -> None:
+    """C5: a disk too full for the file is found out at once."""
+    path = tmp_path / "device"
+    assert "give the store a capacity" in refusal(config(paths=str(path), capacity=ByteSize(0)))
+    assert not path.exists()
+    missing = tmp_path / "missing" / "device"
+    assert "does not exist: make it" in refusal(config(paths=str(missing)))
+    assert "neither a block device nor a file" in refusal(config(paths=str(tmp_path)))
+    free = shutil.disk_usage(tmp_path).free
+    told = refusal(config(paths=str(path), capacity=ByteSize(2 * free - 2 * free % 4096)))
+    assert "make room, or give it less" in told
+    assert path.stat().st_size == 0
+
+
+def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """Integer and text keys are ranks; the rest is refused."""
+    made = config(per_rank_device_paths={1: "/dev/b", "0": "/dev/a"})
+    assert [(place.rank, str(place.path)) for place in made.places()] == [
+        (0, "/dev/a"),
+        (1, "/dev/b"),
+    ]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "give either paths or per_rank_device_paths"),
+        ({"paths": "/dev/a", "per_rank_device_paths": {0: "/dev/b"}}, "give either"),
+        ({"paths": "dev/a"}, "not an absolute path"),
+        ({"per_rank_device_paths": {"x": "/dev/a"}}, "is no rank"),
+        ({"per_rank_device_paths": {0: "/dev/a", "0": "/dev/b"}}, "given twice"),
+        ({"paths": "/dev/a", "block_align": ByteSize(512)}, "power of two"),
+        ({"paths": "/dev/a", "slot_bytes": ByteSize(5000)}, "multiple of block_align"),
+        ({"paths": "/dev/a", "slot_bytes": ByteSize(4 * KIB)}, "more than header_bytes"),
+        ({"paths": "/dev/a", "jobs_max": 1}, "jobs_max"),
+    ]
+    for given, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            config(**given)
+
+
+def test_ranks_may_be_numbers_in_a_file(tmp_path: Path) -> None:
+    from penstock.actors.config import NodeConfig
+
+    path = tmp_path / "node.yaml"
+    store = "stores: [{name: a, type: raw_block, per_rank_device_paths: {0: /dev/a, '1': /dev/b}}]"
+    path.write_text(store)
+    (made,) = load_config(NodeConfig, path).stores
+    assert isinstance(made, RawBlockConfig)
+    assert [place.rank for place in made.places()] == [0, 1]
+    path.write_text(store.replace("/dev/b", "/dev/a"))
+    with pytest.raises(ConfigError, match="ranks 0 and 1 share /dev/a"):
+        load_config(NodeConfig, path)
+
+
+# Block devices.
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[Path]:
+    """A block device over a file."""
+    backing = tmp_path / "backing"
+    backing.touch()
+    os.truncate(backing, 16 * MIB)
+    command = ["losetup", "--find", "--show", str(backing)]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("losetup is missing: install util-linux")
+    if made.returncode:
+        pytest.skip(f"no loop device ({made.stderr.strip()}): run as root, with loop devices")
+    device = Path(made.stdout.strip())
+    yield device
+    subprocess.run(["losetup", "--detach", str(device)], check=True)
+
+
+def test_a_block_device_keeps_objects(loop_device: Path) -> None:
+    """All of it is used when there is no capacity; it is claimed from the kernel."""
+    settings = config(paths=str(loop_device), capacity=ByteSize(0))
+    samples = anyio.run(_samples)
+    assert len(open_and_close(settings, save=samples)) == len(samples)
+
+    async def load() -> None:
+        store = await opened(settings)
+        assert 14 * MIB < store.capacity_bytes < 16 * MIB
+        wanted = [one.wanted() for one in samples]
+        await store.load(wanted)
+        assert [await one.is_in(into) for one, into in zip(samples, wanted, strict=True)]
+        with pytest.raises(OSError, match="busy"):
+            os.open(loop_device, os.O_RDWR | os.O_EXCL)
+        await store.aclose()
+
+    anyio.run(load)
+    (head,) = fresh_pages([HEAD_BYTES])
+    with loop_device.open("rb") as file:
+        head[:] = file.read(HEAD_BYTES)
+    assert latest_superblock(head) is not None
+
+
+def test_a_mounted_device_is_refused(loop_device: Path, tmp_path: Path) -> None:
+    """A10: mounted by us, or in use by whom the kernel knows."""
+    made = subprocess.run(["mkfs.ext4", "-q", str(loop_device)], capture_output=True, check=False)
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", str(loop_device), str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode or mounted.returncode:
+        pytest.skip(f"a filesystem cannot be mounted ({mounted.stderr.strip()}): run as root")
+    try:
+        told = refusal(config(paths=str(loop_device)))
+        assert f"is mounted at {folder}: unmount it" in told
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert "not Penstock's" in refusal(config(paths=str(loop_device)))
+    held = os.open(loop_device, os.O_RDWR | os.O_EXCL)
+    try:
+        assert "is in use" in refusal(config(paths=str(loop_device)))
+    finally:
+        os.close(held)
+
+
+def test_one_block_device_under_two_names_is_refused(loop_device: Path, tmp_path: Path) -> None:
+    """A10: told apart by device number."""
+    other = tmp_path / "other"
+    with suppress(PermissionError):
+        os.mknod(other, 0o60600, loop_device.stat().st_rdev)
+    if not other.exists():
+        pytest.skip("device nodes may not be made here: run as root")
+    told = refusal(config(per_rank_device_paths={0: str(loop_device), 1: str(other)}))
+    assert "ranks 0 and 1 share" in told
+
+
+async def _samples() -> list[Sample]:
+    return [await make_sample(n, 20_000 + 30_000 * n, device=n % 2) for n in range(4)]
+
+
+def _patch(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
