@@ -133,6 +133,16 @@ class StoreUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class ArenaUsage:
+    """One of several parts of a medium that can come and go."""
+
+    path: str
+    slots: int
+    taken: int  # by objects, and by reads and writes under way
+    is_draining: bool  # nothing new is kept there
+
+
+@dataclass(frozen=True, slots=True)
 class Locate(Msg["StoreActor", bytes]):
     """Answers one byte per key: 1 if the store has it, as far as it knows. A store that cannot say has nothing."""
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TypeAlias, assert_never
 
+from penstock.actors.stores.dax import open_dax_store
+from penstock.actors.stores.dax_config import DaxConfig
 from penstock.actors.stores.faulty import FaultyStore
 from penstock.actors.stores.file import open_file_store
 from penstock.actors.stores.file_config import FileConfig
 from penstock.actors.stores.fsspec_config import FsspecConfig
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
+from penstock.actors.stores.mooncake import open_mooncake_store
+from penstock.actors.stores.mooncake_config import MooncakeConfig
 from penstock.actors.stores.plugin import PluginConfig, open_plugin
 from penstock.actors.stores.raw_block import open_raw_block_store
 from penstock.actors.stores.raw_config import RawBlockConfig
@@ -27,6 +31,8 @@ AnyStoreConfig: TypeAlias = (
     | S3Config
     | RawBlockConfig
     | ValkeyConfig
+    | MooncakeConfig
+    | DaxConfig
 )
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
@@ -61,5 +67,9 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return await open_s3_store(config, context)
         case ValkeyConfig():
             return await open_valkey_store(config, context)
+        case MooncakeConfig():
+            return await open_mooncake_store(config, context)
+        case DaxConfig():
+            return await open_dax_store(config)
         case _:
             assert_never(config)

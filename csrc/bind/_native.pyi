@@ -1052,6 +1052,11 @@ class Durability(enum.Enum):
     NONE = 0  # any of it; never a part of a file under its name, as far as the filesystem orders
     FDATASYNC = 1  # nothing: file and folder are synced before the job is over
 
+def read_file_now(directory: int, name: str, buffers: Sequence[Buffer]) -> int:
+    """A whole file into `buffers`, in place: its size, or -errno. Never waits for a disk: -EAGAIN
+    when the page cache does not have all of it, or when the system cannot tell; -EFBIG when it is
+    larger than the buffers. After an error the buffers may have been written to."""
+
 class IoEngine:
     """Reads and writes of files that nobody waits for in place.
 
@@ -1141,6 +1146,9 @@ def copy_bytes(*, source: Buffer, target: Buffer) -> None:
 
     Raises ValueError when it has not.
     """
+
+def sync_bytes(memory: Buffer) -> None:
+    """Write the pages of a mapped file that `memory` lies in to its device. Raises OSError. Releases the GIL."""
 
 def fp8_cast_bytes(*, elements: int, runs: int) -> int:
     """Bytes of a cast object: two for each run, one for each element."""

@@ -1,6 +1,8 @@
 // Whole payloads moved or cast, without the GIL.
 #include <pybind11/native_enum.h>
 #include <pybind11/pybind11.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <optional>
@@ -27,6 +29,22 @@ void copy_bytes(const py::buffer& source, const py::buffer& target) {
   if (!from.bytes().empty()) {
     const py::gil_scoped_release release_gil;
     std::memmove(into.bytes().data(), from.bytes().data(), from.bytes().size());
+  }
+}
+
+void sync_bytes(const py::buffer& memory) {
+  const HeldBuffer held = HeldBuffer::writing(memory, "memory");
+  const auto begin = reinterpret_cast<std::uintptr_t>(held.bytes().data());
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t first = begin / page * page;
+  int failed = 0;
+  {
+    const py::gil_scoped_release release_gil;
+    failed = msync(reinterpret_cast<void*>(first), begin + held.bytes().size() - first, MS_SYNC);
+  }
+  if (failed != 0) {
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
   }
 }
 
@@ -63,6 +81,8 @@ void bind_bytes(py::module_& m) {
       .finalize();
   m.def("copy_bytes", &copy_bytes, py::kw_only(), "source"_a, "target"_a,
         "Copy all of source over all of target, which has as many bytes. Releases the GIL.");
+  m.def("sync_bytes", &sync_bytes, "memory"_a,
+        "Write the pages of a mapped file that `memory` lies in to its device. Releases the GIL.");
   m.def("fp8_cast_bytes", &penstock::fp8_cast_bytes, py::kw_only(), "elements"_a, "runs"_a,
         "Bytes of a cast object.");
   m.def(
