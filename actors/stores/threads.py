@@ -24,6 +24,7 @@ class Threads:
 
     def __init__(self, name: str, count: int) -> None:
         self._name = name
+        self._count = count
         self._places = asyncio.Semaphore(count)
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -36,6 +37,11 @@ class Threads:
         call = _Call(work, self._places)
         threading.Thread(target=call, name=self._name, daemon=True).start()
         return call.answer
+
+    async def close(self) -> None:
+        """Wait until every call has returned, those that were given up, too. None is begun any more."""
+        for _ in range(self._count):
+            await self._places.acquire()
 
     async def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work` of every item, side by side; answers in their order. The first error ends it."""
