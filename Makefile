@@ -24,7 +24,7 @@ native: $(STAMPS)/venv
 
 demo: setup
 	@mkdir -p demo-out
-	@$(BIN)/penstock demo --json demo-out/demo.json --plot demo-out/demo.png --record-keys demo-out/keys
+	@$(BIN)/penstock demo --store-in demo-out --json demo-out/demo.json --plot demo-out/demo.png --record-keys demo-out/keys
 
 test: setup
 	@cd tests && ../$(BIN)/python -m pytest .

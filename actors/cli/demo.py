@@ -1,8 +1,9 @@
 """`penstock demo`: real text through real processes, cold and then warm, with every bit checked.
 
 A node and two small engines start; documents are read once and asked about again and again, by the
-engine that read them and by the one that did not. The table shows what that saves, and the check
-shows that nothing changed.
+engine that read them and by the one that did not. Then the node is killed and started again, and
+what it had comes from disk. The tables show what that saves, and the check shows that nothing
+changed.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from penstock.actors.cli.demo_documents import (
     load_documents,
     project_files,
 )
-from penstock.actors.cli.demo_plan import Asked, judge, plan
+from penstock.actors.cli.demo_plan import Asked, Phase, judge, plan
 from penstock.actors.engine.reference_config import MODEL_SIZES
 from penstock.actors.engine.reference_messages import Ready
 from penstock.runtime.errors import PenstockError
@@ -42,7 +43,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "demo",
         help="start a node and two small engines and show what reused KV saves",
         description="Start a node and two small engines, ask questions about real documents in "
-        "several rounds, cold then warm, and check every byte and every answer.",
+        "several rounds, cold then warm, kill the node and start it again, and check every byte and "
+        "every answer.",
     )
     parser.add_argument(
         "files",
@@ -88,6 +90,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=300,
         help="patience for one answer (300)",
     )
+    parser.add_argument(
+        "--store-in",
+        type=Path,
+        metavar="DIR",
+        help="where the node's store lies, for as long as the demo runs (the temporary directory)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them")
     parser.add_argument("--record-keys", type=Path, metavar="DIR", help="for penstock doctor keys")
@@ -102,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
             return _fail(f"{path} cannot be written: there is no directory {path.parent}")
+    if args.store_in is not None and not args.store_in.is_dir():
+        return _fail(f"no store can lie in {args.store_in}: there is no such directory")
     if args.record_keys is not None:
         try:
             args.record_keys.mkdir(parents=True, exist_ok=True)
@@ -111,8 +121,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         documents = _documents(args)
         options = _options(args, documents=len(documents))
-        with tempfile.TemporaryDirectory(prefix="penstock-demo-") as directory:
-            asked, ready = anyio.run(_perform, options, documents, Path(directory))
+        with (
+            tempfile.TemporaryDirectory(prefix="penstock-demo-") as directory,
+            tempfile.TemporaryDirectory(prefix="penstock-demo-", dir=args.store_in) as store,
+        ):
+            asked, ready = anyio.run(_perform, options, documents, Path(directory), Path(store))
         return _report(args, documents, asked, ready)
     except PenstockError as error:
         return _fail(str(error))
@@ -123,17 +136,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _perform(
-    options: DemoOptions, documents: Sequence[Document], directory: Path
+    options: DemoOptions, documents: Sequence[Document], directory: Path, store: Path
 ) -> tuple[list[Asked], Ready]:
-    """Start everything, put every question, stop everything."""
+    """Start everything, put every question, the node killed in between; stop everything."""
     from penstock.actors.cli.demo_view import live_view
 
     asks = plan(documents=len(documents), questions=options.questions, rounds=options.rounds)
     asked: list[Asked] = []
     with live_view(requests=len(asks)) as view:
         view.waiting_for("starting a node and two engines")
-        async with cluster(options, directory) as running:
+        async with cluster(options, directory, store) as running:
             for ask in asks:
+                if ask.phase is Phase.DISK and asked[-1].ask.round != ask.round:
+                    view.waiting_for("waiting until all of it lies on disk")
+                    await running.wait_stored(documents)
+                    view.waiting_for("killing the node and starting it again")
+                    await running.crash_node()
                 document = documents[ask.document]
                 view.asking(ask, document)
                 asked.append(
@@ -156,6 +174,7 @@ def _report(
     summary = demo_report.summarise(asked)
     console = Console()
     console.print(demo_report.table(documents, asked))
+    console.print(demo_report.sources(summary))
     for line in demo_report.closing_lines(summary, verdict):
         console.print(line, highlight=False)
     try:

@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import anyio
+import msgspec
 
 from penstock.actors.cli.demo_documents import Document, prompt
-from penstock.actors.cli.demo_plan import Ask, Asked
+from penstock.actors.cli.demo_plan import Ask, Asked, home
 from penstock.actors.cli.demo_processes import (
     Child,
     ProcessFailed,
@@ -18,7 +21,7 @@ from penstock.actors.cli.demo_processes import (
     running,
 )
 from penstock.actors.engine.reference_config import ModelShape
-from penstock.actors.engine.reference_messages import Generate, Ready
+from penstock.actors.engine.reference_messages import Generate, Ready, WaitAttached, WaitStored
 
 CHUNK_TOKENS = 256  # the node's default
 KV_ELEMENT_BYTES = 2  # bfloat16
@@ -26,7 +29,11 @@ LAYOUTS = (("NL_X_TWO_NB_BS_NH_HS", 16), ("NL_X_NB_TWO_NH_BS_HS", 32))
 """Preset and block size in tokens of each worker: what one writes, the other reads into another
 order."""
 
+STORE_NAME = "disk"
+
 _STOP_WITHIN_S = 5.0
+_SAVED_WITHIN_S = 60.0  # one document
+_ATTACHED_WITHIN_S = 60.0  # after the node was killed
 _MIB = 1 << 20
 
 
@@ -67,43 +74,101 @@ class DemoOptions:
         token_bytes = self.shape.kv_bytes_per_token(element_bytes=KV_ELEMENT_BYTES)
         return -(-2 * chunks * CHUNK_TOKENS * token_bytes // (64 * _MIB)) * 64 * _MIB
 
+    @property
+    def store_bytes(self) -> int:
+        """On disk: as much, with headers to spare."""
+        return 2 * self.l1_bytes
+
+
+class NodeProcess:
+    """A node over a store on disk; entered, it runs."""
+
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
+        self._command, self._directory = command, directory
+        self._life = AsyncExitStack()
+        self._lives = 0
+        self.child: Child  # of the present life
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._life.aclose()
+
+    async def crash(self) -> None:
+        """Kill it, and start it again over what lies on disk."""
+        self.child.check_running()
+        await self.child.kill()
+        await self._life.aclose()
+        await self._start()
+
+    async def _start(self) -> None:
+        self._lives += 1
+        self.child = await self._life.enter_async_context(
+            running(
+                "the node",
+                self._command,
+                log=self._directory / f"node-{self._lives}.log",
+                speech=Speech.TO_LOG,
+                stop_within_s=_STOP_WITHIN_S,
+            )
+        )
+
 
 class Cluster:
     """A node and its workers, attached and ready."""
 
-    def __init__(self, node: Child, workers: Sequence[Worker], ready: Ready) -> None:
+    def __init__(self, node: NodeProcess, workers: Sequence[Worker], ready: Ready) -> None:
         self._node, self._workers, self.ready = node, workers, ready
 
     async def perform(self, ask: Ask, document: Document, *, answer_tokens: int) -> Asked:
         """Put one question. Raises ProcessFailed when the node or the worker cannot answer."""
-        self._node.check_running()
+        self._node.child.check_running()
         request = Generate(prompt(document, ask.question), answer_tokens, ask.prefix_from)
         return Asked(ask, await self._workers[ask.worker].generate(request))
 
+    async def wait_stored(self, documents: Sequence[Document]) -> None:
+        """Until all that was computed of them lies on disk. Raises ProcessFailed."""
+        for number, document in enumerate(documents):
+            request = WaitStored(prompt(document, 0), _SAVED_WITHIN_S)
+            await self._workers[home(number)].wait(request)
+
+    async def crash_node(self) -> None:
+        """Kill the node and start it again; returns when the workers are attached to the new one.
+
+        Raises ProcessFailed.
+        """
+        await self._node.crash()
+        for worker in self._workers:
+            await worker.wait(WaitAttached(_ATTACHED_WITHIN_S))
+        self._node.child.check_running()
+
 
 @asynccontextmanager
-async def cluster(options: DemoOptions, directory: Path) -> AsyncIterator[Cluster]:
+async def cluster(options: DemoOptions, directory: Path, store: Path) -> AsyncIterator[Cluster]:
     """Start node and workers at once (the workers wait for the node) and stop them in reverse
     order.
 
-    `directory` takes their socket and logs. Raises ProcessFailed when one of them does not come up.
+    `directory` takes their socket and logs, `store` the node's objects. Raises ProcessFailed when
+    one of them does not come up.
     """
     address = f"unix://{directory / 'penstock.sock'}"  # where a node in `directory` listens
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(
-            running(
-                "the node",
-                _node_command(options, directory),
-                log=directory / "node.log",
-                speech=Speech.TO_LOG,
-                stop_within_s=_STOP_WITHIN_S,
-            )
+            NodeProcess(_node_command(options, directory, store), directory)
         )
         workers = [
             await stack.enter_async_context(_worker(options, address, directory, index))
             for index in range(len(LAYOUTS))
         ]
-        yield Cluster(node, workers, await _all_ready(node, workers))
+        ready = await _all_ready(node.child, workers)
+        yield Cluster(node, workers, ready)
 
 
 @asynccontextmanager
@@ -143,10 +208,19 @@ async def _cancel_at_end(child: Child, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-def _node_command(options: DemoOptions, directory: Path) -> list[str]:
+def _node_command(options: DemoOptions, directory: Path, store: Path) -> list[str]:
+    disk = {
+        "name": STORE_NAME,
+        "type": "file",
+        "paths": [str(store.absolute())],
+        "capacity": f"{options.store_bytes // _MIB}MiB",
+    }
+    config = directory / "node.yaml"
+    config.write_bytes(msgspec.json.encode({"stores": [disk]}))  # JSON is YAML
     return module_command(
         "penstock.actors.cli.main",
         "serve",
+        f"--config={config}",
         f"--set=state_dir={directory}",
         f"--set=l1.bytes={options.l1_bytes // _MIB}MiB",
     )

@@ -15,6 +15,7 @@ class Phase(Enum):
 
     COLD = "cold"  # nobody has read the document: all of it is computed, then stored
     WARM = "warm"  # its KV comes from Penstock, on either worker
+    DISK = "disk"  # the node was killed and started again: its KV comes from disk
     CHECK = (
         "check"  # its KV comes from the home worker's own prefix cache: the answer to compare with
     )
@@ -25,10 +26,15 @@ class Ask:
     """One question about one document to one worker."""
 
     phase: Phase
-    round: int  # counted from 1; the check comes after the last
+    round: int  # counted from 1; the restart and the check have rounds of their own, after the last
     document: int
     question: int
     worker: int
+
+    @property
+    def is_reuse(self) -> bool:
+        """Whether the document's KV is to come from Penstock."""
+        return self.phase in (Phase.WARM, Phase.DISK)
 
     @property
     def prefix_from(self) -> PrefixFrom:
@@ -59,10 +65,11 @@ def home(document: int) -> int:
 
 
 def plan(*, documents: int, questions: int, rounds: int) -> list[Ask]:
-    """Round 1 cold, rounds 2 to `rounds` warm, then the check.
+    """Round 1 cold, rounds 2 to `rounds` warm, one after a restart, then the check.
 
     In warm rounds a document's questions alternate between the workers, beginning with the one that
-    has never seen the document, and change places from round to round.
+    has never seen the document, and change places from round to round. After the restart that
+    worker has a document's KV from disk; then it is in memory again, and the other one asks.
     """
     assert min(documents, questions, rounds - 1) >= 1, (documents, questions, rounds)
     pairs = [(document, question) for document in range(documents) for question in range(questions)]
@@ -72,11 +79,19 @@ def plan(*, documents: int, questions: int, rounds: int) -> list[Ask]:
         for turn in range(2, rounds + 1)
         for document, question in pairs
     ]
+    restarted = [
+        ask
+        for document in range(documents)
+        for ask in (
+            Ask(Phase.DISK, rounds + 1, document, 0, (home(document) + 1) % WORKERS),
+            Ask(Phase.WARM, rounds + 1, document, questions - 1, home(document)),
+        )
+    ]
     check = [
-        Ask(Phase.CHECK, rounds + 1, document, question, home(document))
+        Ask(Phase.CHECK, rounds + 2, document, question, home(document))
         for document, question in pairs
     ]
-    return cold + warm + check
+    return cold + warm + restarted + check
 
 
 def judge(asked: Sequence[Asked], *, chunk_tokens: int, kv_token_bytes: int) -> Verdict:
@@ -95,7 +110,7 @@ def judge(asked: Sequence[Asked], *, chunk_tokens: int, kv_token_bytes: int) -> 
     for one in asked:
         generation, truth = one.generation, truths[one.ask.document, one.ask.question]
         hit_chunks = generation.hit_tokens // chunk_tokens
-        if one.ask.phase is Phase.WARM:
+        if one.ask.is_reuse:
             same = zip(generation.chunk_digests[:hit_chunks], truth.chunk_digests, strict=False)
             verified += sum(a == b for a, b in same) * chunk_tokens * kv_token_bytes
         tokens_equal &= generation.tokens == truth.tokens
@@ -105,7 +120,7 @@ def judge(asked: Sequence[Asked], *, chunk_tokens: int, kv_token_bytes: int) -> 
 
 def _problems(one: Asked, truth: Generation) -> Iterator[str]:
     generation = one.generation
-    if one.ask.phase is Phase.WARM and generation.hit_tokens == 0:
+    if one.ask.is_reuse and generation.hit_tokens == 0:
         yield "nothing was found in Penstock"
     if one.ask.phase is Phase.COLD and generation.hit_tokens >= generation.prompt_tokens // 2:
         yield "was meant to be cold, and most of it was found"

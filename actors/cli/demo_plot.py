@@ -12,13 +12,19 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from penstock.actors.cli.demo_plan import Asked, Phase, of_phase
 from penstock.actors.engine.reference_messages import Generation
 
-_COLOURS = {Phase.COLD: "#c0392b", Phase.WARM: "#2471a3", Phase.CHECK: "#7f8c8d"}
+_COLOURS = {
+    Phase.COLD: "#c0392b",
+    Phase.WARM: "#2471a3",
+    Phase.DISK: "#d68910",
+    Phase.CHECK: "#7f8c8d",
+}
 _LABELS = {
     Phase.COLD: "cold: all computed",
-    Phase.WARM: "warm: KV from Penstock",
+    Phase.WARM: "warm: KV from Penstock's memory",
+    Phase.DISK: "warm: KV from disk, after a restart",
     Phase.CHECK: "the engine's own prefix cache",
 }
-_SHORT_LABELS = {Phase.WARM: "warm", Phase.CHECK: "own cache"}
+_SHORT_LABELS = {Phase.WARM: "warm", Phase.DISK: "from disk", Phase.CHECK: "own cache"}
 
 
 def draw(asked: Sequence[Asked], path: Path) -> None:
@@ -45,7 +51,7 @@ def draw(asked: Sequence[Asked], path: Path) -> None:
 
 def _draw_parts(axes: Axes, asked: Sequence[Asked]) -> None:
     """What the median time to first token consists of where KV is reused."""
-    phases = (Phase.CHECK, Phase.WARM)
+    phases = (Phase.CHECK, Phase.WARM, Phase.DISK)
     parts = [_median_parts_ms(of_phase(asked, phase)) for phase in phases]
     start = [0.0] * len(phases)
     for index, name in enumerate(("look up", "load", "compute")):

@@ -18,11 +18,15 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from penstock.actors.cli.attended import attended
 from penstock.actors.engine.reference_messages import (
     Answer,
+    Done,
     Generate,
     Generated,
     Generation,
     Ready,
     Refused,
+    Request,
+    WaitAttached,
+    WaitStored,
 )
 from penstock.runtime.errors import UnavailableError
 
@@ -51,6 +55,11 @@ class Child:
         """Raise ProcessFailed when the process has ended."""
         if self.process.returncode is not None:
             raise self.failed(f"ended with exit status {self.process.returncode}")
+
+    async def kill(self) -> None:
+        """End it as a crash would (SIGKILL); returns when it has ended."""
+        self.process.kill()
+        await self.process.wait()
 
     def failed(self, what: str) -> ProcessFailed:
         """The error that says `what` happened, with the end of the log."""
@@ -119,6 +128,18 @@ class Worker:
 
     async def generate(self, request: Generate) -> Generation:
         """Ask and wait for the answer. Raises ProcessFailed when none comes."""
+        answer = await self._ask(request)
+        if isinstance(answer, Generated):
+            return answer.generation
+        raise self._child.failed(f"answered with {type(answer).__name__}")
+
+    async def wait(self, request: WaitStored | WaitAttached) -> None:
+        """Wait for what it says. Raises ProcessFailed when that does not come."""
+        answer = await self._ask(request)
+        if not isinstance(answer, Done):
+            raise self._child.failed(f"answered with {type(answer).__name__}")
+
+    async def _ask(self, request: Request) -> Generated | Done:
         self._child.check_running()
         try:
             await self._stdin.send(msgspec.json.encode(request) + b"\n")
@@ -126,8 +147,8 @@ class Worker:
             raise self._child.failed("does not listen any more") from error
         answer = await self._receive()
         match answer:
-            case Generated(generation):
-                return generation
+            case Generated() | Done():
+                return answer
             case Refused(problem):
                 raise self._child.failed(f"refused: {problem}")
             case Ready():

@@ -17,7 +17,7 @@ from rich.progress import (
 from penstock.actors.cli.demo_documents import Document
 from penstock.actors.cli.demo_plan import Ask, Asked, Phase
 
-_STYLES = {Phase.COLD: "red", Phase.WARM: "cyan", Phase.CHECK: "dim"}
+_STYLES = {Phase.COLD: "red", Phase.WARM: "cyan", Phase.DISK: "yellow", Phase.CHECK: "dim"}
 
 
 class LiveView:

@@ -28,11 +28,13 @@ from anyio.abc import TaskGroup
 
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import ClientStatistics
+from penstock.actors.engine.answers import Saves
 from penstock.actors.engine.client import Client, Prefetched
 from penstock.actors.engine.config import ClientConfig
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
 from penstock.actors.engine.errors import ClientClosed, ClientCrashed
+from penstock.actors.engine.failing import Failing
 from penstock.actors.engine.forks import HomeProcess
 from penstock.actors.engine.spec import EngineSpec
 from penstock.actors.engine.ticket import Ticket, TicketHandle
@@ -234,6 +236,22 @@ class BlockingClient:
             lambda: self._client.touch(tokens, keys=keys, salt=salt, adapter=adapter, within=within)
         )
 
+    def wait_stored(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        keys: bytes | Sequence[bytes] | None = None,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        within: float,
+    ) -> Future[Saves]:
+        """`Client.wait_stored`."""
+        return self._submit(
+            lambda: self._client.wait_stored(
+                tokens, keys=keys, salt=salt, adapter=adapter, within=within
+            )
+        )
+
     def stat(self, *, within: float | None = None) -> Future[engine_pb2.StatReply]:
         """`Client.stat`."""
         return self._submit(lambda: self._client.stat(within=within))
@@ -296,7 +314,7 @@ class BlockingClient:
     async def _serve(self, request: Request[T], future: Future[T]) -> None:
         with CancelScope() as scope:
             future.add_done_callback(partial(self._hear_cancelled, scope))
-            with _Failing(partial(self._fail, future)):
+            with Failing(partial(self._fail, future)):
                 self._settle(future, result=await request())
         if future.cancelled():
             self._settle(future)
@@ -364,30 +382,3 @@ class BlockingClient:
             self._settle(future, error=type(reason)(str(reason)))
         if not self._started.done():
             self._started.set_exception(reason)
-
-
-class _Failing:
-    """A block of which an error goes to `settle` and no further; a cancellation passes through.
-
-    This is where a request ends, so also a bug in one (a TypeError, say) must not reach the task group: that would
-    end the thread, and with it every request of the engine.
-    """
-
-    __slots__ = ("_settle",)
-
-    def __init__(self, settle: Callable[[Exception], None]) -> None:
-        self._settle = settle
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._settle(error)
-        return True

@@ -1,5 +1,7 @@
 """How the reference engine reaches Penstock: the public client behind three blocking calls."""
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -7,17 +9,24 @@ from pathlib import Path
 
 from penstock._native import Copier, PagedLayout
 from penstock.actors.core.namespace import config_digest
+from penstock.actors.engine.answers import SaveState
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import ClientConfig, new_engine_instance, plain_model
+from penstock.actors.engine.errors import EXCUSED
 from penstock.actors.engine.key_record import write_key_record
 from penstock.actors.engine.layout_probe import probe
 from penstock.actors.engine.reference_config import ModelShape
 from penstock.actors.engine.reference_kv import PagedKv
 from penstock.actors.engine.ticket import Ticket
+from penstock.runtime.errors import UnavailableError
 
 _ATTACH_WITHIN_S = 60.0  # the node may be starting, or waiting for memory
 _MOVE_WITHIN_S = 30.0  # one load or store; beyond it, the engine computes
 _DTYPE = "bfloat16"
+
+
+class NotStored(UnavailableError):
+    """Theirs: what was stored is not on every store of the node; says what became of it."""
 
 
 class PenstockConnection:
@@ -59,6 +68,33 @@ class PenstockConnection:
         self._record(prompt)
         moved = self._client.store(prompt, [self._layout], [blocks], within=_MOVE_WITHIN_S)
         return moved.result().bytes
+
+    def wait_stored(self, prompt: Sequence[int], *, within_s: float) -> None:
+        """Wait until the node's stores have every whole chunk of `prompt`. Raises NotStored."""
+        saves = self._client.wait_stored(prompt, within=within_s).result()
+        others = Counter(
+            state for state in map(SaveState, saves.states) if state != SaveState.SAVED
+        )
+        if others or not saves.states:
+            found = ", ".join(f"{count} {state.name}" for state, count in others.items())
+            raise NotStored(
+                f"of {len(saves.states)} objects at the stores {found or 'none is told of'}"
+                f" after {within_s:g} s"
+            )
+
+    def wait_attached(self, *, within_s: float) -> None:
+        """Wait until the node answers. Raises NodeAway and the like after `within_s`."""
+        ends_s = time.monotonic() + within_s
+        while True:
+            left_s = max(0.0, ends_s - time.monotonic())
+            self._client.wait_attached(within=left_s).result()
+            try:
+                self._client.stat(within=left_s).result()
+            except EXCUSED:  # attached to a node that has gone: it was not noticed yet
+                if time.monotonic() >= ends_s:
+                    raise
+            else:
+                return
 
     def _record(self, prompt: Sequence[int]) -> None:
         if self._record_to is not None and self._client.is_attached:

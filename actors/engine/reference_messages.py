@@ -45,6 +45,19 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
     prefix_from: PrefixFrom
 
 
+class WaitStored(msgspec.Struct, frozen=True, tag=True):
+    """Wait until the node's stores have all whole chunks of `text`, which this worker has stored."""
+
+    text: str
+    within_s: float
+
+
+class WaitAttached(msgspec.Struct, frozen=True, tag=True):
+    """Wait until the node answers; it may have been started anew."""
+
+    within_s: float
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """A worker's first line: its model is made and the node, if one was named, is attached."""
 
@@ -59,10 +72,15 @@ class Generated(msgspec.Struct, frozen=True, tag=True):
     generation: Generation
 
 
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The answer to WaitStored and WaitAttached."""
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """What was asked cannot be done; the worker goes on."""
 
     problem: str
 
 
-Answer = Ready | Generated | Refused
+Request = Generate | WaitStored | WaitAttached
+Answer = Ready | Generated | Done | Refused

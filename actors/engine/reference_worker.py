@@ -17,16 +17,20 @@ import msgspec
 import torch
 
 from penstock.actors.engine.reference_config import END, MODEL_SIZES, encode
-from penstock.actors.engine.reference_connection import connected
-from penstock.actors.engine.reference_engine import ReferenceEngine
+from penstock.actors.engine.reference_connection import PenstockConnection, connected
+from penstock.actors.engine.reference_engine import PromptRefused, ReferenceEngine
 from penstock.actors.engine.reference_kv import PAGINGS, PagedKv
 from penstock.actors.engine.reference_messages import (
     Answer,
+    Done,
     Generate,
     Generated,
     PrefixFrom,
     Ready,
     Refused,
+    Request,
+    WaitAttached,
+    WaitStored,
 )
 from penstock.actors.engine.reference_model import ReferenceModel
 from penstock.runtime.errors import PenstockError
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _warm_up(engine, chunk_tokens)
         _say(sys.stdout.buffer, Ready(weights, chunk_tokens, kv.token_bytes))
         for request in _requests(sys.stdin.buffer):
-            _say(sys.stdout.buffer, _answer(engine, request))
+            _say(sys.stdout.buffer, _answer(engine, connection, request))
     return 0
 
 
@@ -77,8 +81,8 @@ def _warm_up(engine: ReferenceEngine, chunk_tokens: int) -> None:
     engine.generate(prompt, answer_tokens_max=2, prefix_from=PrefixFrom.NOWHERE)
 
 
-def _requests(lines: BinaryIO) -> Iterator[Generate | Refused]:
-    decoder = msgspec.json.Decoder(Generate)
+def _requests(lines: BinaryIO) -> Iterator[Request | Refused]:
+    decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
     for line in lines:
         try:
             yield decoder.decode(line)
@@ -86,19 +90,34 @@ def _requests(lines: BinaryIO) -> Iterator[Generate | Refused]:
             yield Refused(f"not a request: {error}")
 
 
-def _answer(engine: ReferenceEngine, request: Generate | Refused) -> Answer:
-    if isinstance(request, Refused):
-        return request
+def _answer(
+    engine: ReferenceEngine, connection: PenstockConnection | None, request: Request | Refused
+) -> Answer:
     try:
-        return Generated(
-            engine.generate(
-                encode(request.text),
-                answer_tokens_max=request.answer_tokens_max,
-                prefix_from=request.prefix_from,
-            )
-        )
+        match request:
+            case Refused():
+                return request
+            case Generate():
+                return Generated(
+                    engine.generate(
+                        encode(request.text),
+                        answer_tokens_max=request.answer_tokens_max,
+                        prefix_from=request.prefix_from,
+                    )
+                )
+            case WaitStored():
+                _of(connection).wait_stored(encode(request.text), within_s=request.within_s)
+            case WaitAttached():
+                _of(connection).wait_attached(within_s=request.within_s)
     except PenstockError as error:
         return Refused(str(error))
+    return Done()
+
+
+def _of(connection: PenstockConnection | None) -> PenstockConnection:
+    if connection is None:
+        raise PromptRefused("this worker was started without --address: it has no node")
+    return connection
 
 
 def _say(stream: BinaryIO, answer: Answer) -> None:

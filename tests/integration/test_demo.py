@@ -48,9 +48,8 @@ def finish(process: subprocess.Popen[str], directory: Path) -> tuple[int, str, s
 
 def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
     """Goal: cold is computed, warm is found by both workers under two layouts, and every bit and
-    token is equal (A17: both layouts are proven at the start; E1: the second engine process finds
-    what
-    the first stored).
+    token is equal, from memory and, after kill -9 of the node, from disk (A17: both layouts are
+    proven at the start; E1: the second engine process finds what the first stored).
     Method: the whole command, then its JSON against what follows from its arguments."""
     process = demo(
         tmp_path,
@@ -64,17 +63,24 @@ def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
     assert (code, err) == (0, ""), out
     numbers = json.loads((tmp_path / "out.json").read_text())
     requests = numbers["requests"]
-    assert [one["phase"] for one in requests] == ["cold"] * 2 + ["warm"] * 4 + ["check"] * 4
+    assert [one["phase"] for one in requests] == [
+        *["cold"] * 2,
+        *["warm"] * 4,
+        *["disk", "warm"] * 2,
+        *["check"] * 4,
+    ]
     assert all(one["hit_tokens"] == 0 for one in requests if one["phase"] == "cold")
     assert all(one["hit_tokens"] == 768 for one in requests if one["phase"] != "cold")
     assert numbers["hit_tokens"] == 768
     assert 900 < numbers["prompt_tokens"] < 1024
     token_bytes = 4 * 2 * 2 * 32 * 2  # layers, K and V, heads, head size, bfloat16
     assert numbers["stored_bytes"] == 2 * 768 * token_bytes
-    assert numbers["retrieved_bytes"] == numbers["kv_bytes_verified"] == 4 * 768 * token_bytes
+    assert numbers["retrieved_bytes"] == numbers["kv_bytes_verified"] == 8 * 768 * token_bytes
+    assert numbers["disk_bytes"] == 2 * 768 * token_bytes
     assert numbers["tokens_equal"] is True
     assert numbers["problems"] == []
     assert numbers["ttft_warm_ms"] > 0 < numbers["ttft_cold_ms"]
+    assert numbers["ttft_disk_ms"] > 0 < numbers["disk_gib_s"]
     assert numbers["store_gib_s"] > 0 < numbers["retrieve_gib_s"]
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert "bit-identical" in out
@@ -140,6 +146,7 @@ def test_a_process_that_dies_is_named(tmp_path: Path, module: str, name: str) ->
         (["absent.txt"], "absent.txt cannot be read: No such file or directory"),
         (["--documents=2", __file__], "--documents 2 asks for more than the 1 named"),
         (["--json=absent/out.json"], "there is no directory absent"),
+        (["--store-in=absent"], "no store can lie in absent: there is no such directory"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

@@ -25,7 +25,7 @@ def generation(hit_tokens: int) -> Generation:
 
 
 def good_run() -> list[Asked]:
-    hits = {Phase.COLD: 0, Phase.WARM: 8, Phase.CHECK: 8}
+    hits = {Phase.COLD: 0, Phase.WARM: 8, Phase.DISK: 8, Phase.CHECK: 8}
     return [
         Asked(ask, generation(hits[ask.phase])) for ask in plan(documents=2, questions=2, rounds=2)
     ]
@@ -39,10 +39,12 @@ def test_the_plan_reads_cold_once_and_warm_on_both_workers() -> None:
     assert [(ask.document, ask.worker) for ask in cold] == [(0, 0), (1, 1), (2, 0)]
     for document in range(3):
         warm = [ask for ask in asks if ask.phase is Phase.WARM and ask.document == document]
-        assert len(warm) == 2 * 3
+        assert len(warm) == 2 * 3 + 1
         assert warm[0].worker != home(document)
         assert {ask.worker for ask in warm} == {0, 1}
         assert {ask.worker for ask in warm if ask.question == 0} == {0, 1}
+    disk = [ask for ask in asks if ask.phase is Phase.DISK]
+    assert [(ask.document, ask.worker) for ask in disk] == [(0, 1), (1, 0), (2, 1)]
     check = [ask for ask in asks if ask.phase is Phase.CHECK]
     assert all(ask.worker == home(ask.document) for ask in check)
     assert {ask.prefix_from for ask in check} == {PrefixFrom.OWN_CACHE}
@@ -54,19 +56,28 @@ def test_the_smallest_plan_still_crosses_over() -> None:
     assert plan(documents=1, questions=1, rounds=2) == [
         Ask(Phase.COLD, 1, 0, 0, 0),
         Ask(Phase.WARM, 2, 0, 0, 1),
-        Ask(Phase.CHECK, 3, 0, 0, 0),
+        Ask(Phase.DISK, 3, 0, 0, 1),
+        Ask(Phase.WARM, 3, 0, 0, 0),
+        Ask(Phase.CHECK, 4, 0, 0, 0),
     ]
 
 
 def test_a_good_run_is_found_good_and_its_bytes_are_counted() -> None:
-    """Goal: what was loaded and is equal counts, and nothing else does: four warm answers of 8
-    tokens."""
+    """Goal: what was loaded and is equal counts, and nothing else does: six warm answers of 8
+    tokens, and two from disk."""
     verdict = judge(good_run(), chunk_tokens=CHUNK, kv_token_bytes=TOKEN_BYTES)
     assert verdict.problems == ()
     assert verdict.tokens_equal
-    assert verdict.kv_bytes_verified == 4 * 8 * TOKEN_BYTES
+    assert verdict.kv_bytes_verified == 8 * 8 * TOKEN_BYTES
 
 
+@pytest.mark.parametrize(
+    ("ask", "where"),
+    [
+        (Ask(Phase.WARM, 2, 1, 0, 0), "round 2, document 2, question 1: "),
+        (Ask(Phase.DISK, 3, 1, 0, 0), "round 3, document 2, question 1: "),
+    ],
+)
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -76,19 +87,20 @@ def test_a_good_run_is_found_good_and_its_bytes_are_counted() -> None:
         ({"hit_tokens": 0}, "nothing was found"),
     ],
 )
-def test_each_fault_of_a_warm_answer_is_named(damage: dict[str, object], words: str) -> None:
-    """Goal: no fault passes. Method: damage one warm answer (round 2, document 2, question 1) of a
-    good run."""
+def test_each_fault_of_a_reused_answer_is_named(
+    ask: Ask, where: str, damage: dict[str, object], words: str
+) -> None:
+    """Goal: no fault passes. Method: damage one answer of a good run, from memory or from disk."""
     run = good_run()
-    at = next(i for i, one in enumerate(run) if one.ask == Ask(Phase.WARM, 2, 1, 0, 0))
+    at = next(i for i, one in enumerate(run) if one.ask == ask)
     run[at] = Asked(run[at].ask, replace(run[at].generation, **damage))
     verdict = judge(run, chunk_tokens=CHUNK, kv_token_bytes=TOKEN_BYTES)
     assert len(verdict.problems) == 1
-    assert verdict.problems[0].startswith("round 2, document 2, question 1: ")
+    assert verdict.problems[0].startswith(where)
     assert words in verdict.problems[0]
     assert verdict.tokens_equal == ("tokens" not in damage)
     lost = {"chunk_digests": 4, "hit_tokens": 8}
-    assert verdict.kv_bytes_verified == TOKEN_BYTES * (32 - sum(lost.get(key, 0) for key in damage))
+    assert verdict.kv_bytes_verified == TOKEN_BYTES * (64 - sum(lost.get(key, 0) for key in damage))
 
 
 def test_a_cold_request_that_was_warm_is_a_problem() -> None:

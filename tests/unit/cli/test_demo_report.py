@@ -11,15 +11,16 @@ from rich.console import Console
 from penstock.actors.cli.demo_documents import Document
 from penstock.actors.cli.demo_plan import Asked, Phase, Verdict, plan
 from penstock.actors.cli.demo_plot import draw
-from penstock.actors.cli.demo_report import as_json, closing_lines, summarise, table
+from penstock.actors.cli.demo_report import as_json, closing_lines, sources, summarise, table
 from penstock.actors.engine.reference_messages import Generation, Transfer
 
 GIB = 1 << 30
-TTFT_S = {Phase.COLD: 3.0, Phase.WARM: 0.2, Phase.CHECK: 0.15}
+TTFT_S = {Phase.COLD: 3.0, Phase.WARM: 0.2, Phase.DISK: 0.3, Phase.CHECK: 0.15}
+LOOKUP_S = {Phase.COLD: 0.001, Phase.WARM: 0.001, Phase.DISK: 0.5, Phase.CHECK: 0.0}
 
 
 def a_run() -> list[Asked]:
-    """Two documents, two questions, two rounds: 2 cold, 4 warm, 4 checks."""
+    """Two documents, two questions, two rounds: 2 cold, 6 warm, 2 from disk, 4 checks."""
     return [
         Asked(
             ask,
@@ -28,8 +29,8 @@ def a_run() -> list[Asked]:
                 prompt_tokens=4000 + ask.document,
                 hit_tokens=0 if ask.phase is Phase.COLD else 3840,
                 ttft_s=TTFT_S[ask.phase],
-                lookup_s=0.001,
-                load=Transfer(GIB, 0.1) if ask.phase is Phase.WARM else Transfer(),
+                lookup_s=LOOKUP_S[ask.phase],
+                load=Transfer(GIB, 0.1) if ask.is_reuse else Transfer(),
                 store=Transfer(GIB, 0.25) if ask.phase is Phase.COLD else Transfer(),
                 logits_digest="l",
                 chunk_digests=["a"],
@@ -39,25 +40,28 @@ def a_run() -> list[Asked]:
     ]
 
 
-GOOD = Verdict(kv_bytes_verified=4 * GIB, tokens_equal=True, problems=())
+GOOD = Verdict(kv_bytes_verified=8 * GIB, tokens_equal=True, problems=())
 
 
 def test_the_json_says_what_was_measured() -> None:
     """Goal: medians of times and tokens over requests, sums of bytes over sums of seconds."""
     run = a_run()
     numbers = json.loads(json.dumps(as_json(summarise(run), GOOD, run)))
-    assert len(numbers.pop("requests")) == 10
+    assert len(numbers.pop("requests")) == 14
     assert numbers == {
         "prompt_tokens": 4000,
         "hit_tokens": 3840,
         "ttft_cold_ms": 3000.0,
         "ttft_warm_ms": 200.0,
+        "ttft_disk_ms": 300.0,
         "ttft_own_cache_ms": 150.0,
         "stored_bytes": 2 * GIB,
-        "retrieved_bytes": 4 * GIB,
+        "retrieved_bytes": 8 * GIB,
         "store_gib_s": 4.0,
         "retrieve_gib_s": 10.0,
-        "kv_bytes_verified": 4 * GIB,
+        "disk_bytes": 2 * GIB,
+        "disk_gib_s": 2.0,
+        "kv_bytes_verified": 8 * GIB,
         "tokens_equal": True,
         "problems": [],
     }
@@ -68,12 +72,21 @@ def test_the_table_has_a_row_for_each_document_and_one_for_all() -> None:
     console = Console(file=StringIO(), width=80)
     console.print(table([Document("a.txt", ""), Document("b.txt", "")], a_run()))
     shown = console.file.getvalue()
-    rows = [line.split() for line in shown.splitlines() if "1/15" in line]
+    rows = [line.split() for line in shown.splitlines() if "3,840" in line]
     assert rows == [
-        ["a.txt", "4,000", "3,840", "3,000", "200", "1/15", "1,024", "2,048"],
-        ["b.txt", "4,001", "3,840", "3,000", "200", "1/15", "1,024", "2,048"],
-        ["all", "4,000", "3,840", "3,000", "200", "1/15", "2,048", "4,096"],
+        ["a.txt", "4,000", "3,840", "3,000", "200", "300", "1,024", "4,096"],
+        ["b.txt", "4,001", "3,840", "3,000", "200", "300", "1,024", "4,096"],
+        ["all", "4,000", "3,840", "3,000", "200", "300", "2,048", "8,192"],
     ]
+
+
+def test_the_sources_are_told_apart() -> None:
+    """Goal: cold, memory and disk, each with what it saves and how fast its bytes came."""
+    console = Console(file=StringIO(), width=80)
+    console.print(sources(summarise(a_run())))
+    rows = [line.split() for line in console.file.getvalue().splitlines() if ":" in line]
+    assert [row[-3:] for row in rows[1:]] == [["200", "1/15", "10.00"], ["300", "1/10", "2.00"]]
+    assert rows[0][-1] == "3,000"
 
 
 def test_problems_are_said_instead_of_praise() -> None:

@@ -15,6 +15,7 @@ from penstock.actors.engine.reference_messages import (
     PrefixFrom,
     Ready,
     Refused,
+    WaitStored,
 )
 
 
@@ -64,6 +65,10 @@ def test_a_worker_answers_refuses_and_goes_on(worker: Lines) -> None:
     refused = worker.generate("x" * 700, PrefixFrom.NOWHERE)
     assert isinstance(refused, Refused)
     assert "shorten the prompt" in refused.problem
+    worker.say(msgspec.json.encode(WaitStored(text, 1.0)))
+    refused = worker.hear()
+    assert isinstance(refused, Refused)
+    assert "it has no node" in refused.problem
     # Without a node PENSTOCK finds nothing; the worker's own cache has kept the first chunk.
     for prefix_from, hit_tokens in ((PrefixFrom.PENSTOCK, 0), (PrefixFrom.OWN_CACHE, 256)):
         again = worker.generate(text, prefix_from)
