@@ -83,3 +83,7 @@ class VersionMismatch(CallerError):
 
 class StoreBusy(CapacityError):
     """Nobody's: as many batches wait for this store as may."""
+
+
+class MediumRefused(UnavailableError):
+    """Theirs: what a disk holds is not for us to use. The branches say why."""

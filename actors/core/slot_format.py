@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from penstock.runtime.errors import UnavailableError
+from penstock.actors.api.errors import MediumRefused
 
 HEAD_BYTES = 128 << 10
 SUPERBLOCK_PLACES = (0, HEAD_BYTES // 2)  # generation g stands at [g % 2]
@@ -53,10 +53,6 @@ _KIND_PUT, _KIND_DELETE = 1, 2
 _KIND_AT = 2
 _KEY = slice(16, 48)
 PUT_BYTES_MIN = _PUT.size + _RUN.size
-
-
-class MediumRefused(UnavailableError):
-    """Theirs: what the medium holds is not for us to use. The branches say why."""
 
 
 class ForeignMedium(MediumRefused):

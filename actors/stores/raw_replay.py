@@ -12,13 +12,13 @@ from itertools import islice
 
 from anyio.lowlevel import checkpoint
 
+from penstock.actors.api.errors import MediumRefused
 from penstock.actors.core.slot_format import (
     HEAD_BYTES,
     NO_RANK,
     VOLUME_BYTES,
     BlockHead,
     ForeignMedium,
-    MediumRefused,
     NewerMedium,
     Superblock,
     decode_block,
