@@ -90,6 +90,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=300,
         help="patience for one answer (300)",
     )
+    _add_places(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store-in",
         type=Path,
@@ -99,7 +104,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them")
     parser.add_argument("--record-keys", type=Path, metavar="DIR", help="for penstock doctor keys")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
