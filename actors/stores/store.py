@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from penstock.actors.api.store import Keys
+from penstock.actors.api.store import ArenaUsage, Keys
 from penstock.actors.api.types import Epoch
 from penstock.actors.core.lossy import LossyNamespaces
 from penstock.runtime.errors import ConfigError, UnavailableError
@@ -126,13 +127,49 @@ class Store(Protocol):
         """Let go of everything, when nothing is under way. Idempotent."""
 
 
+@runtime_checkable
+class Arenas(Protocol):
+    """What a store can do, too, whose medium consists of parts that come and go while it works.
+
+    All but `arenas` raise StoreRefused, which says why it cannot be done."""
+
+    def arenas(self) -> tuple[ArenaUsage, ...]: ...
+
+    async def add_arena(self, path: Path, size_bytes: int) -> None:
+        """What lies there is found by the next `recover`. Raises StoreFault."""
+
+    def close_arena(self, path: Path) -> None:
+        """Nothing new is kept there, and it counts for the capacity no more."""
+
+    async def drain_arena(self, path: Path) -> set[bytes]:
+        """Close it, and move what is there to the others. Returns the keys of what had to be dropped."""
+
+    async def remove_arena(self, path: Path) -> None:
+        """Let go of one that has nothing any more."""
+
+
+@runtime_checkable
+class Around(Protocol):
+    """A store around another one."""
+
+    @property
+    def below(self) -> Store: ...
+
+
+def arenas_of(store: Store) -> Arenas | None:
+    """None: its medium is one."""
+    while isinstance(store, Around):
+        store = store.below
+    return store if isinstance(store, Arenas) else None
+
+
 @dataclass(frozen=True, slots=True)
 class StoreContext:
     """What a store is opened with, beside its own configuration."""
 
     name: str
     epoch: Epoch  # unique to this life of this node: for temporary names
+    lossy: LossyNamespaces = field(default_factory=LossyNamespaces)  # of the sessions of this node
     memory: memoryview | None = field(
         default=None, repr=False
     )  # all that payloads may lie in, for libraries that want to know it beforehand
-    lossy: LossyNamespaces = field(default_factory=LossyNamespaces)  # of the sessions of this node
