@@ -203,9 +203,14 @@ def encode_delete(key: bytes, sequence: int) -> bytes:
 
 def decode_put(record: bytes) -> Placed:
     fields = _PUT.unpack_from(record)
-    runs = tuple(Run(*pair) for pair in _RUN.iter_unpack(record[_PUT.size :]))
+    runs = runs_of(record)
     _, _, _, device, _, sequence, key, tenant, header_bytes, payload_bytes, told = fields
     return Placed(key, device, tenant, sequence, header_bytes, payload_bytes, told, runs)
+
+
+def runs_of(record: bytes) -> tuple[Run, ...]:
+    """Of a put."""
+    return tuple([Run(*pair) for pair in _RUN.iter_unpack(record[_PUT.size :])])
 
 
 def key_of(record: bytes) -> bytes:

@@ -22,7 +22,7 @@ from penstock.actors.core.slot_format import HEAD_BYTES, NO_RANK
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.file_config import Depth, DurabilityName, Threads
 from penstock.actors.stores.store import BLOCK_BYTES
-from penstock.runtime.units import KIB, ByteSize
+from penstock.runtime.units import KIB, ByteSize, Seconds
 
 BLOCK_ALIGN_MAX = HEAD_BYTES // 2
 SLOT_BYTES_MAX = 1 << 40
@@ -56,6 +56,9 @@ class RawBlockConfig(StoreConfig, frozen=True, kw_only=True, tag="raw_block"):
     depth: Depth = 64  # reads and writes under way at a time, by io_uring
     threads: Threads = 8  # and where that is refused, by so many threads
     jobs_max: Count = 16384  # under way and waiting: objects of all batches together
+    open_within: Seconds = Seconds(
+        60
+    )  # it opens when its log is read: some seconds a million objects
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,12 +22,12 @@ from penstock.actors.core.slot_format import (
     NewerMedium,
     Superblock,
     decode_block,
-    decode_put,
     encode_superblock,
     is_put,
     key_of,
     latest_superblock,
     records_of,
+    runs_of,
     sequence_of,
 )
 from penstock.actors.core.slot_log import EMPTY, End, EndSearch, SlotLog
@@ -152,7 +152,8 @@ class _Replay:
                     continue
                 seen += 1
                 for record in records_of(block, head):
-                    latest = max(latest, sequence_of(record))
+                    if (sequence := sequence_of(record)) > latest:
+                        latest = sequence
                     if is_put(record):
                         index.put(record)
                     else:
@@ -170,7 +171,7 @@ class _Replay:
         is_clear = True
         for part in index.parts():
             for at, record in enumerate(part):
-                is_clear = is_clear and space.claim(decode_put(record).runs)
+                is_clear = is_clear and space.claim(runs_of(record))
                 if at % STEP_RECORDS == 0:
                     await checkpoint()
         if is_clear:
@@ -179,7 +180,7 @@ class _Replay:
         stale: list[bytes] = []
         parts = [sorted(part, key=sequence_of) for part in index.parts()]
         for record in reversed([*oldest_first(parts)]):
-            if not space.claim(decode_put(record).runs):
+            if not space.claim(runs_of(record)):
                 stale.append(key_of(record))
                 index.remove(stale[-1])
         reason = f"{len(stale)} objects have lost their slots to others, and are missing"

@@ -319,7 +319,6 @@ def test_an_object_larger_than_the_device_is_full_and_an_unknown_rank_refused() 
 
 
 @pytest.mark.parametrize("durability", DurabilityName)
-@pytest.mark.loop_step_ms(20)
 def test_under_continuous_load_the_log_stays_on_its_ring_and_is_complete(
     durability: DurabilityName,
 ) -> None:
