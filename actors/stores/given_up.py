@@ -11,17 +11,18 @@ class GivenUp:
     """By key of the object. Errors of what was given up are heard by nobody."""
 
     def __init__(self) -> None:
-        self._keys: dict[asyncio.Future[Any], bytes] = {}
+        self._keys: dict[asyncio.Future[Any], frozenset[bytes]] = {}
 
-    def add(self, future: asyncio.Future[Any], key: bytes) -> None:
-        """Remember until it is done, if it is not."""
+    def add(self, future: asyncio.Future[Any], *keys: bytes) -> None:
+        """Remember that it may change these, until it is done."""
         if not future.done():
-            self._keys[future] = key
+            self._keys[future] = frozenset(keys)
         future.add_done_callback(self._forget)
 
     async def after(self, keys: Collection[bytes]) -> None:
         """Wait until nothing that was given up may change these any more."""
-        await self._wait([future for future, key in self._keys.items() if key in keys])
+        changed = frozenset(keys)
+        await self._wait([one for one, its in self._keys.items() if not changed.isdisjoint(its)])
 
     async def after_all(self) -> None:
         await self._wait([*self._keys])

@@ -24,6 +24,7 @@ from penstock.runtime.units import KIB, MIB
 
 PLACED_BYTES_MAX = MIB  # read, or written, in one step of the loop
 WRITE_BYTES = 256 * KIB  # handed to the transport at a time
+JOINED_BYTES_MAX = 16 * KIB  # pieces that are smaller are joined to so much
 
 
 class Sink(Protocol):
@@ -102,7 +103,7 @@ class RespConnection(asyncio.BufferedProtocol):
         self._unsent.append(exchange)
         if self._watch is None:
             self._watch = self._loop.call_later(self._stall_s, self._look)
-        self._pump()
+        self._pump_soon()
         return exchange
 
     def close(self, reason: str = "it was closed") -> None:
@@ -116,7 +117,8 @@ class RespConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        # Not 0: a transport of TLS would pause for ever at an empty buffer.
+        transport.set_write_buffer_limits(high=WRITE_BYTES)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(
@@ -132,7 +134,7 @@ class RespConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._moved_s = self._loop.time()
-        self._pump()
+        self._pump_soon()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._left:
@@ -212,30 +214,43 @@ class RespConnection(asyncio.BufferedProtocol):
 
     # Writing.
 
+    def _pump_soon(self) -> None:
+        """In the next step, so that what is sent in this one goes together."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
     def _pump(self) -> None:
         """Hand over what the transport takes, as much as is good for one step of the loop."""
+        self._pumping = False
         budget = PLACED_BYTES_MAX
         while self._unsent and not self._paused and self._transport is not None and self.is_open:
             if budget <= 0:
-                if not self._pumping:
-                    self._pumping = True
-                    self._loop.call_soon(self._pump_on)
+                self._pump_soon()
                 return
+            piece = self._next_piece()
+            if piece:
+                self._transport.write(piece)
+                budget -= len(piece)
+
+    def _next_piece(self) -> Data:
+        """Small ones joined: each that is handed over is a call of the system."""
+        small = bytearray()
+        while self._unsent:
             pieces = self._unsent[0].unsent
             if not pieces:
                 self._unsent.popleft()
                 continue
-            piece = pieces.popleft()
-            if len(piece) > WRITE_BYTES:
-                view = memoryview(piece)
+            if len(small) + len(pieces[0]) <= JOINED_BYTES_MAX:
+                small += pieces.popleft()
+                continue
+            if small:
+                break
+            view = memoryview(pieces.popleft())
+            if len(view) > WRITE_BYTES:
                 pieces.appendleft(view[WRITE_BYTES:])
-                piece = view[:WRITE_BYTES]
-            self._transport.write(piece)
-            budget -= len(piece)
-
-    def _pump_on(self) -> None:
-        self._pumping = False
-        self._pump()
+            return view[:WRITE_BYTES]
+        return small
 
     # Ending.
 

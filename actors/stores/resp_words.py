@@ -12,7 +12,7 @@ REPLY_BYTES_MAX = MIB  # of all that has no sink
 DEPTH_MAX = 8  # arrays in arrays
 CRLF = b"\r\n"
 
-Data: TypeAlias = bytes | memoryview
+Data: TypeAlias = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.given_up import GivenUp
-from penstock.actors.stores.resp_words import Reply, RespError, command
+from penstock.actors.stores.resp_words import Data, Reply, RespError, command
 from penstock.actors.stores.store import (
     DONE,
     MISSING,
@@ -40,9 +41,12 @@ from penstock.actors.stores.valkey_login import read_login
 from penstock.actors.stores.valkey_node import LoginRefused, Request, ValkeyNode
 from penstock.actors.stores.valkey_record import ID_BYTES, META_BYTES, HeadSink, Meta, PartSink
 from penstock.actors.stores.valkey_servers import Cluster, OneServer, Servers
+from penstock.runtime.units import MIB
 
 VERSIONS_MAX = 3  # an object that is replaced while it is read is begun again so often
-ASKED_MAX = 256  # keys located in one exchange
+ASKED_MAX = 256  # keys in one exchange
+GROUP_BYTES_MAX = MIB  # of objects in one exchange: larger ones go alone, on several connections
+Group: TypeAlias = tuple[ValkeyNode, list[int]]
 NO_ID = bytes(ID_BYTES)
 FATES = {"OOM": Fate.FULL, "WRONGTYPE": Fate.REFUSED}
 
@@ -80,29 +84,38 @@ class ValkeyStore:
         self._given_up = GivenUp()
 
     async def locate(self, keys: Keys) -> bytes:
-        by_node: dict[ValkeyNode, list[bytes]] = {}
-        for index, key in enumerate(keys):
-            if index % ASKED_MAX == 0:
-                await checkpoint()
-            by_node.setdefault(await self._servers.node(self._name(key)), []).append(key)
-        batches = [
-            (node, some[start : start + ASKED_MAX])
-            for node, some in by_node.items()
-            for start in range(0, len(some), ASKED_MAX)
-        ]
-        found = set[bytes]().union(*await together(self._which_are_there, batches))
+        groups = await self._groups([(key, 0) for key in keys])
+        asked = [(node, [keys[index] for index in indices]) for node, indices in groups]
+        found = set[bytes]().union(*await together(self._which_are_there, asked))
         return bytes(key in found for key in keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        return await together(self._load, wanted)
+        sizes = [(one.key, len(one.header) + len(one.payload)) for one in wanted]
+        outcomes: dict[int, Outcome] = {}
+
+        async def load(group: Group) -> None:
+            node, indices = group
+            some = [wanted[index] for index in indices]
+            outcomes.update(zip(indices, await self._load_group(node, some), strict=True))
+
+        await together(load, await self._groups(sizes))
+        return [outcomes[index] for index in range(len(wanted))]
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         # Of one key only the last: two at a time would race for its name.
         last = {one.key: one for one in given}
         await self._given_up.after(last)
-        outcomes = await together(self._save, [*last.values()])
-        told = dict(zip(last, outcomes, strict=True))
-        return [told[one.key] for one in given]
+        all_ = [*last.values()]
+        outcomes: dict[bytes, Outcome] = {}
+
+        async def save(group: Group) -> None:
+            node, indices = group
+            some = [all_[index] for index in indices]
+            told = await self._save_group(node, some)
+            outcomes.update((one.key, outcome) for one, outcome in zip(some, told, strict=True))
+
+        await together(save, await self._groups([(one.key, one.payload_bytes) for one in all_]))
+        return [outcomes[one.key] for one in given]
 
     async def delete(self, keys: Keys) -> None:
         names = {*keys}
@@ -122,12 +135,28 @@ class ValkeyStore:
         await self._given_up.after_all()
         self._servers.close()
 
+    async def _groups(self, sizes: Sequence[tuple[bytes, int]]) -> list[Group]:
+        """Indices of these (key, bytes) by server, as many as are asked for together. Raises StoreFault."""
+        groups: list[Group] = []
+        open_: dict[ValkeyNode, tuple[list[int], int]] = {}  # the group that grows, and its bytes
+        for index, (key, size) in enumerate(sizes):
+            if index % ASKED_MAX == 0:
+                await checkpoint()
+            node = await self._servers.node(self._name(key))
+            indices, bytes_ = open_.get(node, ([], 0))
+            if not indices or len(indices) >= ASKED_MAX or bytes_ + size > GROUP_BYTES_MAX:
+                indices, bytes_ = [], 0
+                groups.append((node, indices))
+            indices.append(index)
+            open_[node] = indices, bytes_ + size
+        return groups
+
     # Loading.
 
-    async def _which_are_there(self, batch: tuple[ValkeyNode, list[bytes]]) -> set[bytes]:
-        node, keys = batch
+    async def _which_are_there(self, group: tuple[ValkeyNode, list[bytes]]) -> set[bytes]:
+        node, keys = group
         asked = [command("EXISTS", self._name(key)) for key in keys]
-        replies = await node.ask(Request(asked))
+        replies = await self._ask(node, Request(asked))
         # What was moved to another server is asked for alone.
         return {
             key
@@ -138,6 +167,27 @@ class ValkeyStore:
                 and _is_there((await self._servers.ask(self._name(key), Request([command_])))[0])
             )
         }
+
+    async def _load_group(self, node: ValkeyNode, wanted: list[Wanted]) -> list[Outcome]:
+        """Of one server, asked for together; what is not simply there or not, each alone."""
+        if len(wanted) == 1:
+            return [await self._load(wanted[0])]
+        heads = [HeadSink(one) for one in wanted]
+        asked = [command("GET", self._name(one.key)) for one in wanted]
+        request = Request(asked, heads, [one.hold for one in wanted])
+        try:
+            replies = await self._ask(node, request)
+        except StoreFault as fault:
+            return [Outcome(Fate.FAULT, reason=str(fault))] * len(wanted)
+        outcomes: list[Outcome] = []
+        for one, head, reply in zip(wanted, heads, replies, strict=True):
+            if reply is None:
+                outcomes.append(MISSING)
+            elif head.meta is not None and not head.meta.part_bytes:
+                outcomes.append(Outcome(Fate.DONE, head.meta.payload_bytes))
+            else:
+                outcomes.append(await self._load(one))
+        return outcomes
 
     async def _load(self, wanted: Wanted) -> Outcome:
         name = self._name(wanted.key)
@@ -180,20 +230,46 @@ class ValkeyStore:
 
     # Saving and deleting.
 
+    async def _save_group(self, node: ValkeyNode, given: list[Given]) -> list[Outcome]:
+        """To one server, sent together; what is in parts, or was moved, each alone."""
+        if len(given) == 1:
+            return [await self._save(given[0])]
+        keys = [one.key for one in given]
+        request = Request(
+            [self._setting(one) for one in given],
+            hold=[one.hold for one in given],
+            if_given_up=lambda sent: self._given_up.add(sent, *keys),
+        )
+        try:
+            replies = await self._ask(node, request)
+        except StoreFault as fault:
+            return [Outcome(Fate.FAULT, reason=str(fault))] * len(given)
+        return [
+            await self._save(one) if _is_moved(reply) else _saved(reply)
+            for one, reply in zip(given, replies, strict=True)
+        ]
+
     async def _save(self, given: Given) -> Outcome:
         name, size = self._name(given.key), given.payload_bytes
-        payload = given.payload[:size]
         try:
             if size <= self._part_bytes:
-                meta = Meta(len(given.header), size, 0, NO_ID)
-                return await self._save_head(given, name, meta, (given.header, payload))
+                give_up = partial(self._give_up, given.key)
+                request = Request([self._setting(given)], (), given.hold, give_up)
+                return _saved((await self._servers.ask(name, request))[0])
             meta = Meta(len(given.header), size, self._part_bytes, secrets.token_bytes(ID_BYTES))
             outcome = await self._save_parts(given, name, meta)
-            if outcome is not DONE:
-                return outcome
-            return await self._save_head(given, name, meta, (given.header,))
+            return await self._save_head(given, name, meta) if outcome is DONE else outcome
         except StoreFault as fault:
             return Outcome(Fate.FAULT, reason=str(fault))
+
+    def _setting(self, given: Given) -> list[Data]:
+        """Of an object in one value."""
+        meta = Meta(len(given.header), given.payload_bytes, 0, NO_ID)
+        views = (memoryview(bytes(meta)), given.header, given.payload[: given.payload_bytes])
+        return command("SET", self._name(given.key), views, *self._expiry)
+
+    def _give_up(self, key: bytes, sent: asyncio.Future[list[Reply]]) -> None:
+        self._given_up.add(sent, key)
 
     async def _save_parts(self, given: Given, name: bytes, meta: Meta) -> Outcome:
         """All of them, or none. Raises StoreFault."""
@@ -210,7 +286,7 @@ class ValkeyStore:
             setting = command("SET", part_name, data, *self._expiry)
             request = Request([setting], (), given.hold, partial(give_up, part_name))
             reply = (await self._servers.ask(part_name, request))[0]
-            return _refused(reply) if isinstance(reply, RespError) else DONE
+            return _saved(reply)
 
         is_whole = False
         try:
@@ -222,13 +298,12 @@ class ValkeyStore:
                 self._forget(names)
         return failed[0] if failed else DONE
 
-    async def _save_head(
-        self, given: Given, name: bytes, meta: Meta, views: tuple[memoryview, ...]
-    ) -> Outcome:
-        """Makes it visible. Raises StoreFault."""
+    async def _save_head(self, given: Given, name: bytes, meta: Meta) -> Outcome:
+        """Of an object whose parts are there: makes it visible. Raises StoreFault."""
+        views = (memoryview(bytes(meta)), given.header)
         commands = [
             command("GETRANGE", name, "0", str(META_BYTES - 1)),
-            command("SET", name, (memoryview(bytes(meta)), *views), *self._expiry),
+            command("SET", name, views, *self._expiry),
         ]
 
         def give_up(sent: asyncio.Future[list[Reply]]) -> None:
@@ -251,9 +326,10 @@ class ValkeyStore:
     def _settled(self, name: bytes, meta: Meta, replies: list[Reply]) -> Outcome:
         """What became of a head; parts that no head names any more are removed, as soon as may be."""
         old, done = replies
-        if isinstance(done, RespError):
+        outcome = _saved(done)
+        if outcome is not DONE:
             self._forget(meta.part_names(name))
-            return _refused(done)
+            return outcome
         before = Meta.read(old) if isinstance(old, bytes) else None
         if before is not None and before != meta:
             self._forget(before.part_names(name))
@@ -268,6 +344,14 @@ class ValkeyStore:
         meta = Meta.read(old) if isinstance(old, bytes) else None
         for part_name in meta.part_names(name) if meta else ():
             await self._servers.ask(part_name, Request([command("UNLINK", part_name)]))
+
+    async def _ask(self, node: ValkeyNode, request: Request) -> list[Reply]:
+        """One server, which may have the keys no longer. Raises StoreFault."""
+        try:
+            return await node.ask(request)
+        except StoreFault:
+            self._servers.lost(node)
+            raise
 
     def _forget(self, names: Sequence[bytes]) -> None:
         """Remove parts that nobody will ask for, without waiting. What cannot be sent goes by its time to live."""
@@ -285,8 +369,16 @@ def _refused(error: RespError) -> Outcome:
     return Outcome(FATES.get(error.code, Fate.FAULT), reason=f"refused with {error.code}")
 
 
+def _saved(reply: Reply) -> Outcome:
+    return _refused(reply) if isinstance(reply, RespError) else DONE
+
+
+def _is_moved(reply: Reply) -> bool:
+    return isinstance(reply, RespError) and reply.code in {"MOVED", "ASK"}
+
+
 def _is_there(reply: Reply) -> bool:
     """Raises StoreFault."""
-    if isinstance(reply, RespError) and reply.code != "MOVED":
+    if isinstance(reply, RespError) and not _is_moved(reply):
         raise StoreFault(f"a question is refused with {reply.code}")
     return reply == 1

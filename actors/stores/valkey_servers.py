@@ -49,6 +49,9 @@ class OneServer:
         """As far as it is known without asking."""
         return self._node
 
+    def lost(self, node: ValkeyNode) -> None:
+        """It could not be reached. There is no other."""
+
     async def ask(self, key: bytes, request: Request) -> list[Reply]:
         """Commands on this key. Raises StoreFault."""
         replies = await self._node.ask(request)
@@ -92,7 +95,12 @@ class Cluster:
         raise trouble or StoreFault("no server of the cluster is known")
 
     def known(self, key: bytes) -> ValkeyNode | None:
+        """As far as it is known without asking."""
         return self._slots[slot_of(key)]
+
+    def lost(self, node: ValkeyNode) -> None:
+        """It could not be reached. Another may have taken over: it is learned when it is needed."""
+        self._slots = [None if one is node else one for one in self._slots]
 
     async def node(self, key: bytes) -> ValkeyNode:
         """Raises StoreFault."""
@@ -114,7 +122,7 @@ class Cluster:
             try:
                 replies = (await node.ask(sent))[step - 1 :: step]
             except StoreFault:
-                self._slots[slot_of(key)] = None  # another may have taken over: learn it, next time
+                self.lost(node)
                 raise
             error = _redirection(replies)
             if error is None:

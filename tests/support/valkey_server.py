@@ -51,14 +51,18 @@ class Server:
         self._server._process.wait(10)
 
     def close(self) -> None:
-        if self._server.is_running():  # not stopped by the library, or killed, already
+        process = self._server._process
+        if process is None:
+            return  # the library ended it at exit
+        if process.poll() is None:
             self.go_on()
-            self._server.stop()
+        self._server.stop()  # also what the library keeps of one that was killed
 
 
 @contextmanager
-def valkey_server(**config: Any) -> Iterator[Server]:
-    server = Server(_free_port(), **config)
+def valkey_server(*, port: int = 0, **config: Any) -> Iterator[Server]:
+    """On this port, or on a free one."""
+    server = Server(port or _free_port(), **config)
     try:
         yield server
     finally:

@@ -40,6 +40,7 @@ def over_http(*, multipart_over: int = 16 * MIB) -> Make:
                 multipart_over=ByteSize(multipart_over),
                 part_bytes=ByteSize(5 * MIB),
                 request_within=Seconds(10),
+                requests_max=1,  # moto answers 500 to some that race for one key
             )
 
             async def open_it() -> Store:
