@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -10,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from penstock.actors.api import control, l1, session, store
 from penstock.actors.api.control import HealthState
-from penstock.actors.api.errors import InvalidField, TooLarge
+from penstock.actors.api.errors import InvalidField, TooLarge, UnknownStore
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import DIGEST_BYTES
 from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps
@@ -31,6 +32,8 @@ from penstock.runtime.ref import Ref, gather_asks
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
+ARENA_WITHIN_S = 3600.0  # to drain one; a caller may have less time
+PATH_CHARS_MAX = 4096
 SERVICE_NAMES = ("penstock.v1.Engine", "penstock.v1.Control")
 
 _STATUS: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
@@ -95,6 +98,7 @@ class NodeServices(grpc.GenericRpcHandler):
             "/penstock.v1.Control/Metrics": self._unary(
                 control_pb2.MetricsRequest, self._metrics, within_s=ask_s
             ),
+            **self._arena_methods(),
         }
 
     def service(
@@ -194,5 +198,49 @@ class NodeServices(grpc.GenericRpcHandler):
         room = await self._control.ask(control.PurgeL1())
         return control_pb2.PurgeReply(chunks=room.chunks_evicted, bytes=room.bytes_freed)
 
+    def _arena_methods(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        unary = partial(self._unary, within_s=ARENA_WITHIN_S)
+        service = "/penstock.v1.Control"
+        return {
+            f"{service}/Arenas": unary(control_pb2.ArenasRequest, self._list_arenas),
+            f"{service}/AddArena": unary(control_pb2.AddArenaRequest, self._add_arena),
+            f"{service}/DrainArena": unary(control_pb2.ArenaRequest, self._drain_arena),
+            f"{service}/RemoveArena": unary(control_pb2.ArenaRequest, self._remove_arena),
+        }
+
+    async def _list_arenas(self, msg: control_pb2.ArenasRequest) -> control_pb2.ArenasReply:
+        return await self._arenas(msg.store, store.ListArenas())
+
+    async def _add_arena(self, msg: control_pb2.AddArenaRequest) -> control_pb2.ArenasReply:
+        path = _absolute(msg.path)
+        return await self._arenas(msg.store, store.AddArena(path, msg.size_bytes))
+
+    async def _drain_arena(self, msg: control_pb2.ArenaRequest) -> control_pb2.ArenasReply:
+        return await self._arenas(msg.store, store.DrainArena(_absolute(msg.path)))
+
+    async def _remove_arena(self, msg: control_pb2.ArenaRequest) -> control_pb2.ArenasReply:
+        return await self._arenas(msg.store, store.RemoveArena(_absolute(msg.path)))
+
+    async def _arenas(self, name: str, msg: store.ArenaMessage) -> control_pb2.ArenasReply:
+        """Raises UnknownStore, and what the store raises."""
+        named = [one for one in self._stores if one.name == f"store[{name}]"]
+        if not named:
+            raise UnknownStore(f"there is no store {name!r}")
+        arenas = await named[0].ask(msg, within=ARENA_WITHIN_S)
+        return control_pb2.ArenasReply(
+            arenas=[
+                control_pb2.Arena(
+                    path=one.path, slots=one.slots, taken=one.taken, draining=one.is_draining
+                )
+                for one in arenas
+            ]
+        )
+
     async def _metrics(self, _: control_pb2.MetricsRequest) -> control_pb2.MetricsReply:
         return control_pb2.MetricsReply(text=await self._control.ask(control.GetMetrics()))
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or "\0" in path or len(path) > PATH_CHARS_MAX:
+        raise InvalidField("path", "give an absolute one")
+    return path

@@ -31,8 +31,9 @@ from penstock.actors.api.store import (
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState
+from penstock.actors.store_arenas import change_arenas
 from penstock.actors.store_dropping import drop
-from penstock.actors.store_loading import load, locate
+from penstock.actors.store_loading import load, load_at_once, locate, locate_at_once
 from penstock.actors.store_parts import Parts, StoreTools, open_parts, watch_levels
 from penstock.actors.store_recovery import recover
 from penstock.actors.store_saving import Saver
@@ -40,7 +41,7 @@ from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.store import Store, StoreFault
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
-from penstock.runtime.message import answer
+from penstock.runtime.message import NOT_AT_ONCE, answer
 from penstock.runtime.telemetry import Telemetry
 
 OPEN_PAUSE_S = 0.5  # before the second attempt to open it; doubled each time
@@ -110,8 +111,25 @@ class StoreActor(api.StoreActor):
                 return answer(msg, self._measure())
             case api.MeasureSpeed():
                 return answer(msg, self._measure_speed())
+            case api.ListArenas() | api.AddArena() | api.DrainArena() | api.RemoveArena():
+                return answer(msg, await self._change_arenas(msg))
             case _:
                 assert_never(msg)
+
+    def receive_at_once(self, msg: api.Message) -> object:
+        """What the books say, and what is at hand."""
+        parts = self._parts
+        if parts is None:
+            return NOT_AT_ONCE
+        told: object = None
+        match msg:
+            case api.Locate():
+                told = locate_at_once(parts, msg.keys)
+            case api.Load():
+                told = load_at_once(parts, msg.targets)
+            case api.MeasureSpeed():
+                told = self._measure_speed()
+        return NOT_AT_ONCE if told is None else told
 
     # Opening.
 
@@ -194,6 +212,11 @@ class StoreActor(api.StoreActor):
     def _touch(self, keys: Keys) -> None:
         if self._parts is not None and self._parts.ledger is not None:
             self._parts.ledger.touch(keys.packed)
+
+    async def _change_arenas(self, msg: api.ArenaMessage) -> tuple[api.ArenaUsage, ...]:
+        if self._parts is None:
+            raise NotOpen(self._trouble)
+        return await change_arenas(self._parts, msg)
 
     async def _delete(self, keys: Keys) -> int:
         if self._parts is None:

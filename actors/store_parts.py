@@ -19,7 +19,7 @@ from penstock.actors.store_metrics import Op, StoreMetrics
 from penstock.actors.store_turns import Gate, KeyTurns
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
-from penstock.actors.stores.store import Ownership, Store, StoreRefused
+from penstock.actors.stores.store import Ownership, QuickStore, Store, StoreRefused
 from penstock.runtime.log import Log
 from penstock.runtime.telemetry import Telemetry
 
@@ -61,6 +61,7 @@ class Parts:
 
     config: StoreConfig
     store: Store
+    quick: QuickStore | None  # the same, if it is one
     ledger: StoreLedger | None  # None: the store is shared, its usage is not ours to keep
     written: Written  # to a shared one
     recovery: Recovery
@@ -122,6 +123,7 @@ def open_parts(
     return Parts(
         config=config,
         store=store,
+        quick=store if isinstance(store, QuickStore) else None,
         ledger=_ledger(store, config, tools) if store.ownership is Ownership.EXCLUSIVE else None,
         written=Written(),
         recovery=Recovery(),
@@ -140,11 +142,7 @@ def open_parts(
 
 
 def _ledger(store: Store, config: StoreConfig, tools: StoreTools) -> StoreLedger:
-    bounds = [bound for bound in (config.capacity, store.capacity_bytes) if bound]
-    if not bounds:
-        problem = "nothing says how much it may hold: give a capacity, such as 100GiB"
-        raise StoreRefused(f"stores.{config.name}.capacity", problem)
-    capacity = min(bounds)
+    capacity = capacity_of(store, config)
     limits = LedgerLimits(
         capacity_bytes=capacity,
         objects_max=config.objects_max,
@@ -153,6 +151,15 @@ def _ledger(store: Store, config: StoreConfig, tools: StoreTools) -> StoreLedger
         quotas=tools.quotas,
     )
     return StoreLedger(tools.make_catalog(capacity), limits)
+
+
+def capacity_of(store: Store, config: StoreConfig) -> int:
+    """Bytes it may hold now. Raises StoreRefused."""
+    bounds = [int(bound) for bound in (config.capacity, store.capacity_bytes) if bound]
+    if not bounds:
+        problem = "nothing says how much it may hold: give a capacity, such as 100GiB"
+        raise StoreRefused(f"stores.{config.name}.capacity", problem)
+    return min(bounds)
 
 
 def watch_levels(parts: Parts) -> None:

@@ -19,8 +19,8 @@ async def recover(parts: Parts) -> None:
     pause_s = 0.1
     while True:
         try:
-            await _count(parts, parts.ledger)
-            await _shrink(parts, parts.ledger)
+            await count(parts, parts.ledger)
+            await shrink(parts, parts.ledger)
         except StoreFault as fault:
             parts.recovery.trouble = str(fault)
             parts.log.warning("recovery_failed", reason=str(fault), again_s=pause_s)
@@ -34,7 +34,8 @@ async def recover(parts: Parts) -> None:
     parts.log.info("recovered", objects=ledger.objects, used_bytes=ledger.used_bytes)
 
 
-async def _count(parts: Parts, ledger: StoreLedger) -> None:
+async def count(parts: Parts, ledger: StoreLedger) -> None:
+    """All that is there, into the books. Raises StoreFault."""
     fault: StoreFault | None = None
     async for batch in parts.store.recover():
         found = [_record(one) for one in batch if one.key not in parts.dropped]
@@ -49,8 +50,8 @@ async def _count(parts: Parts, ledger: StoreLedger) -> None:
         raise fault
 
 
-async def _shrink(parts: Parts, ledger: StoreLedger) -> None:
-    """The capacity may have been configured smaller than it was."""
+async def shrink(parts: Parts, ledger: StoreLedger) -> None:
+    """Evict what is over: the capacity may be smaller than it was. Raises StoreFault."""
     while (over := ledger.used_bytes - ledger.capacity_bytes) > 0:
         if not await evict(parts, over):
             return

@@ -21,6 +21,14 @@ class TooLarge(CallerError):
         self.field = field
 
 
+class UnknownStore(CallerError):
+    """Yours: the node has no store of this name."""
+
+
+class NoArenas(CallerError):
+    """Yours: this store's medium has no parts that come and go."""
+
+
 class InstanceMismatch(CallerError):
     """Yours: two processes of one engine instance declare different groups."""
 

@@ -195,4 +195,32 @@ class MeasureSpeed(Msg["StoreActor", Speed]):
     pass
 
 
-Message = Locate | Load | Save | Touch | Delete | Measure | MeasureSpeed
+@dataclass(frozen=True, slots=True)
+class ListArenas(Msg["StoreActor", tuple[ArenaUsage, ...]]):
+    """Raises NoArenas, as the next three do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddArena(Msg["StoreActor", tuple[ArenaUsage, ...]]):
+    """Keep objects there, too, until the node ends: the configuration is the operator's. Answers all there are."""
+
+    path: str
+    size_bytes: int  # of a new file, or of the device's part; 0: as it is
+
+
+@dataclass(frozen=True, slots=True)
+class DrainArena(Msg["StoreActor", tuple[ArenaUsage, ...]]):
+    """Move its objects to the other arenas. What they have no room for is evicted, by policy."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveArena(Msg["StoreActor", tuple[ArenaUsage, ...]]):
+    """Let go of one that was drained. Its file stays."""
+
+    path: str
+
+
+ArenaMessage = ListArenas | AddArena | DrainArena | RemoveArena
+Message = Locate | Load | Save | Touch | Delete | Measure | MeasureSpeed | ArenaMessage

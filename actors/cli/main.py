@@ -30,7 +30,7 @@ COMMANDS = (
     Command("demo", "penstock.actors.cli.demo", "serve real documents with and without the cache"),
     Command("replay", "penstock.actors.cli.replay", "drive a node with a recorded request trace"),
     Command("simulate", "penstock.actors.cli.simulate", "compare eviction policies on a trace"),
-    Command("store", "penstock.actors.cli.store", "check a store of your own"),
+    Command("store", "penstock.actors.cli.store", "check a store of your own, operate one"),
     Command("doctor", "penstock.actors.cli.doctor", "say why there were no hits"),
 )
 

@@ -1,4 +1,6 @@
-"""`penstock store check module:Class`: the checks that our own stores have to pass, over one of yours."""
+"""`penstock store check module:Class`: the checks that our own stores have to pass, over one of yours; and
+`penstock store arena`, see `store_arena.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import yaml
 
 from penstock.actors.api.types import Epoch
 from penstock.actors.cli.main import Subparsers
+from penstock.actors.cli.store_arena import add_arena_parser, run_arena
 from penstock.actors.stores.checking import CHECKS, Check, Subject
 from penstock.actors.stores.plugin import PluginConfig, find_plugin, open_plugin
 from penstock.actors.stores.store import Store, StoreContext, StoreFault
@@ -22,8 +25,9 @@ NAME = "checked"
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("store", help="check a store of your own")
+    parser = subparsers.add_parser("store", help="check a store of your own, operate one")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add_arena_parser(verbs)
     check = verbs.add_parser(
         "check",
         help="run the checks that every store has to pass",
@@ -45,6 +49,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0: it passed every check; 1: it did not."""
+    if args.verb == "arena":
+        return run_arena(args)
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the class need not be installed
     find_plugin(args.plugin, key=args.plugin)
     options = _read_options(args.options)

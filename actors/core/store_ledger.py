@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -69,6 +69,10 @@ class StoreLedger:
     @property
     def capacity_bytes(self) -> int:
         return self._limits.capacity_bytes
+
+    def resize(self, capacity_bytes: int) -> None:
+        """The medium became larger or smaller: what is over has to be evicted by the caller."""
+        self._limits = replace(self._limits, capacity_bytes=capacity_bytes)
 
     @property
     def used_bytes(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from anyio.lowlevel import checkpoint
 from penstock._native import copy_bytes
 from penstock.actors.api.store import ArenaUsage, Keys
 from penstock.actors.stores.dax_arena import DaxArena, SlotEntry
-from penstock.actors.stores.dax_config import ARENAS_MAX, ArenaConfig, DaxConfig, Msync
+from penstock.actors.stores.dax_config import ARENAS_MAX, DaxConfig, Msync
 from penstock.actors.stores.digests import INLINE_BYTES_MAX
 from penstock.actors.stores.store import (
     DONE,
@@ -46,12 +47,11 @@ THREADS = 4
 async def open_dax_store(config: DaxConfig) -> DaxStore:
     """Lock and map all arenas, and read their entries. Raises StoreRefused, StoreFault."""
     store = DaxStore(config)
-    try:
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(store.aclose)
         for one in config.arenas:
-            await store.add_arena(one)
-    except BaseException:
-        await store.aclose()
-        raise
+            await store.add_arena(one.path, int(one.bytes))
+        undo.pop_all()
     return store
 
 
@@ -151,8 +151,9 @@ class DaxStore:
     async def aclose(self) -> None:
         arenas, self._arenas = self._arenas, []
         self._held.clear()
-        for arena in arenas:
-            await anyio.to_thread.run_sync(arena.close)
+        with anyio.CancelScope(shield=True):
+            for arena in arenas:
+                await anyio.to_thread.run_sync(arena.close)
 
     # Arenas at run time.
 
@@ -162,29 +163,25 @@ class DaxStore:
             for one in self._arenas
         )
 
-    async def add_arena(self, config: ArenaConfig) -> None:
+    async def add_arena(self, path: Path, size_bytes: int) -> None:
         """From now on objects are kept there, too; and found, if there are any. Raises StoreRefused, StoreFault."""
         if len(self._arenas) >= ARENAS_MAX:
             raise StoreRefused(
                 "arenas", f"there are {ARENAS_MAX} already, the most a store may have"
             )
-        opened: list[DaxArena] = []
-        try:
-            opened.append(
-                await anyio.to_thread.run_sync(
-                    DaxArena.open, config.path, int(config.bytes), self._slot_bytes
-                )
-            )
-            found = await anyio.to_thread.run_sync(_scanned, opened[0])
-        except BaseException:
-            for arena in opened:
-                arena.close()
-            raise
-        self._adopt(opened[0], found)
+        arena = await anyio.to_thread.run_sync(DaxArena.open, path, size_bytes, self._slot_bytes)
+        with ExitStack() as undo:
+            undo.callback(arena.close)
+            found = await anyio.to_thread.run_sync(_scanned, arena)
+            undo.pop_all()
+        self._adopt(arena, found)
 
     def close_arena(self, path: Path) -> None:
         """Nothing new is kept there; it does not count for the capacity any more. Raises StoreRefused."""
-        self._arena(path).is_draining = True
+        arena = self._arena(path)
+        if not any(one is not arena and not one.is_draining for one in self._arenas):
+            raise StoreRefused("arenas", f"{path} is the only one: add another one before")
+        arena.is_draining = True
 
     async def drain_arena(self, path: Path) -> set[bytes]:
         """Close it, and move what is there to the others, as far as they have room.
@@ -192,8 +189,8 @@ class DaxStore:
         Returns the keys of what had to be dropped. Given up, it stays closed to new objects, and what was moved stays
         moved. Raises StoreRefused, StoreFault.
         """
+        self.close_arena(path)
         arena = self._arena(path)
-        arena.is_draining = True
         dropped: set[bytes] = set()
         while True:
             mine = [one for one in self._held.values() if one.arena is arena]

@@ -34,6 +34,10 @@ class FaultyStore:
         self._store = store
         self._draw = random.Random(faults.seed)
 
+    @property
+    def below(self) -> Store:
+        return self._store
+
     async def locate(self, keys: Keys) -> bytes:
         await self._come_between("locate")
         return await self._store.locate(keys)

@@ -128,6 +128,17 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class QuickStore(Protocol):
+    """What a store may offer besides: few small objects that lie in memory already, without a turn of the loop."""
+
+    def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
+        """As `load`, where nothing has to be waited for and all of it is done; else None, and `load` is called.
+
+        `wanted` need not be aligned, and may have been written to in any case.
+        """
+
+
+@runtime_checkable
 class Arenas(Protocol):
     """What a store can do, too, whose medium consists of parts that come and go while it works.
 

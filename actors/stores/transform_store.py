@@ -74,6 +74,10 @@ class TransformedStore:
         self._limiter = anyio.CapacityLimiter(limits.threads)
         self._inline_bytes_max = limits.inline_bytes_max
 
+    @property
+    def below(self) -> Store:
+        return self._store
+
     async def locate(self, keys: Keys) -> bytes:
         return await self._store.locate(keys)
 

@@ -197,7 +197,7 @@ def test_arenas_come_and_go_while_the_store_works(tmp_path: Path) -> None:
                 await store.remove_arena(tmp_path / "one")
             with pytest.raises(StoreRefused, match="there is no arena"):
                 await store.drain_arena(tmp_path / "other")
-            await store.add_arena(ArenaConfig(path=tmp_path / "two", bytes=ByteSize(MIB)))
+            await store.add_arena(tmp_path / "two", MIB)
             assert store.capacity_bytes == 2 * slots * SLOT
             extra = await some(2, first=50)
             assert await save(store, extra) == [Fate.DONE] * 2
