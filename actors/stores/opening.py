@@ -13,6 +13,8 @@ from penstock.actors.stores.fsspec_config import FsspecConfig
 from penstock.actors.stores.memory import MemoryConfig, MemoryStore
 from penstock.actors.stores.mooncake import open_mooncake_store
 from penstock.actors.stores.mooncake_config import MooncakeConfig
+from penstock.actors.stores.nixl import open_nixl_store
+from penstock.actors.stores.nixl_config import NixlConfig
 from penstock.actors.stores.plugin import PluginConfig, open_plugin
 from penstock.actors.stores.raw_block import open_raw_block_store
 from penstock.actors.stores.raw_config import RawBlockConfig
@@ -32,6 +34,7 @@ AnyStoreConfig: TypeAlias = (
     | RawBlockConfig
     | ValkeyConfig
     | MooncakeConfig
+    | NixlConfig
     | DaxConfig
 )
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
@@ -69,6 +72,8 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return await open_valkey_store(config, context)
         case MooncakeConfig():
             return await open_mooncake_store(config, context)
+        case NixlConfig():
+            return await open_nixl_store(config, context)
         case DaxConfig():
             return await open_dax_store(config)
         case _:
