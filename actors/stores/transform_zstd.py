@@ -21,34 +21,47 @@ class ZstdStep:
 
     def __init__(self, config: ZstdConfig) -> None:
         self._level = config.level
-        # A compressor serves one thread at a time; as many are kept as there were threads at once.
-        self._idle: deque[zstandard.ZstdCompressor] = deque()
+        # Each serves one thread at a time; as many are kept as there were threads at once.
+        self._compressors: deque[zstandard.ZstdCompressor] = deque()
+        self._decompressors: deque[zstandard.ZstdDecompressor] = deque()
 
     def apply(
         self, header: Header, source: memoryview, room: memoryview
     ) -> tuple[Header, memoryview] | None:
         try:
-            compressor = self._idle.pop()
+            compressor = self._compressors.pop()
         except IndexError:
             compressor = zstandard.ZstdCompressor(level=self._level)
         size = _compress(compressor, source, room)
-        self._idle.append(compressor)
+        self._compressors.append(compressor)
         return None if size is None else (header, room[:size])
 
     def undo(
         self, header: Header, stored: memoryview, room: memoryview
     ) -> tuple[Header, memoryview]:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
-        size = 0
         try:
-            with decompressor.stream_reader(stored) as reader:
-                while size < len(room) and (count := reader.readinto(room[size:])):
-                    size += count
-                if reader.read(1):
-                    raise Unreadable(f"it is more than {len(room)} bytes when decompressed")
-        except zstandard.ZstdError as error:
-            raise Unreadable(f"it cannot be decompressed: {error}") from None
+            decompressor = self._decompressors.pop()
+        except IndexError:
+            decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
+        size = _decompress(decompressor, stored, room)
+        self._decompressors.append(decompressor)
         return header, room[:size]
+
+
+def _decompress(
+    decompressor: zstandard.ZstdDecompressor, stored: memoryview, room: memoryview
+) -> int:
+    """How many bytes of `room` it takes. Raises Unreadable."""
+    size = 0
+    try:
+        with decompressor.stream_reader(stored) as reader:
+            while size < len(room) and (count := reader.readinto(room[size:])):
+                size += count
+            if reader.read(1):
+                raise Unreadable(f"it is more than {len(room)} bytes when decompressed")
+    except zstandard.ZstdError as error:
+        raise Unreadable(f"it cannot be decompressed: {error}") from None
+    return size
 
 
 def _compress(
