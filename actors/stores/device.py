@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -50,18 +50,48 @@ class NativeDevice:
         self._fd = fd
 
     def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
-        return _begun(lambda: self._io.read(self._fd, offset, buffers, hold))
+        try:
+            return self._io.read(self._fd, offset, buffers, hold)
+        except (IoBusy, IoClosed) as refusal:
+            return _refused(refusal)
 
     def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
-        return _begun(lambda: self._io.write(self._fd, offset, buffers, hold))
+        try:
+            return self._io.write(self._fd, offset, buffers, hold)
+        except (IoBusy, IoClosed) as refusal:
+            return _refused(refusal)
 
     def sync(self) -> Moved:
-        return _begun(lambda: self._io.sync(self._fd))
+        try:
+            return self._io.sync(self._fd)
+        except (IoBusy, IoClosed) as refusal:
+            return _refused(refusal)
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Together:
+    """Transfers that are waited for together, by one who may give up."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._over: asyncio.Future[None] | None = None
+
+    def one_more(self) -> None:
+        self._left += 1
+
+    def one_is_over(self) -> None:
+        self._left -= 1
+        if not self._left and self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    async def wait(self) -> None:
+        if self._left:
+            self._over = asyncio.get_running_loop().create_future()
+            await self._over
 
 
 def joined(moved: Sequence[Moved]) -> Moved:
@@ -84,13 +114,7 @@ def joined(moved: Sequence[Moved]) -> Moved:
     return whole
 
 
-def _begun(begin: Callable[[], Moved]) -> Moved:
-    try:
-        return begin()
-    except IoBusy:
-        outcome = -errno.EBUSY
-    except IoClosed:
-        outcome = -errno.ECANCELED
+def _refused(refusal: IoBusy | IoClosed) -> Moved:
     over: Moved = asyncio.get_running_loop().create_future()
-    over.set_result(outcome)
+    over.set_result(-errno.EBUSY if isinstance(refusal, IoBusy) else -errno.ECANCELED)
     return over

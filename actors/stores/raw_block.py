@@ -23,7 +23,7 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
 from penstock.actors.core.slot_format import NO_RANK, decode_put
-from penstock.actors.stores.device import Device, NativeDevice
+from penstock.actors.stores.device import Device, NativeDevice, Together
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import NativeIo
 from penstock.actors.stores.raw_commit import Answer
@@ -124,12 +124,14 @@ class RawBlockStore:
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         begun: list[Reading | Outcome] = []
+        together = Together()
         for number, one in enumerate(wanted):
             if number % STEP == 0:
                 await checkpoint()
             found = self._find(one.key)
-            begun.append(MISSING if found is None else found[0].read(found[1], one))
-        return [await _loaded(one) for one in begun]
+            begun.append(MISSING if found is None else found[0].read(found[1], one, together))
+        await together.wait()
+        return [one if isinstance(one, Outcome) else one.outcome() for one in begun]
 
     async def load_prefix(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         """As `load`, of those before the first that is missing; no byte of what comes after it is read. A read that
@@ -145,6 +147,7 @@ class RawBlockStore:
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         begun: dict[int, Begun] = {}
+        together = Together()
         try:
             for at, one in enumerate(given):
                 if at % STEP == 0:
@@ -154,12 +157,13 @@ class RawBlockStore:
                     advice = "give it a device in per_rank_device_paths"
                     reason = f"rank {one.device} has no device: {advice}"
                     outcomes[at] = Outcome(Fate.REFUSED, reason=reason)
-                elif (writing := await _begin(volume, one)) is None:
+                elif (writing := await _begin(volume, one, together)) is None:
                     outcomes[at] = Outcome(Fate.FULL, reason="no slots are free")
                 else:
                     begun[at] = volume, writing
+            await together.wait()
             for at, (_, writing) in begun.items():
-                outcome = _written(await asyncio.shield(writing.moved), writing.size_bytes)
+                outcome = _written(writing.moved.result(), writing.size_bytes)
                 if outcome is not DONE:
                     outcomes[at] = outcome
             answers = {
@@ -261,20 +265,14 @@ def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:
     return NativeDevice(io, medium.fd, name=name, size_bytes=medium.size_bytes)
 
 
-async def _begin(volume: Volume, one: Given) -> Writing | None:
+async def _begin(volume: Volume, one: Given, together: Together) -> Writing | None:
     """None: it is full, and no flush would help."""
-    writing = volume.write(one)
+    writing = volume.write(one, together)
     while writing is None and volume.has_waiting_slots:
         if await asyncio.shield(volume.flush()):
             return None
-        writing = volume.write(one)
+        writing = volume.write(one, together)
     return writing
-
-
-async def _loaded(reading: Reading | Outcome) -> Outcome:
-    if isinstance(reading, Outcome):
-        return reading
-    return reading.outcome(await asyncio.shield(reading.moved))
 
 
 def _written(moved: int, expected: int) -> Outcome:
@@ -289,5 +287,7 @@ def _written(moved: int, expected: int) -> Outcome:
 
 async def _all(answers: Sequence[Answer]) -> str:
     """Why the first of them failed; empty: none did."""
-    said = [await asyncio.shield(answer) for answer in answers]
-    return next(filter(None, said), "")
+    for answer in answers:
+        if not answer.done():
+            await asyncio.shield(answer)
+    return next(filter(None, (answer.result() for answer in answers)), "")

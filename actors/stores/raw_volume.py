@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from penstock._native import crc64
 from penstock.actors.core.slot_format import (
+    CHECKSUM_BYTES,
     Placed,
     Run,
     Superblock,
-    checksum,
     decode_put,
     encode_delete,
     encode_put,
@@ -27,7 +28,7 @@ from penstock.actors.core.slot_format import (
 )
 from penstock.actors.core.slot_log import SlotLog
 from penstock.actors.core.slot_space import SlotIndex, SlotSpace
-from penstock.actors.stores.device import Device, joined
+from penstock.actors.stores.device import Device, Together, joined
 from penstock.actors.stores.native_io import Moved
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_commit import Answer, Committer
@@ -53,14 +54,15 @@ class Reading:
     moved: Moved
     size_bytes: int
 
-    def outcome(self, moved: int) -> Outcome:
-        """Of the transfer that is over."""
+    def outcome(self) -> Outcome:
+        """When it is over."""
+        moved = self.moved.result()
         if moved < 0:
             return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
         if moved < self.size_bytes:
             reason = f"{moved} of {self.size_bytes} bytes could be read"
             return Outcome(Fate.FAULT, reason=reason)
-        if checksum(self.header[: self.placed.header_bytes]) != self.placed.header_checksum:
+        if _checksum(self.header[: self.placed.header_bytes]) != self.placed.header_checksum:
             reason = "its slots hold something else: a power cut came before it was written"
             return Outcome(Fate.REFUSED, reason=reason)
         return Outcome(Fate.DONE, self.placed.payload_bytes)
@@ -118,8 +120,8 @@ class Volume:
         """Whether it is there, or a save that was begun may still put it there."""
         return self.index.get(key) is not None or self._committer.is_pending(key)
 
-    def read(self, record: bytes, wanted: Wanted) -> Reading | Outcome:
-        """Begin to read the object that `record` of the index names."""
+    def read(self, record: bytes, wanted: Wanted, together: Together) -> Reading | Outcome:
+        """Begin to read the object that `record` of the index names, as one of those that are waited for."""
         placed = decode_put(record)
         size = placed.payload_bytes
         if placed.header_bytes > len(wanted.header) or size > len(wanted.payload):
@@ -130,10 +132,12 @@ class Volume:
         readers = self._readers
         readers[placed.sequence] = readers.get(placed.sequence, 0) + 1
         begin = partial(self._device.read, hold=wanted.hold)
-        moved = self._transfer(begin, placed.runs, views, lambda: self._was_read(placed.sequence))
+        moved = self._transfer(begin, placed.runs, views)
+        moved.add_done_callback(partial(self._was_read, placed.sequence, together))
+        together.one_more()
         return Reading(placed, wanted.header, moved, sum(map(len, views)))
 
-    def write(self, given: Given) -> Writing | None:
+    def write(self, given: Given, together: Together) -> Writing | None:
         """Begin to write it to slots of its own; None: there are not enough of them free."""
         slots = self.geometry.slots_of(len(given.header), given.payload_bytes)
         runs = self._space.take(slots)
@@ -147,12 +151,14 @@ class Volume:
             sequence=self._sequence,
             header_bytes=len(given.header),
             payload_bytes=given.payload_bytes,
-            header_checksum=checksum(given.header),
+            header_checksum=_checksum(given.header),
             runs=runs,
         )
         views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)
         begin = partial(self._device.write, hold=given.hold)
-        moved = self._transfer(begin, runs, views, lambda: None)
+        moved = self._transfer(begin, runs, views)
+        moved.add_done_callback(partial(self._was_written, together))
+        together.one_more()
         return Writing(placed, moved, sum(map(len, views)))
 
     def commit(self, writing: Writing) -> Answer:
@@ -237,11 +243,19 @@ class Volume:
         else:
             self._space.release(placed.runs)
 
-    def _was_read(self, sequence: int) -> None:
+    # What ends of itself.
+
+    def _was_read(self, sequence: int, together: Together, _: Moved) -> None:
+        self.transfers -= 1
         self._readers[sequence] -= 1
         if not self._readers[sequence]:
             del self._readers[sequence]
             self._space.release(self._read_still.pop(sequence, ()))
+        together.one_is_over()
+
+    def _was_written(self, together: Together, _: Moved) -> None:
+        self.transfers -= 1
+        together.one_is_over()
 
     # Bytes.
 
@@ -257,27 +271,18 @@ class Volume:
         begin: Callable[[int, Sequence[memoryview]], Moved],
         runs: Sequence[Run],
         views: list[memoryview],
-        after: Callable[[], None],
     ) -> Moved:
-        """Begin it. When it is over, `after` is called before anybody hears of it."""
-        slot_bytes, start = self.geometry.slot_bytes, self._layout.slots_at
-        rows = _cut(views, [run.slots * slot_bytes for run in runs])
-        moved = joined(
-            [
-                begin(start + run.first * slot_bytes, row)
-                for run, row in zip(runs, rows, strict=True)
-            ]
-        )
-        heard: Moved = moved.get_loop().create_future()
         self.transfers += 1
+        slot_bytes, start = self.geometry.slot_bytes, self._layout.slots_at
+        if len(runs) == 1:
+            return begin(start + runs[0].first * slot_bytes, views)
+        rows = _cut(views, [run.slots * slot_bytes for run in runs])
+        pairs = zip(runs, rows, strict=True)
+        return joined([begin(start + run.first * slot_bytes, row) for run, row in pairs])
 
-        def over(moved: Moved) -> None:
-            self.transfers -= 1
-            after()
-            heard.set_result(moved.result())
 
-        moved.add_done_callback(over)
-        return heard
+def _checksum(header: memoryview) -> bytes:
+    return crc64(header).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _cut(views: list[memoryview], sizes: list[int]) -> list[list[memoryview]]:
