@@ -8,6 +8,6 @@ modules=$(find penstock runtime actors -name '*.py' | sort)
 if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$modules" ] &&
    [ -z "$(find $inputs -newer "$stamp" -print -quit)" ]; then exit 0; fi
 started=$(mktemp); trap 'rm -f "$started"' EXIT
-PATH="$(dirname "$python"):$PATH" tools/pip_install.sh "$python" --no-build-isolation -e '.[demo,replay,s3,valkey,fsspec,mooncake,nixl,transforms,dev,fuzz]'
+PATH="$(dirname "$python"):$PATH" tools/pip_install.sh "$python" --no-build-isolation -e '.[demo,replay,s3,fsspec,mooncake,nixl,transforms,dev,fuzz]'
 printf '%s\n' "$modules" >"$stamp"
 touch -r "$started" "$stamp"
