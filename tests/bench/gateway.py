@@ -15,7 +15,7 @@ import grpc
 from harness import Report, Sample, parse_options, percentile, quiet, ratio
 from processes import Server, bad_client_process, cpu_s, echo_process, node_process
 
-from penstock.actors.engine.client import new_engine_instance, plain_model
+from penstock.actors.engine.client import EngineSpec, new_engine_instance, plain_model
 from penstock.actors.keys import chunk_keys
 from penstock.protos import engine_pb2
 
@@ -40,17 +40,7 @@ class RawSession:
         self._requests = 0
 
     @classmethod
-    async def attach(cls, channel: grpc.aio.Channel, instance: bytes) -> RawSession:
-        spec = plain_model(
-            weights="bench:" + "0" * 64,
-            model_config_digest=bytes(32),
-            layers=1,
-            kv_heads=1,
-            head_size=2,
-            dtype="bfloat16",
-            block_tokens=16,
-            engine_instance=instance,
-        )
+    async def attach(cls, channel: grpc.aio.Channel, spec: EngineSpec) -> RawSession:
         stream = channel.stream_stream("/penstock.v1.Engine/Session")()
         hello = engine_pb2.SessionRequest(correlation_id=1, hello=spec.hello())
         await stream.write(hello.SerializeToString())
@@ -75,6 +65,20 @@ class RawSession:
         assert granted == len(keys) // 32, reserved
         commit = engine_pb2.Commit(lease=reserved.reserved.lease, digests=bytes(8 * granted))
         await self.ask(commit=commit)
+
+
+def small_model(instance: bytes, *, layers: int = 1, head_size: int = 2) -> EngineSpec:
+    """One head: a chunk's object has layers * head_size KiB."""
+    return plain_model(
+        weights="bench:" + "0" * 64,
+        model_config_digest=bytes(32),
+        layers=layers,
+        kv_heads=1,
+        head_size=head_size,
+        dtype="bfloat16",
+        block_tokens=16,
+        engine_instance=instance,
+    )
 
 
 def lookup_message(prompt: engine_pb2.Prompt) -> bytes:
@@ -147,8 +151,8 @@ async def measure(node: Server, echo: Server, rounds: int) -> Report:
     node_channel = grpc.aio.insecure_channel(node.address.replace("unix://", "unix:"))
     echo_channel = grpc.aio.insecure_channel(echo.address)
     async with node_channel, echo_channel:
-        instance = new_engine_instance()
-        sessions = [await RawSession.attach(node_channel, instance) for _ in range(SESSIONS)]
+        spec = small_model(new_engine_instance())
+        sessions = [await RawSession.attach(node_channel, spec) for _ in range(SESSIONS)]
         session = sessions[0]
         tokens = b"".join(i.to_bytes(4, "little") for i in range(CHUNKS * CHUNK_TOKENS))
         keys = chunk_keys(session.namespace_digest, tokens, CHUNK_TOKENS)

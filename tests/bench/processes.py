@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,14 @@ class Server:
 
 
 @contextmanager
-def node_process(*settings: str) -> Iterator[Server]:
-    """`penstock serve` with `--set` for each of `settings`, on a socket of its own."""
+def node_process(*settings: str, stores: Sequence[Mapping[str, object]] = ()) -> Iterator[Server]:
+    """`penstock serve` with `--set` for each of `settings` and with `stores`, on a socket of its own."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as directory:
         arguments = [f"--set={one}" for one in (f"state_dir={directory}/state", *settings)]
-        command = [sys.executable, "-m", "penstock.actors.cli.main", "serve", *arguments]
-        with _process(command, Path(directory)) as server:
+        config = Path(directory) / "node.yaml"
+        config.write_text(json.dumps({"stores": [*stores]}))  # JSON is YAML
+        command = [sys.executable, "-m", "penstock.actors.cli.main", "serve", f"--config={config}"]
+        with _process([*command, *arguments], Path(directory)) as server:
             yield server
 
 

@@ -2,8 +2,9 @@
 
     python tests/bench/stores.py [--json FILE] [--rounds N]
 
-TMPDIR names a folder of the disk to be measured; /var/tmp unless it is set. Ratios are medians over pairs that were run
-in turn. The page cache is dropped before loads, or neither side uses it. What this machine lacks is left out, and said.
+Then a node with stores, over its socket: `node_`, `disk_`, `tmpfs_` and `l1_` of the report. Ratios are medians over
+pairs that were run in turn. The page cache is dropped before loads, or neither side uses it. What this machine lacks is
+left out, and said. TMPDIR names a folder of the disk to be measured; /var/tmp unless it is set.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import Options, Report, Sample, parse_options, quiet, ratio
 from store_cases import CASES, Absent, Case
+from store_node import targets
 from store_sides import OurSide, Shape, Side, Slots, Turn
 from support.store_world import store_world
 
@@ -31,6 +33,7 @@ from penstock.runtime.config import Config, read_record
 from penstock.runtime.errors import ConfigError
 
 ONE_LOADS = 40
+TMPFS = "/dev/shm"
 Row = dict[str, object]
 
 
@@ -104,6 +107,12 @@ UNITS = {
 }
 
 
+def unit_of(key: str) -> str:
+    """By its last words."""
+    units = {"us": "us", "gib_s": "GiB/s", "s_per_gib": "s/GiB", "us_p50": "us", "steps": ""}
+    return next((unit for end, unit in units.items() if key.endswith(f"_{end}")), "x")
+
+
 def main() -> None:
     options = parse_options(__doc__)
     report, rows = Report("stores"), list[Row]()
@@ -111,6 +120,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=parent) as folder:
         run = partial(measure_case, folder=Path(folder), options=options, report=report, rows=rows)
         left_out = {kind.name: reason for kind in CASES if (reason := run(kind))}
+        with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=TMPFS) as memory:
+            for key, sample in targets(Path(folder), Path(memory), options.rounds).items():
+                report.add(key, sample, unit=unit_of(key))
     report.note("rows", rows)
     report.note("left_out", left_out)
     report.finish(options)
