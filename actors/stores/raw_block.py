@@ -15,6 +15,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeAlias
 
@@ -55,9 +56,11 @@ async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) ->
     """Lock, check and replay all devices; blank ones are formatted. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
     check_distinct(config.places(), config.places_key)
-    io = NativeIo(depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log)
-    devices: list[Device] = []
-    try:
+    async with AsyncExitStack() as opened:
+        io = NativeIo(depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log)
+        devices: list[Device] = []
+        # Whatever is under way ends before the devices are closed.
+        opened.push_async_callback(_close_shielded, io, devices)
         for place in config.places():
             file_bytes = int(config.capacity) // len(config.places())
             opening = partial(
@@ -67,15 +70,10 @@ async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) ->
                 file_bytes=file_bytes - file_bytes % config.block_align,
                 preallocate=config.preallocate,
             )
-            medium = await anyio.to_thread.run_sync(opening)
-            devices.append(_device(medium, io, log))
-        return await open_over(devices, config, log, io)
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await io.aclose()
-        for device in devices:
-            device.close()
-        raise
+            devices.append(_device(await anyio.to_thread.run_sync(opening), io, log))
+        store = await open_over(devices, config, log, io)
+        opened.pop_all()
+        return store
 
 
 async def open_over(
@@ -255,6 +253,13 @@ class RawBlockStore:
         key = writing.placed.key
         others = [one for one in self._volumes if one is not volume and one.is_known(key)]
         return [volume.commit(writing), *(one.delete(key) for one in others)]
+
+
+async def _close_shielded(io: NativeIo, devices: Sequence[Device]) -> None:
+    with anyio.CancelScope(shield=True):
+        await io.aclose()
+    for device in devices:
+        device.close()
 
 
 def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:

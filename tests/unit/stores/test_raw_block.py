@@ -1,272 +1,38 @@
-"""The raw block store itself: disks that fail or are full, room to the byte, prefixes, many saves in one flush."""
+"""The raw block store itself: room to the byte, prefixes, many saves in one flush, what it does not believe."""
 
 from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import anyio
 import pytest
-from support.power_cut import RecordingDisk
-from typing_extensions import Buffer
+from support.failing_disk import (
+    READ,
+    SIZE,
+    SLOT_BYTES,
+    SLOTS,
+    SYNC,
+    FailingDisk,
+    load,
+    opened,
+    play,
+    samples,
+    save,
+    told,
+)
 
 from penstock.actors.core.slot_format import HEAD_BYTES
 from penstock.actors.core.slot_log import BLOCKS_MIN
 from penstock.actors.stores.file_config import DurabilityName
-from penstock.actors.stores.native_io import Moved
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_block import RawBlockStore, open_over
 from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.samples import Sample, keys_of, make_sample
-from penstock.actors.stores.store import Fate, Given, Outcome, StoreFault
+from penstock.actors.stores.store import Fate, Given
 from penstock.runtime.log import Log
-from penstock.runtime.units import KIB, ByteSize
-
-SLOT_BYTES = 8 * KIB
-SLOTS = 40
-SIZE = HEAD_BYTES + (BLOCKS_MIN + 8) * 4096 + SLOTS * SLOT_BYTES
-READ, WRITE, SYNC = "read", "write", "sync"
-
-
-class FailingDisk(RecordingDisk):
-    """Fails what `failing` says, and counts everything. Payloads begin at `slots_at`."""
-
-    def __init__(self, image: bytes = bytes(SIZE)) -> None:
-        super().__init__(image, random.Random(0))
-        self.failing: dict[str, int] = {}  # errno by what is done
-        self.asked: list[tuple[str, int]] = []  # what, and where
-        self.spared_bytes = 0  # what lies before it does not fail
-
-    def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
-        return self._or_fail(
-            READ, offset, lambda: super(FailingDisk, self).read(offset, buffers, hold)
-        )
-
-    def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
-        return self._or_fail(
-            WRITE, offset, lambda: super(FailingDisk, self).write(offset, buffers, hold)
-        )
-
-    def sync(self) -> Moved:
-        return self._or_fail(SYNC, SIZE, super().sync)
-
-    def count(self, what: str) -> int:
-        return sum(one == what for one, _ in self.asked)
-
-    def _or_fail(self, what: str, offset: int, begin: Callable[[], Moved]) -> Moved:
-        self.asked.append((what, offset))
-        error = self.failing.get(what)
-        if error is None or offset < self.spared_bytes:
-            return begin()
-        return self._later(lambda: -error)
-
-
-async def opened(
-    disk: RecordingDisk, durability: DurabilityName = DurabilityName.FDATASYNC, **given: Any
-) -> RawBlockStore:
-    made = RawBlockConfig(
-        name="raw",
-        paths="/dev/recorded",
-        durability=durability,
-        **{"slot_bytes": ByteSize(SLOT_BYTES), **given},
-    )
-    return await open_over([disk], made, Log("test"))
-
-
-Scene = Callable[[RawBlockStore, FailingDisk], Awaitable[None]]
-
-
-def play(
-    scene: Scene, durability: DurabilityName = DurabilityName.FDATASYNC, image: bytes = bytes(SIZE)
-) -> FailingDisk:
-    """`scene`; then the books must be right, and say the same when they are read again."""
-    disk = FailingDisk(image)
-
-    async def run() -> None:
-        store = await opened(disk, durability)
-        await scene(store, disk)
-        assert not store.transfers
-        await store.aclose()
-        store.validate()
-        again = await opened(FailingDisk(disk.now()), durability)
-        again.validate()
-        assert await told(again) == await told(store)
-
-    anyio.run(run)
-    return disk
-
-
-async def told(store: RawBlockStore) -> dict[bytes, int]:
-    return {one.key: one.stored_bytes async for batch in store.recover() for one in batch}
-
-
-async def samples(count: int, size: int = 4000, first: int = 0) -> list[Sample]:
-    return [await make_sample(first + n, size) for n in range(count)]
-
-
-async def save(store: RawBlockStore, some: Sequence[Sample]) -> list[Fate]:
-    return [one.fate for one in await store.save([one.given() for one in some])]
-
-
-async def load(store: RawBlockStore, some: Sequence[Sample]) -> list[Outcome]:
-    wanted = [one.wanted() for one in some]
-    outcomes = await store.load(wanted)
-    for one, into, outcome in zip(some, wanted, outcomes, strict=True):
-        assert outcome.fate is not Fate.DONE or await one.is_in(into)
-    return outcomes
-
-
-# C5: a disk that fails.
-
-
-@pytest.mark.parametrize("durability", DurabilityName)
-@pytest.mark.parametrize(
-    ("what", "error", "fate"),
-    [
-        (WRITE, errno.EIO, Fate.FAULT),
-        (WRITE, errno.EROFS, Fate.FAULT),
-        (WRITE, errno.ENOSPC, Fate.FULL),
-        (SYNC, errno.EIO, Fate.FAULT),
-    ],
-)
-def test_a_save_that_fails_leaves_nothing_and_the_next_one_works(
-    durability: DurabilityName, what: str, error: int, fate: Fate
-) -> None:
-    """C5, A6: the one before stays, what was there under the key of the failed one stays, no slot is lost."""
-
-    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
-        old, replaced, other = await samples(3)
-        newer = await make_sample(1, 4000, version=1)
-        assert await save(store, [old, replaced]) == [Fate.DONE] * 2
-        disk.failing = {what: error}
-        fates = await save(store, [newer, other])
-        if what == SYNC and durability is DurabilityName.NONE:
-            assert fates == [Fate.DONE] * 2  # nothing is flushed
-        else:
-            assert fates == [fate] * 2
-            assert await store.locate(keys_of([old, replaced, other])) == b"\1\1\0"
-            assert [one.fate for one in await load(store, [old, replaced])] == [Fate.DONE] * 2
-        disk.failing = {}
-        assert await save(store, [newer, other]) == [Fate.DONE] * 2
-        assert [one.fate for one in await load(store, [old, newer, other])] == [Fate.DONE] * 3
-
-    play(scene, durability)
-
-
-@pytest.mark.parametrize("what", [WRITE, SYNC])
-def test_a_log_that_cannot_be_written_fails_what_waits_and_goes_on_later(what: str) -> None:
-    """C5: payloads can be written, records cannot. What failed does not come back when the store is opened again."""
-
-    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
-        kept, failed, later = await samples(3)
-        await save(store, [kept])
-        log_end = store._volumes[0]._layout.slots_at
-
-        disk.failing = {what: errno.EIO}
-        if what == WRITE:
-            disk._or_fail = _only_before(disk, log_end)  # type: ignore[method-assign]
-        for _ in range(3):
-            assert await save(store, [failed]) == [Fate.FAULT]
-            with pytest.raises(StoreFault, match="could not be deleted"):
-                await store.delete(keys_of([kept]))
-        assert await store.locate(keys_of([kept, failed])) == b"\1\0"
-        disk.failing = {}
-        assert await save(store, [later]) == [Fate.DONE]
-        await store.delete(keys_of([kept]))
-        assert await store.locate(keys_of([kept, failed, later])) == b"\0\0\1"
-
-    play(scene)
-
-
-def _only_before(disk: FailingDisk, end: int) -> Callable[[str, int, Callable[[], Moved]], Moved]:
-    def or_fail(what: str, offset: int, begin: Callable[[], Moved]) -> Moved:
-        error = disk.failing.get(what)
-        return begin() if error is None or offset >= end else disk._later(lambda: -error)
-
-    return or_fail
-
-
-def test_a_read_that_fails_is_told_and_lets_go_of_everything() -> None:
-    """C5: nothing stays under way, and a slot that was read is free again when its object is deleted."""
-
-    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
-        some = await samples(3, 20_000)
-        await save(store, some)
-        disk.failing = {READ: errno.EIO}
-        outcomes = await load(store, some)
-        assert [one.fate for one in outcomes] == [Fate.FAULT] * 3
-        assert "Input/output error" in outcomes[0].reason
-        assert store.transfers == 0
-        await store.delete(keys_of(some))
-        free = store._volumes[0].free_slots
-        assert free == store._volumes[0]._space.slots
-
-    play(scene)
-
-
-def test_a_device_that_cannot_be_read_or_flushed_is_not_opened() -> None:
-    async def run() -> None:
-        disk = FailingDisk()
-        await (await opened(disk)).aclose()
-        for what in (READ, SYNC):
-            again = FailingDisk(disk.now())
-            again.failing = {what: errno.EIO}
-            with pytest.raises(StoreFault, match="Input/output error"):
-                await opened(again)
-
-    anyio.run(run)
-
-
-def test_a_slot_is_not_reused_while_it_is_read() -> None:
-    """A delete and a save come while a load is under way: it gets what was there when it began."""
-
-    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
-        count = SLOTS // 3 + 4
-        fresh = await samples(count, 20_000, first=10)
-        (old,) = await samples(1, 20_000)
-        await save(store, [old])
-        wanted = old.wanted()
-        held: list[Callable[[], None]] = []
-        later = disk._later
-        disk._later = lambda end: _held(later, end, held)  # type: ignore[method-assign]
-        async with anyio.create_task_group() as group:
-            outcomes: list[Outcome] = []
-
-            async def read() -> None:
-                outcomes.extend(await store.load([wanted]))
-
-            group.start_soon(read)
-            await anyio.wait_all_tasks_blocked()
-            disk._later = later  # type: ignore[method-assign]
-            assert store.transfers == 1
-            await store.delete(keys_of([old]))
-            fates = await save(store, fresh)
-            assert Fate.FULL in fates
-            for let_go in held:
-                let_go()
-        assert outcomes[0].fate is Fate.DONE
-        assert await old.is_in(wanted)
-        missed = [one for one, fate in zip(fresh, fates, strict=True) if fate is Fate.FULL]
-        assert (await save(store, missed))[0] is Fate.DONE  # the slots that were read are free now
-
-    play(scene)
-
-
-def _held(
-    later: Callable[[Callable[[], int]], Moved],
-    end: Callable[[], int],
-    held: list[Callable[[], None]],
-) -> Moved:
-    """A transfer that ends when it is let go."""
-    import asyncio
-
-    moved: Moved = asyncio.get_running_loop().create_future()
-    held.append(lambda: moved.set_result(end()))
-    return moved
-
+from penstock.runtime.units import ByteSize
 
 # C6: room, to the byte.
 
