@@ -6,18 +6,35 @@ import asyncio
 import importlib.util
 import shutil
 import socket
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from store_sides import FioSide, LoopSide, MemcpySide, Shape, Side, Slots, drop_page_cache
+from store_sides import (
+    ChildSide,
+    FioSide,
+    LoopSide,
+    MemcpySide,
+    Shape,
+    Side,
+    Slots,
+    drop_page_cache,
+)
 
-from penstock.runtime.units import KIB, MIB
+from penstock.actors.cli.attended import attended
+from penstock.runtime.units import GIB, KIB, MIB
 
 SHAPES = (Shape(64 * KIB, 512, 32), Shape(MIB, 64, 16), Shape(32 * MIB, 4, 2))
 FAR_SHAPES = (Shape(64 * KIB, 64, 16), Shape(MIB, 16, 8), Shape(32 * MIB, 1, 1))  # some 0.1 GiB/s
+NEAR_SHAPES = (Shape(64 * KIB, 256, 32), Shape(MIB, 32, 16), Shape(32 * MIB, 2, 1))
+SEGMENT_BYTES = 2 * GIB  # of a pool: all turns of all of these, both sides
+TMPFS = "/dev/shm"
+HEADER_ROOM = 64 * KIB
 SLOT_BYTES = 256 * KIB  # room is given in these by stores of slots
 
 
@@ -49,7 +66,7 @@ class Case(ABC):
         return
 
     def room(self, shape: Shape, turns: int) -> int:
-        each = max(SLOT_BYTES, -(-(shape.object_bytes + 64 * KIB) // SLOT_BYTES) * SLOT_BYTES)
+        each = max(SLOT_BYTES, -(-(shape.object_bytes + HEADER_ROOM) // SLOT_BYTES) * SLOT_BYTES)
         return turns * shape.objects * each + 256 * MIB
 
 
@@ -108,6 +125,19 @@ class RawBlock(_OnDisk):
         }
 
 
+class NixlPosix(_OnDisk):
+    name = "nixl_posix"
+    baseline = "fio --direct=1"
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        return {
+            "type": "nixl",
+            "path": str(self.place(shape)),
+            "depth": shape.depth,
+            "capacity": self.room(shape, turns),
+        }
+
+
 class Memory(Case):
     name = "memory"
     baseline = "memcpy, one thread"
@@ -118,6 +148,18 @@ class Memory(Case):
     def beside(self, shape: Shape, slots: Slots) -> Side:
         del shape
         return MemcpySide(slots)
+
+
+class Dax(Memory):
+    """A mapped file of tmpfs."""
+
+    name = "dax"
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        folder = self.stack.enter_context(TemporaryDirectory(prefix="penstock-", dir=TMPFS))
+        arena = {"path": f"{folder}/arena", "bytes": self.room(shape, turns)}
+        slot_bytes = shape.object_bytes + HEADER_ROOM
+        return {"type": "dax", "arenas": [arena], "slot_bytes": slot_bytes}
 
 
 class S3(Case):
@@ -219,6 +261,48 @@ class RawSocket:
         self._socket.close()
 
 
+class Mooncake(Case):
+    name = "mooncake"
+    baseline = "bare Mooncake client"
+    shapes = NEAR_SHAPES
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        super().__init__(folder, stack)
+        if importlib.util.find_spec("mooncake") is None:
+            raise Absent("mooncake is not installed")
+        from support.mooncake_pool import HOST, mooncake_pool
+
+        self._pool, self._host = (
+            stack.enter_context(mooncake_pool(segment_bytes=SEGMENT_BYTES)),
+            HOST,
+        )
+
+    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
+        del turns
+        prefix = f"{shape.words}/"
+        return {
+            "type": "mooncake",
+            "master": self._pool.master,
+            "host": self._host,
+            "prefix": prefix,
+        }
+
+    def beside(self, shape: Shape, slots: Slots) -> Side:
+        del slots
+        script = str(Path(__file__).with_name("bare_mooncake.py"))
+        numbers = [str(shape.object_bytes), str(shape.objects)]
+        command = [sys.executable, script, self._pool.master, self._host, *numbers]
+        child = subprocess.Popen(
+            attended(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.stack.enter_context(child)
+        return ChildSide(shape, child)
+
+
 def _as_coroutine(move: Callable[[int], None]) -> Callable[[int], Awaitable[None]]:
     """A blocking call where a coroutine is expected: nothing else runs beside it."""
 
@@ -229,4 +313,14 @@ def _as_coroutine(move: Callable[[int], None]) -> Callable[[int], Awaitable[None
     return moved
 
 
-CASES: tuple[type[Case], ...] = (FileDirect, FileBuffered, RawBlock, Memory, Valkey, S3)
+CASES: tuple[type[Case], ...] = (
+    FileDirect,
+    FileBuffered,
+    RawBlock,
+    NixlPosix,
+    Memory,
+    Dax,
+    Valkey,
+    Mooncake,
+    S3,
+)

@@ -224,6 +224,22 @@ class LoopSide:
         return time.perf_counter() - begin
 
 
+class ChildSide:
+    """A process that answers the number of a turn with the seconds of its saves and of its loads."""
+
+    def __init__(self, shape: Shape, child: subprocess.Popen[str]) -> None:
+        self._shape, self._child = shape, child
+
+    async def turn(self, number: int) -> Turn:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(f"{number}\n")
+        self._child.stdin.flush()
+        save_s, load_s = map(float, self._child.stdout.readline().split())
+        gib = self._shape.total_bytes / GIB
+        return Turn(gib / save_s, gib / load_s)
+
+
 def drop_page_cache(folder: Path) -> None:
     """Of every file below `folder`, once it is on the disk."""
     os.sync()

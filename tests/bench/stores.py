@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import Options, Report, Sample, parse_options, quiet, ratio
-from store_cases import CASES, Absent, Case
+from store_cases import CASES, TMPFS, Absent, Case
 from store_node import targets
 from store_sides import OurSide, Shape, Side, Slots, Turn
 from support.store_world import store_world
@@ -33,7 +33,6 @@ from penstock.runtime.config import Config, read_record
 from penstock.runtime.errors import ConfigError
 
 ONE_LOADS = 40
-TMPFS = "/dev/shm"
 Row = dict[str, object]
 
 
