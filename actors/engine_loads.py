@@ -13,8 +13,11 @@ from penstock.actors.engine_codec import ID_BYTES, check_between, duration_s
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.protos import engine_pb2
-from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.errors import ActorCrashed, ActorStopped, MailboxFull
+from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.ref import Ref
+
+NO_TICKET = TicketId(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,11 @@ class SessionLoads:
 
     async def fetch(
         self, hit: l1.Hit, prompt: ResolvedPrompt, pace: Pace, afterwards: prefetch.Afterwards
-    ) -> None:
-        """Have fetched what L1 has promised for `hit`; a prefetcher that takes no more is spoken for."""
+    ) -> l1.Hit:
+        """Have fetched what L1 has promised for `hit`; a prefetcher that takes no more is spoken for.
+
+        What is at hand has come already, and is told in the place of `hit`.
+        """
         want = prefetch.Fetch(
             ticket=hit.ticket,
             session=self.attached.session,
@@ -55,9 +61,16 @@ class SessionLoads:
             afterwards=afterwards,
         )
         try:
-            self.ref.tell_nowait(want)
-        except (MailboxFull, ActorStopped):
+            finished = self.ref.ask_now(prefetch.FetchNow(want))
+            if finished is NOT_AT_ONCE:
+                self.ref.tell_nowait(want)
+        except (MailboxFull, ActorStopped, ActorCrashed):
             await self.manager.ask(l1_loading.Settle(hit.ticket, Shortfall.BUSY))
+            return hit
+        if finished is NOT_AT_ONCE or finished is None:
+            return hit
+        ticket = hit.ticket if finished.promised_chunks else NO_TICKET
+        return l1.Hit(ticket, finished.hit_chunks, finished.promised_chunks)
 
 
 class Prefetching:
@@ -105,11 +118,11 @@ class Prefetching:
             ticket, now + pin_s, "", b""
         )  # closed with the stream, if given up now
         hit = await self._look_up(ticket, prompt, pin_s)
-        if not hit.ticket:
-            self._holdings.drop_ticket(ticket)
         if hit.is_hoped and self._loads is not None:
             pace = Pace(load_s, pin_s, 0)
-            await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
+            hit = await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
+        if not hit.ticket:
+            self._holdings.drop_ticket(ticket)
         return hit
 
     async def _load(self, prompt: ResolvedPrompt, load_s: float, loads: SessionLoads) -> l1.Hit:

@@ -159,7 +159,9 @@ class EngineRequests:
             self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, name)
         if hit.is_hoped and self._loads is not None:
             pace = Pace(load_s, ticket_s, msg.prefill_tokens_per_s)
-            await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
+            hit = await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
+            if not hit.ticket:
+                self._holdings.drop_ticket(self._asked_for)
         self._say_hit(reply.lookup, hit, prompt)
 
     async def _look_again(

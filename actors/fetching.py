@@ -11,7 +11,6 @@ Given up at any await it leaves nothing behind: extents live by the handles of t
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ from penstock.actors.core.load_plan import (
     plan_load,
 )
 from penstock.actors.core.load_records import Name, Record, Stage
+from penstock.actors.load_targets import load_targets
 from penstock.actors.loads import Loads, Tier
 from penstock.actors.locating import Locating, News
 from penstock.actors.prefetch_metrics import PrefetchMetrics
@@ -39,8 +39,6 @@ from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
 from penstock.runtime.ref import Ref
 
-PAGE_BYTES = 4096
-_EXTENT = struct.Struct("<QQQ")
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
 
 
@@ -312,20 +310,8 @@ class Fetching:
         indices: Sequence[int],
         places: Sequence[tuple[int, int]],
     ) -> None:
-        shape = self._want.shape
-        extents = [*_EXTENT.iter_unpack(lease.extents.packed)]
-        targets = []
-        for index, (chunk, slot) in zip(indices, places, strict=True):
-            offset, logical_bytes, _ = extents[index]
-            kind = shape.slots[slot]
-            pages = -(-logical_bytes // PAGE_BYTES) * PAGE_BYTES
-            view = self._around.memory.view(offset, pages)
-            key = self._locating.key(chunk, slot)
-            targets.append(
-                store.Target(
-                    key, kind.shard, shape.namespace, logical_bytes, kind.runs, view, lease.hold
-                )
-            )
+        named = [(slot, self._locating.key(chunk, slot)) for chunk, slot in places]
+        targets = load_targets(self._want.shape, self._around.memory, lease, indices, named)
         self._chunks_begun = max(self._chunks_begun, 2 * (places[-1][0] - places[0][0] + 1))
         self._loads.begin(
             self._want.ticket,

@@ -95,6 +95,8 @@ class Loading:
                 self._watching.hope(msg.ticket, msg.chunks, msg.shortfall, self._now())
             case l1_loading.Settle():
                 self._settle(msg.ticket, msg.shortfall)
+            case l1_loading.Finish():
+                return self._finish(msg)
             case l1_loading.Forsake():
                 return self._forsake()
         return None
@@ -173,6 +175,30 @@ class Loading:
         self._served.pop(ticket, None)
         self._left.pop(ticket, None)
         self._watching.hope(ticket, 0, shortfall, self._now())
+
+    def _finish(self, msg: l1_loading.Finish) -> l1_loading.Finished:
+        ticket, now = msg.ticket, self._now()
+        served = self._served.get(ticket)
+        if served is None:
+            raise _native.TicketUnknown("it is over, or settled")
+        for load in msg.loads:
+            self._table.commit(
+                load.lease,
+                session=NODE_SESSION,
+                indices=(),
+                digests=load.digests,
+                runs=load.runs,
+                now=now,
+            )
+        found = self._table.follow(ticket, served.keys, now=now)
+        hit, promised = found.hit, max(found.hit, found.promised)
+        del self._served[ticket]
+        self._watching.settle(ticket, hit, promised)
+        if promised == 0:
+            self._table.close_ticket(ticket, instance=msg.instance)
+        if msg.loads:
+            self._watching.advance(now)  # others may have hoped for the same
+        return l1_loading.Finished(hit, promised)
 
     def _forsake(self) -> int:
         forsaken = [*self._served]

@@ -178,6 +178,7 @@ class L1Manager(l1.L1Manager):
                 | l1_loading.Move()
                 | l1_loading.Hope()
                 | l1_loading.Settle()
+                | l1_loading.Finish()
                 | l1_loading.Forsake()
             ):
                 return self._loading.receive(msg)

@@ -74,6 +74,13 @@ class Watching:
             watch.hope_chunks, watch.shortfall = chunks, shortfall
             self._refresh(watch, now)
 
+    def settle(self, ticket: TicketId, hit: int, promised: int) -> None:
+        """The prefetcher promises no more, and whoever looked it up is told this by others."""
+        if (watch := self._watches.find(ticket)) is not None:
+            watch.hope_chunks, watch.hit_chunks, watch.promised_chunks = 0, hit, promised
+            if promised == hit:
+                self._end(ticket)
+
     def _refresh(self, watch: Watch, now: float) -> None:
         try:
             found = self._table.follow(watch.ticket, watch.keys, now=now)

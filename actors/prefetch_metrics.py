@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from penstock.actors.api.types import Shortfall
-from penstock.runtime.telemetry import Telemetry
+from penstock.runtime.telemetry import Counter, Telemetry
 
 
 class PrefetchMetrics:
@@ -14,6 +14,7 @@ class PrefetchMetrics:
     def __init__(
         self, telemetry: Telemetry, *, tickets: Callable[[], float], inflight: Callable[[], float]
     ) -> None:
+        self._counted: dict[tuple[str, ...], Counter] = {}  # by name and labels
         self._objects = telemetry.counter(
             "prefetch_objects", "Objects asked of a store.", labels=("store", "outcome")
         )
@@ -31,8 +32,9 @@ class PrefetchMetrics:
 
     def loaded(self, tier: str, landed: int, lost: int) -> None:
         """A load of a store has ended."""
-        self._objects.of(store=tier, outcome="landed").add(landed)
-        self._objects.of(store=tier, outcome="lost").add(lost)
+        for outcome, objects in (("landed", landed), ("lost", lost)):
+            if objects:
+                self._one("objects", self._objects, store=tier, outcome=outcome).add(objects)
 
     def skipped(self, chunks: int, why: Shortfall) -> None:
         """So many chunks could be had and were not loaded."""
@@ -40,5 +42,12 @@ class PrefetchMetrics:
 
     def over(self, gained_chunks: int, shortfall: Shortfall) -> None:
         """A ticket's loads are over."""
-        self._tickets.of(shortfall=shortfall.name.lower()).add()
+        self._one("tickets", self._tickets, shortfall=shortfall.name.lower()).add()
         self._chunks.add(gained_chunks)
+
+    def _one(self, name: str, family: Counter, **labels: str) -> Counter:
+        """Looked up once: that takes longer than counting."""
+        key = (name, *labels.values())
+        if (counter := self._counted.get(key)) is None:
+            counter = self._counted[key] = family.of(**labels)
+        return counter

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from penstock.actors.api import eviction, l1, l1_loading, prefetch
 from penstock.actors.api.types import Memory, Shortfall, TicketId
+from penstock.actors.at_hand import AtHand
 from penstock.actors.core.load_plan import LongestHit
 from penstock.actors.fetching import Fetching, PrefetchLimits, Surroundings
 from penstock.actors.loads import Loads, Tier
@@ -64,6 +65,7 @@ class Prefetcher(prefetch.Prefetcher):
             admission=asyncio.Lock(),
             reserving=asyncio.Lock(),
         )
+        self._at_hand = AtHand(self._around)
         self._log = Log("prefetcher")
 
     async def on_start(self) -> None:
@@ -76,6 +78,11 @@ class Prefetcher(prefetch.Prefetcher):
             case prefetch.Fetch():
                 self._fetch(msg)
                 return answer(msg, None)
+            case prefetch.FetchNow():
+                finished = self._at_hand.bring(msg.fetch)
+                if finished is None:
+                    self._fetch(msg.fetch)
+                return answer(msg, finished)
             case prefetch.Leave():
                 if (fetching := self._fetchings.get(msg.ticket)) is not None:
                     fetching.end(msg.hit_chunks)

@@ -18,7 +18,6 @@ import anyio
 
 from penstock.actors.api import store as api
 from penstock.actors.api.store import (
-    DEVICE_BYTES,
     Keys,
     Loaded,
     LoadOutcome,
@@ -28,13 +27,13 @@ from penstock.actors.api.store import (
     StoreState,
     StoreUsage,
 )
-from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState
 from penstock.actors.store_arenas import change_arenas
 from penstock.actors.store_dropping import drop
 from penstock.actors.store_loading import load, load_at_once, locate, locate_at_once
 from penstock.actors.store_parts import Parts, StoreTools, open_parts, watch_levels
+from penstock.actors.store_probing import probe, try_reads, try_writes
 from penstock.actors.store_recovery import recover
 from penstock.actors.store_saving import Saver
 from penstock.actors.stores.config import StoreConfig
@@ -47,9 +46,6 @@ from penstock.runtime.telemetry import Telemetry
 OPEN_PAUSE_S = 0.5  # before the second attempt to open it; doubled each time
 OPEN_PAUSE_S_MAX = 30.0
 CLOSE_WITHIN_S = 5.0
-PROBE = Keys(
-    bytes(KEY_BYTES), bytes(DEVICE_BYTES)
-)  # nothing is called so: whether it is there is no matter
 
 
 class NotOpen(StoreFault):
@@ -89,10 +85,7 @@ class StoreActor(api.StoreActor):
         if self._parts is None or self._saver is None:
             return
         await self._saver.wait_idle()
-        with anyio.move_on_after(CLOSE_WITHIN_S) as time:
-            await self._parts.store.aclose()
-        if time.cancelled_caught:
-            self._log.warning("not_closed", within_s=CLOSE_WITHIN_S)
+        await self._close(self._parts.store)
 
     async def receive(self, msg: api.Message) -> object:
         match msg:
@@ -178,21 +171,23 @@ class StoreActor(api.StoreActor):
             parts.recovered.set()
         else:
             self.start_soon(recover, parts, name="recover")
-        self.start_soon(self._probe, parts, name="probe")
+        self.start_soon(probe, parts.reads, partial(try_reads, parts), name="probe reads")
+        self.start_soon(probe, parts.writes, partial(try_writes, parts), name="probe writes")
+        self.start_soon(self._close_in_any_case, store, name="close")
 
-    async def _probe(self, parts: Parts) -> None:
-        """An open breaker of reads is tried although nobody asks: B14, and health shows that it works again."""
-        while True:
-            await parts.reads.opened.wait()
-            while not parts.reads.is_closed:
-                await anyio.sleep(max(parts.reads.probe_in_s(), 0.01))
-                try:
-                    await parts.reads.call(
-                        partial(parts.store.locate, PROBE), within_s=parts.config.locate_within
-                    )
-                except StoreFault:
-                    continue
-            parts.reads.opened.clear()
+    async def _close_in_any_case(self, store: Store) -> None:
+        """When this actor ends otherwise than by `on_stop`, too: by a crash, or cancelled as it took too long."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close(store)
+
+    async def _close(self, store: Store) -> None:
+        with anyio.move_on_after(CLOSE_WITHIN_S) as time:
+            await store.aclose()
+        if time.cancelled_caught:
+            self._log.warning("not_closed", within_s=CLOSE_WITHIN_S)
 
     # Messages.
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeGuard
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -35,31 +36,93 @@ from penstock.actors.stores.header import (
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.store import Fate, Outcome, StoreFault, Wanted
 from penstock.runtime.hazard import hazard
+from penstock.runtime.units import KIB
 
 NO_TRANSFORM = b""
 OBJECTS_A_STEP = 256  # of the loop: some microseconds each
+AT_ONCE_BYTES_MAX = 160 * KIB  # headers included: some tens of microseconds
 MISSING = Loaded(LoadOutcome.MISSING)
 
 
 async def locate(parts: Parts, keys: Keys) -> bytes:
     """One byte per key; zeros when the store cannot say in time."""
+    if (known := locate_at_once(parts, keys)) is not None:
+        return known
     nothing = bytes(len(keys))
-    if parts.books is not None:
-        found = parts.books.has(keys.packed) if parts.reads.is_closed else nothing
-        parts.metrics.count(Op.LOCATE, _said(found))
-        return found
     began_s = asyncio.get_running_loop().time()
     try:
         found = await parts.reads.call(
             partial(parts.store.locate, keys), within_s=parts.config.locate_within
         )
     except StoreFault:
-        parts.metrics.count(Op.LOCATE, ["failed"] * len(keys))
+        parts.metrics.add(Op.LOCATE, "failed", len(keys))
         return nothing
     assert len(found) == len(keys), f"{parts.config.name}: {len(found)} of {len(keys)} answers"
     parts.metrics.took(Op.LOCATE, asyncio.get_running_loop().time() - began_s)
-    parts.metrics.count(Op.LOCATE, _said(found))
+    _count_located(parts, found)
     return found
+
+
+def locate_at_once(parts: Parts, keys: Keys) -> bytes | None:
+    """As `locate`, from the books; None while they do not tell all."""
+    if parts.books is None:
+        return None
+    found = parts.books.has(keys.packed) if parts.reads.is_closed else bytes(len(keys))
+    _count_located(parts, found)
+    return found
+
+
+def _count_located(parts: Parts, found: bytes) -> None:
+    missing = found.count(0)
+    if missing:
+        parts.metrics.add(Op.LOCATE, "missing", missing)
+    if missing < len(found):
+        parts.metrics.add(Op.LOCATE, "found", len(found) - missing)
+
+
+def load_at_once(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...] | None:
+    """As `load`, for few bytes that are at hand and all good. Else None: then nothing is counted, and `load` says why.
+
+    No more than AT_ONCE_BYTES_MAX are read and digested in one step.
+    """
+    sizes = [header_bytes(one.runs) for one in targets]
+    moved = sum(sizes) + sum(len(one.payload) for one in targets)
+    if parts.quick is None or parts.books is None or moved > AT_ONCE_BYTES_MAX:
+        return None
+    keys = b"".join([one.key for one in targets])
+    if not parts.reads.is_closed or not parts.gate.is_open(moved) or 0 in parts.books.has(keys):
+        return None
+    now = asyncio.get_running_loop().time
+    timing = parts.speed.began(now())
+    headers = [memoryview(bytearray(size)) for size in sizes]
+    wanted = [
+        Wanted(one.key, one.device, header, one.payload, one.hold)
+        for one, header in zip(targets, headers, strict=True)
+    ]
+    outcomes = parts.quick.load_at_once(wanted)
+    if outcomes is None:
+        return None
+    proofs = [*map(_check_header, targets, headers, outcomes)]
+    digests = parts.digester.at_once([one.payload[: one.logical_bytes] for one in targets])
+    good = []
+    for proof, digest in zip(proofs, digests, strict=True):
+        if not _agree(proof, digest):
+            return None
+        good.append(proof)
+    payload_bytes = sum(one.logical_bytes for one in targets)
+    parts.speed.ended(timing, now(), payload_bytes)
+    parts.metrics.took(Op.LOAD, now() - timing.began_s)
+    parts.metrics.add(Op.LOAD, "loaded", len(good))
+    parts.metrics.moved(Op.LOAD, payload_bytes)
+    parts.books.touch(keys)
+    return tuple(Loaded(LoadOutcome.LOADED, one.digest, one.run_digests) for one in good)
+
+
+def _agree(header: Header | _Refused | None, digest: int) -> TypeGuard[Header]:
+    """Whether this is the header of what was read, and whole."""
+    if not isinstance(header, Header) or header.digest != digest:
+        return False
+    return runs_agree(digest, header.run_digests, header.logical_bytes)
 
 
 async def load(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...]:
@@ -212,7 +275,3 @@ def _keep_books(parts: Parts, targets: list[Target], answers: list[Loaded]) -> N
     missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING}
     # What is being saved again meanwhile is not ours to strike off.
     parts.ledger.removed(missing - parts.turns.taken)
-
-
-def _said(found: bytes) -> list[str]:
-    return ["found" if one else "missing" for one in found]

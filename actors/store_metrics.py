@@ -43,11 +43,15 @@ class StoreMetrics:
     def count(self, op: Op, outcomes: Iterable[str]) -> None:
         """One outcome per object."""
         for outcome, objects in Tally(outcomes).items():
-            counter = self._counted.get((op, outcome))
-            if counter is None:
-                counter = self._objects.of(store=self._name, op=op.value, outcome=outcome)
-                self._counted[op, outcome] = counter
-            counter.add(objects)
+            self.add(op, outcome, objects)
+
+    def add(self, op: Op, outcome: str, objects: int) -> None:
+        """The same of so many objects with one outcome."""
+        counter = self._counted.get((op, outcome))
+        if counter is None:
+            counter = self._objects.of(store=self._name, op=op.value, outcome=outcome)
+            self._counted[op, outcome] = counter
+        counter.add(objects)
 
     def moved(self, op: Op, size_bytes: int) -> None:
         self._bytes[op].add(size_bytes)

@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+import weakref
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from penstock.actors.core.admission import Admission, AdmissionLimits, Entry, Phase, Work
+
+
+class User:
+    """Kept alive by whoever may still touch the memory of a batch."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Place:
+    """Of one batch. Its bytes are taken until its user has died: a store that hangs may write them at any time."""
+
+    def __init__(self) -> None:
+        self._user: weakref.ref[User] | None = None
+
+    def user(self) -> User:
+        """To be kept alive together with the memory of the batch. Asked for once."""
+        assert self._user is None
+        user = User()
+        self._user = weakref.ref(user)
+        return user
+
+    def is_used(self) -> bool:
+        return self._user is not None and self._user() is not None
+
+    def when_unused(self, told: Callable[[], object]) -> None:
+        """`told` is called by the loop, once nobody uses the memory any more, on whatever thread that comes to be."""
+        user = None if self._user is None else self._user()
+        assert user is not None
+        weakref.finalize(user, _tell, asyncio.get_running_loop(), told).atexit = False
+
+
+def _tell(loop: asyncio.AbstractEventLoop, told: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(told)
 
 
 class Gate:
@@ -33,17 +68,29 @@ class Gate:
         return entry
 
     def leave(self, entry: Entry) -> None:
-        for started in self._admission.leave(entry):
-            self._waiting[started].set()
+        self._wake(self._admission.leave(entry))
 
     @asynccontextmanager
-    async def place(self, work: Work, size_bytes: int) -> AsyncIterator[None]:
-        """A place for as long as the body runs."""
+    async def place(self, work: Work, size_bytes: int) -> AsyncIterator[Place]:
+        """A place for as long as the body runs, and its bytes for as long as its user lives. Raises StoreBusy."""
         entry = await self.enter(work, size_bytes)
+        place = Place()
         try:
-            yield
+            yield place
         finally:
-            self.leave(entry)
+            if place.is_used():
+                self._wake(self._admission.give_up(entry))
+                place.when_unused(lambda: self.leave(entry))
+            else:
+                self.leave(entry)
+
+    def is_open(self, size_bytes: int) -> bool:
+        """Whether a load of so many bytes would have a place at once."""
+        return self._admission.is_open(size_bytes)
+
+    def _wake(self, started: Iterable[Entry]) -> None:
+        for one in started:
+            self._waiting[one].set()
 
     def waiting(self, work: Work) -> int:
         return self._admission.waiting(work)
@@ -60,6 +107,7 @@ class KeyTurns:
 
     def __init__(self) -> None:
         self.taken: set[bytes] = set()
+        self._watched: list[set[bytes]] = []  # of those who want to know what has been taken
         self._freed = asyncio.Event()  # replaced whenever it is set
 
     async def take(self, keys: Collection[bytes]) -> None:
@@ -67,6 +115,19 @@ class KeyTurns:
         while not self.taken.isdisjoint(keys):
             await self._freed.wait()
         self.taken.update(keys)
+        for seen in self._watched:
+            seen.update(keys)
+
+    @contextmanager
+    def watched(self) -> Iterator[set[bytes]]:
+        """All keys that are changed at any time while the body runs."""
+        seen = set(self.taken)
+        self._watched.append(seen)
+        try:
+            yield seen
+        finally:
+            at = next(at for at, one in enumerate(self._watched) if one is seen)
+            del self._watched[at]
 
     def free(self, keys: Collection[bytes]) -> None:
         assert self.taken.issuperset(keys)

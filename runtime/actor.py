@@ -35,6 +35,7 @@ from anyio.abc import TaskGroup
 from penstock.runtime.deadline import INHERITED
 from penstock.runtime.errors import ActorCrashed, ActorStopped, PenstockError
 from penstock.runtime.mailbox import Mailbox
+from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.service import Service, choose_service, is_being_cancelled
 
 M = TypeVar("M")
@@ -62,6 +63,14 @@ class Actor(Generic[M]):
         A PenstockError is an answer, too; anything else that is raised is a bug and ends the actor.
         """
         raise NotImplementedError
+
+    def receive_at_once(self, msg: M) -> object:
+        """For an actor that serves many messages at a time: the answer to one for which nothing need be waited for.
+
+        Called in the asker's own step, between the steps of other handlers. NOT_AT_ONCE, if it is for `receive`:
+        then nothing has been changed.
+        """
+        return NOT_AT_ONCE
 
     async def on_start(self) -> None:
         """Get ready.
@@ -93,7 +102,7 @@ class Actor(Generic[M]):
         self._background.start_soon(on_its_own_clock, name=name)
 
     async def _serve(self, mailbox: Mailbox) -> None:
-        await type(self).service(self.receive, self.inflight_max, mailbox)
+        await type(self).service(self.receive, self.receive_at_once, self.inflight_max, mailbox)
 
 
 class EndedEarly(RuntimeError):

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from penstock.runtime.errors import ActorCrashed, ActorStopped, MailboxFull, PenstockError
 from penstock.runtime.log import Log
-from penstock.runtime.message import Envelope
+from penstock.runtime.message import NOT_AT_ONCE, Envelope
 
 Receive: TypeAlias = Callable[[Any], object]
 
@@ -150,14 +150,17 @@ class Mailbox:
     def serve_at_once(self, msg: Any) -> Any:
         """Serve an ask of an idle actor here and now: the same outcome, two turns of the loop earlier.
 
-        Raises what the handler raises of PenstockErrors. Anything else is the actor's death, as ever:
-        it is raised in the actor's task, and the asker hears ActorCrashed.
+        NOT_AT_ONCE if its handler would have to wait for something; then nothing has happened.
+
+        Raises what the handler raises of PenstockErrors. Anything else is the actor's death, as ever: it is raised in
+        the actor's task, and the asker hears ActorCrashed.
         """
         receive, self._at_once = self._at_once, None  # its handler may not ask itself
         assert receive is not None, f"{self.name}: not idle"
-        self._accepted_total += 1
         with _AtOnce(self, receive):
-            return receive(msg)
+            result = receive(msg)
+        self._accepted_total += result is not NOT_AT_ONCE
+        return result
 
     def take(self) -> Envelope | None:
         """Take the next message that somebody still wants; None if there is none."""

@@ -11,6 +11,7 @@ events are in the past tense (`Evicted`) and have the reply type None.
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import Any, Generic, TypeVar
 
 from anyio import CancelScope
@@ -19,6 +20,15 @@ from penstock.runtime.errors import PenstockError
 
 To = TypeVar("To")
 R = TypeVar("R")
+
+
+class NotAtOnce(enum.Enum):
+    """In the place of an answer."""
+
+    NOT_AT_ONCE = "that needs waiting: ask"
+
+
+NOT_AT_ONCE = NotAtOnce.NOT_AT_ONCE
 
 
 class Msg(Generic[To, R]):

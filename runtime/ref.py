@@ -21,7 +21,7 @@ from anyio import create_task_group
 from penstock.runtime.deadline import deadline_of
 from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.mailbox import Mailbox, MailboxStatistics
-from penstock.runtime.message import Envelope, Msg
+from penstock.runtime.message import NOT_AT_ONCE, Envelope, Msg, NotAtOnce
 
 To = TypeVar("To")
 R = TypeVar("R")
@@ -76,8 +76,9 @@ class Ref(Generic[To]):
         now = loop.time()
         deadline = deadline_of(now, within)
         if self.mailbox.is_idle and now < deadline:
-            answered: R = self.mailbox.serve_at_once(msg)
-            return answered
+            answered: R | NotAtOnce = self.mailbox.serve_at_once(msg)
+            if answered is not NOT_AT_ONCE:
+                return answered
         reply: asyncio.Future[R] = loop.create_future()
         envelope = Envelope(msg, deadline, reply)
         self.mailbox.put(envelope)
@@ -87,6 +88,17 @@ class Ref(Generic[To]):
             # An error knows this frame, and the reply knows the error: a circle that would keep the message, and
             # whatever lease it holds, until the collector comes by.
             del msg, reply, envelope
+
+    def ask_now(self, msg: Msg[To, R]) -> R | NotAtOnce:
+        """The answer in this very step, from an actor that has nothing to do and need not wait for anything.
+
+        NOT_AT_ONCE otherwise: then nothing has happened, and `ask` is the way. Raises what the actor answers with of
+        PenstockErrors, and ActorCrashed.
+        """
+        if not self.mailbox.is_idle:
+            return NOT_AT_ONCE
+        answered: R | NotAtOnce = self.mailbox.serve_at_once(msg)
+        return answered
 
     async def _wait(self, future: asyncio.Future[R], envelope: Envelope, deadline: float) -> R:
         """Wait for the actor's side to settle `future`; leave nothing behind however the wait ends."""

@@ -28,7 +28,7 @@ from penstock.runtime.message import Envelope
 
 Receive = Callable[[Any], object]
 AsyncReceive = Callable[[Any], Awaitable[object]]
-Service = Callable[[Receive, int, Mailbox], Awaitable[None]]
+Service = Callable[[Receive, Receive, int, Mailbox], Awaitable[None]]
 
 BURST_S = 0.001  # a full mailbox is served this long before the rest of the loop gets its turn
 
@@ -50,7 +50,9 @@ def choose_service(name: str, receive: Callable[..., object], inflight_max: int)
     return serve_sync
 
 
-async def serve_sync(receive: Receive, _inflight_max: int, mailbox: Mailbox) -> None:
+async def serve_sync(
+    receive: Receive, _at_once: Receive, _inflight_max: int, mailbox: Mailbox
+) -> None:
     """Serve until the mailbox is closed and empty; handlers cannot wait."""
     loop = asyncio.get_running_loop()
 
@@ -59,8 +61,7 @@ async def serve_sync(receive: Receive, _inflight_max: int, mailbox: Mailbox) -> 
         _check_finished(mailbox, result)
         return result
 
-    # A loop that permutes steps wants every hop to be one.
-    idle = None if getattr(loop, "permutes_steps", False) else at_once
+    idle = _unless_permuted(at_once)
     while await mailbox.wait_message(idle):
         burst_ends = loop.time() + BURST_S
         while (envelope := mailbox.take()) is not None:
@@ -79,7 +80,9 @@ async def serve_sync(receive: Receive, _inflight_max: int, mailbox: Mailbox) -> 
                 burst_ends = loop.time() + BURST_S
 
 
-async def serve_serial(receive: Receive, _inflight_max: int, mailbox: Mailbox) -> None:
+async def serve_serial(
+    receive: Receive, _at_once: Receive, _inflight_max: int, mailbox: Mailbox
+) -> None:
     """Serve until the mailbox is closed and empty; one handler at a time, which may wait.
 
     One cancel scope lasts until an asker gives up: making one for every message would cost as much
@@ -105,12 +108,15 @@ async def _serve_until_called_off(
                 burst_ends = loop.time() + BURST_S
 
 
-async def serve_concurrent(receive: Receive, inflight_max: int, mailbox: Mailbox) -> None:
+async def serve_concurrent(
+    receive: Receive, at_once: Receive, inflight_max: int, mailbox: Mailbox
+) -> None:
     """Serve until the mailbox is closed and empty, at most `inflight_max` handlers at a time.
 
     Shared state may change only between awaits. A bug in one handler ends them all, and the actor.
     """
     handler = cast(AsyncReceive, receive)
+    idle = _unless_permuted(at_once)
     slots = Semaphore(inflight_max)
 
     async def serve_one(envelope: Envelope) -> None:
@@ -125,7 +131,7 @@ async def serve_concurrent(receive: Receive, inflight_max: int, mailbox: Mailbox
     async with create_task_group() as handlers:
         while True:
             await slots.acquire()
-            if not await mailbox.wait_message():
+            if not await mailbox.wait_message(idle):
                 break
             taken = mailbox.take()
             if taken is None:
@@ -134,6 +140,11 @@ async def serve_concurrent(receive: Receive, inflight_max: int, mailbox: Mailbox
             what = type(taken.msg).__name__
             handlers.start_soon(serve_one, taken, name=f"{mailbox.name}.{what}")
             del taken  # what a message holds must not last until the next one comes
+
+
+def _unless_permuted(at_once: Receive) -> Receive | None:
+    """A loop that permutes steps wants every hop to be one."""
+    return None if getattr(asyncio.get_running_loop(), "permutes_steps", False) else at_once
 
 
 async def _serve(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from penstock.actors.api.types import Extents, GeometryId, LeaseId, Shortfall, TicketId
+from penstock.actors.api.types import (
+    Extents,
+    GeometryId,
+    InstanceId,
+    LeaseId,
+    Shortfall,
+    TicketId,
+)
 from penstock.runtime.message import Msg
 
 if TYPE_CHECKING:
@@ -91,8 +98,36 @@ class Settle(Msg["L1Manager", None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """A load, all of whose objects are whole and verified."""
+
+    lease: LeaseId
+    digests: bytes
+    runs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a ticket has come to. Both 0: it is closed, as that of any miss."""
+
+    hit_chunks: int
+    promised_chunks: int  # >= hit_chunks: by writers
+
+
+@dataclass(frozen=True, slots=True)
+class Finish(Msg["L1Manager", Finished]):
+    """Land, keep and settle in one: these loads are all that comes for this ticket.
+
+    Its watcher is not told: whoever asks tells. Refused if the ticket is over."""
+
+    ticket: TicketId
+    instance: InstanceId
+    loads: tuple[Whole, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Forsake(Msg["L1Manager", int]):
     """A loader begins its life: whatever one before it has promised is void. Answers how many tickets that were."""
 
 
-Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Forsake
+Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Finish | Forsake

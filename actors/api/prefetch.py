@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from penstock.actors.api import l1_loading
 from penstock.actors.api.types import InstanceId, SessionId, Shape, TicketId
 from penstock.runtime.actor import Actor
 from penstock.runtime.message import Msg
@@ -42,6 +43,14 @@ class Fetch(Msg["Prefetcher", None]):
 
 
 @dataclass(frozen=True, slots=True)
+class FetchNow(Msg["Prefetcher", l1_loading.Finished | None]):
+    """As Fetch. What is at hand is brought in this step, and the answer tells what the ticket has come to: nobody else
+    is told. None: it goes its way."""
+
+    fetch: Fetch
+
+
+@dataclass(frozen=True, slots=True)
 class Leave(Msg["Prefetcher", None]):
     """This ticket is over: nothing is loaded for it any more, and what was loaded only for it goes."""
 
@@ -49,4 +58,4 @@ class Leave(Msg["Prefetcher", None]):
     hit_chunks: int  # where its watermark was: what lies below is kept
 
 
-Message = Fetch | Leave
+Message = Fetch | FetchNow | Leave

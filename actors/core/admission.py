@@ -1,13 +1,16 @@
 """Who may use a store now: loads before saves, and never more at once than was configured.
 
-    enter() -> WAITING --its turn--> RUNNING --leave()--> gone
-                  '------leave(): it waits no more-------'
+    enter() -> WAITING --its turn--> RUNNING --give_up()--> GIVEN_UP --leave()--> gone
+                  |                     '----------leave()------------------------'
+                  '------leave(): it waits no more--------------------------------'
 
 - Loads start in the order they came in, at most `loads_max` at a time.
 - Saves start only while no load waits, at most `saves_max` at a time; but one save always may, so that a store that
   is read all the time is written, too.
 - All that run have at most `bytes_max`. The first load and the first save go beyond it: neither waits for ever for
   room that the other takes, and a batch that is larger than the bound goes alone.
+- What was given up has no place any more, but its bytes until it leaves: a store that hangs may still touch them.
+  Loads that do not fit beside them are refused, so that a store that hangs is not given ever more memory.
 
 Pure: it says who starts, its shell wakes them.
 """
@@ -29,6 +32,7 @@ class Work(enum.Enum):
 class Phase(enum.Enum):
     WAITING = "waiting"
     RUNNING = "running"
+    GIVEN_UP = "given up"
     GONE = "gone"
 
 
@@ -56,6 +60,8 @@ class Admission:
         self._queues: dict[Work, deque[Entry]] = {work: deque() for work in Work}
         self._running: dict[Work, dict[Entry, None]] = {work: {} for work in Work}
         self._running_bytes = 0
+        self._given_up: dict[Entry, None] = {}
+        self._given_up_bytes = 0
         self._waiting_bytes = dict.fromkeys(Work, 0)
 
     def enter(self, work: Work, size_bytes: int) -> Entry:
@@ -65,6 +71,11 @@ class Admission:
             raise StoreBusy(
                 f"{len(queue)} {work.value}s wait for this store already: send less, or raise"
                 " waiting_max"
+            )
+        if work is Work.LOAD and self._is_clogged(size_bytes):
+            raise StoreBusy(
+                f"{self._given_up_bytes} bytes of loads that were given up are still with this store,"
+                f" {size_bytes} more are over inflight_bytes_max: wait until it answers"
             )
         entry = Entry(work, size_bytes)
         queue.append(entry)
@@ -77,11 +88,30 @@ class Admission:
         if entry.phase is Phase.RUNNING:
             del self._running[entry.work][entry]
             self._running_bytes -= entry.bytes
+        elif entry.phase is Phase.GIVEN_UP:
+            del self._given_up[entry]
+            self._given_up_bytes -= entry.bytes
         elif entry.phase is Phase.WAITING:
             self._queues[entry.work].remove(entry)
             self._waiting_bytes[entry.work] -= entry.bytes
         entry.phase = Phase.GONE
         return self._start()
+
+    def give_up(self, entry: Entry) -> list[Entry]:
+        """It runs, and nobody waits for it any more; it is to leave once its bytes are free. Returns those that may
+        start now."""
+        assert entry.phase is Phase.RUNNING, entry
+        del self._running[entry.work][entry]
+        self._running_bytes -= entry.bytes
+        entry.phase = Phase.GIVEN_UP
+        self._given_up[entry] = None
+        self._given_up_bytes += entry.bytes
+        return self._start()
+
+    def is_open(self, size_bytes: int) -> bool:
+        """Whether a load of so many bytes would start at once."""
+        entry = Entry(Work.LOAD, size_bytes)
+        return not self._queues[Work.LOAD] and self._load_may_start(entry)
 
     def waiting(self, work: Work) -> int:
         return len(self._queues[work])
@@ -112,6 +142,8 @@ class Admission:
 
     def _load_may_start(self, entry: Entry) -> bool:
         running = len(self._running[Work.LOAD])
+        if self._is_clogged(entry.bytes):
+            return False
         return running == 0 or (running < self._limits.loads_max and self._fits(entry))
 
     def _save_may_start(self, entry: Entry) -> bool:
@@ -122,7 +154,12 @@ class Admission:
         return may_more and self._fits(entry)
 
     def _fits(self, entry: Entry) -> bool:
-        return self._running_bytes + entry.bytes <= self._limits.bytes_max
+        taken = self._running_bytes + self._given_up_bytes
+        return taken + entry.bytes <= self._limits.bytes_max
+
+    def _is_clogged(self, size_bytes: int) -> bool:
+        given_up = self._given_up_bytes
+        return given_up > 0 and given_up + size_bytes > self._limits.bytes_max
 
     def validate(self) -> None:
         """Raises AssertionError if an invariant does not hold."""
@@ -132,8 +169,10 @@ class Admission:
         running = [entry for kind in self._running.values() for entry in kind]
         assert self._running_bytes == sum(entry.bytes for entry in running)
         assert all(entry.phase is Phase.RUNNING for entry in running)
+        assert self._given_up_bytes == sum(entry.bytes for entry in self._given_up)
+        assert all(entry.phase is Phase.GIVEN_UP for entry in self._given_up)
         for work, queue in self._queues.items():
             assert len(queue) <= limits.waiting_max
             assert self._waiting_bytes[work] == sum(entry.bytes for entry in queue)
             assert all(entry.phase is Phase.WAITING for entry in queue)
-            assert not queue or self._running[work], "somebody waits for nobody"
+            assert not queue or self._running[work] or self._given_up, "somebody waits for nobody"

@@ -27,6 +27,10 @@ class Digester:
         self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
         return await anyio.to_thread.run_sync(_digests, payloads, limiter=self._limiter)
 
+    def at_once(self, payloads: Sequence[memoryview]) -> list[int]:
+        """The same of few bytes, in this step."""
+        return _digests(payloads)
+
 
 def runs_agree(digest: int, run_digests: bytes, logical_bytes: int) -> bool:
     """Whether these are run digests of an object with that digest; cut in unequal runs, nobody can say."""

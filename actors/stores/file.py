@@ -23,7 +23,7 @@ from typing import TypeAlias, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from penstock._native import Caching
+from penstock._native import Caching, read_file_now
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
@@ -109,6 +109,19 @@ class FileStore:
             moved.append(self._started(self._load, one))
         pairs = zip(moved, wanted, strict=True)
         return [await _outcome(of, partial(_loaded, one)) for of, one in pairs]
+
+    def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
+        """What the page cache has: a thread and two turns of the loop would take longer than the copy."""
+        outcomes = []
+        for one in wanted:
+            folder, caching = self._place(one.key, one.device)
+            if caching is not Caching.BUFFERED:
+                return None
+            size = read_file_now(folder.fd, object_name(one.key), [one.header, one.payload])
+            if size < len(one.header):
+                return None
+            outcomes.append(_loaded(one, size))
+        return outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         moved: list[Moved | Outcome] = []

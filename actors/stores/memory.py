@@ -98,22 +98,30 @@ class MemoryStore:
     async def aclose(self) -> None:
         """There is nothing to let go of."""
 
+    def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
+        outcomes = []
+        for one in wanted:
+            held = self._shelf.get(one.key)
+            if held is None or _refusal(held, one) is not None:
+                return None
+            one.header[: len(held.header)] = held.header
+            one.payload[: held.payload_bytes] = b"".join(held.slices)
+            outcomes.append(Outcome(Fate.DONE, held.payload_bytes))
+        return outcomes
+
     async def _load(self, wanted: Wanted) -> Outcome:
         await checkpoint()
         held = self._shelf.get(wanted.key)
         if held is None:
             return MISSING
-        size = held.payload_bytes
-        if len(held.header) > len(wanted.header) or size > len(wanted.payload):
-            there = f"{len(held.header)} + {size} bytes"
-            room = f"{len(wanted.header)} + {len(wanted.payload)}"
-            return Outcome(Fate.REFUSED, size, f"it has {there}, there is room for {room}")
+        if (refusal := _refusal(held, wanted)) is not None:
+            return refusal
         wanted.header[: len(held.header)] = held.header
         for number, part in enumerate(held.slices):
             await checkpoint()
             start = number * SLICE_BYTES
             wanted.payload[start : start + len(part)] = part
-        return Outcome(Fate.DONE, size)
+        return Outcome(Fate.DONE, held.payload_bytes)
 
     async def _save(self, given: Given) -> Outcome:
         slices = []
@@ -127,3 +135,12 @@ class MemoryStore:
             given.device, given.tenant, bytes(given.header), tuple(slices), given.payload_bytes
         )
         return DONE
+
+
+def _refusal(held: Held, wanted: Wanted) -> Outcome | None:
+    size = held.payload_bytes
+    if len(held.header) <= len(wanted.header) and size <= len(wanted.payload):
+        return None
+    there = f"{len(held.header)} + {size} bytes"
+    room = f"{len(wanted.header)} + {len(wanted.payload)}"
+    return Outcome(Fate.REFUSED, size, f"it has {there}, there is room for {room}")

@@ -11,6 +11,7 @@
 
 #include "bind/buffers.hpp"
 #include "io/engine.hpp"
+#include "io/read_now.hpp"
 #include "io/write_file.hpp"
 
 namespace py = pybind11;
@@ -116,6 +117,11 @@ std::uint64_t stat_file(Engine& engine, int directory, std::string name) {
   return engine.submit(std::make_unique<LookJob>(directory, std::move(name)), nullptr);
 }
 
+std::int64_t read_file_now(int directory, const std::string& name,
+                           const std::vector<py::buffer>& buffers) {
+  return penstock::io::read_file_now(directory, name, writing(buffers, py::none())->vectors());
+}
+
 std::vector<std::pair<std::uint64_t, std::int64_t>> completed(Engine& engine,
                                                               std::size_t count_max) {
   std::vector<std::pair<std::uint64_t, std::int64_t>> told;
@@ -147,6 +153,9 @@ void bind_io(py::module_& m) {
       .value("NONE", Durability::none)
       .value("FDATASYNC", Durability::fdatasync)
       .finalize();
+
+  m.def("read_file_now", &read_file_now, "directory"_a, "name"_a, "buffers"_a,
+        "A whole file, if the page cache has it.");
 
   // Nothing here waits but close, which releases the GIL: jobs' keeps die in completed() only.
   py::class_<Engine>(m, "IoEngine", "Reads and writes of files that nobody waits for in place.")

@@ -133,7 +133,7 @@ async def test_prefetch_brings_a_prompt_back_and_a_pin_keeps_it_until_it_is_canc
     client = served.client
     tokens, _ = await served.saved_and_evicted(4)
     prefetched = await client.prefetch(tokens, pin_s=60)
-    assert (prefetched.hit_chunks, prefetched.promised_chunks) == (0, 4)
+    assert prefetched.promised_chunks == 4
     assert prefetched.ticket is not None
     assert await prefetched.ticket.ready == 4
     await served.purge()
@@ -170,3 +170,38 @@ async def test_a_pin_that_cannot_be_is_refused_by_name(served: Served, bad: obje
     client = served.client
     with pytest.raises(InvalidField, match="pin_s"):
         await client.prefetch([1], pin_s=bad)  # type: ignore[arg-type]
+
+
+async def test_what_is_at_hand_comes_with_the_answer(served: Served) -> None:
+    """Few bytes that a store has in memory: the lookup's own reply is final, and nothing is loaded a second time."""
+    client = served.client
+    tokens, cache = await served.saved_and_evicted(3)
+    async with await client.lookup(tokens) as ticket:
+        assert (ticket.is_final, ticket.hit_chunks) == (True, 3)
+        other = Cache(2)
+        ids = list(range(len(tokens) // BLOCK_TOKENS))
+        assert (await client.load(ticket, [other.layout], [ids])).tokens == len(tokens)
+        assert (other.of(ids) == cache.of(ids)).all()
+    usage = await served.node.usage()
+    assert usage.resident_bytes > 0
+    assert (usage.reserved_bytes, usage.loaded_bytes, usage.quarantined_bytes) == (0, 0, 0)
+
+
+async def test_what_no_store_has_is_a_miss_at_once_and_leaves_no_ticket(served: Served) -> None:
+    client = served.client
+    tokens, _ = await served.saved_and_evicted(2)
+    other = [token + 1 for token in tokens]
+    ticket = await client.lookup(other, request_id="r")
+    assert (ticket.is_final, ticket.hit_chunks, ticket.promised_chunks) == (True, 0, 0)
+    assert (await served.node.usage()).tickets == 0
+    longer = await client.lookup([*other, *range(50 * client.chunk_tokens)], request_id="r")
+    assert (longer.is_final, longer.hit_chunks) == (True, 0)
+    assert (await served.node.usage()).tickets == 0
+
+
+async def test_a_hole_ends_what_is_at_hand(served: Served) -> None:
+    client = served.client
+    tokens, _ = await served.saved_and_evicted(2)
+    ticket = await client.lookup([*tokens, *range(client.chunk_tokens)])
+    assert (ticket.is_final, ticket.hit_chunks, ticket.total_chunks) == (True, 2, 3)
+    assert ticket.shortfall is Shortfall.NONE

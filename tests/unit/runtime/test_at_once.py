@@ -9,10 +9,11 @@ from enum import Enum
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from penstock.runtime.actor import Actor
 from penstock.runtime.errors import ActorCrashed, ActorStopped, CallerError
-from penstock.runtime.message import Msg, answer
+from penstock.runtime.message import NOT_AT_ONCE, Msg, answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import simulate
 from penstock.runtime.supervisor import ChildSpec, ChildState, Supervisor, supervise
@@ -150,3 +151,89 @@ def _told(msg: Add):  # type: ignore[no-untyped-def]
     from penstock.runtime.message import Envelope
 
     return Envelope(msg, float("inf"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Find(Msg["Finder", str]):
+    what: str
+
+
+class Finder(Actor[Find]):
+    """Serves many at a time; what it knows it tells at once."""
+
+    inflight_max = 4
+
+    def __init__(self) -> None:
+        self.searched: list[str] = []
+
+    def receive_at_once(self, msg: Find) -> object:
+        match msg.what:
+            case "bug":
+                raise ZeroDivisionError("a bug")
+            case "none":
+                raise CallerError("there is none")
+            case "known":
+                return answer(msg, "here")
+        return NOT_AT_ONCE
+
+    async def receive(self, msg: Find) -> object:
+        await checkpoint()
+        self.searched.append(msg.what)
+        return answer(msg, "found")
+
+
+def find(test: Callable[[Ref[Finder], Finder], Awaitable[None]]) -> None:
+    async def main() -> None:
+        ref, finder = Ref.to(Finder, "finder", messages_max=4), Finder()
+        async with supervise(ChildSpec(ref, lambda: finder, restarts_max=1)):
+            await anyio.wait_all_tasks_blocked()
+            await test(ref, finder)
+
+    asyncio.run(main())
+
+
+def test_an_actor_of_many_messages_tells_at_once_what_it_need_not_wait_for() -> None:
+    async def scenario(ref: Ref[Finder], finder: Finder) -> None:
+        assert ref.ask_now(Find("known")) == "here"
+        assert ref.ask_now(Find("far")) is NOT_AT_ONCE
+        assert ref.statistics().accepted_total == 1
+        assert await ref.ask(Find("known"), within=1) == "here"
+        assert finder.searched == []
+        assert await ref.ask(Find("far"), within=1) == "found"
+        assert finder.searched == ["far"]
+
+    find(scenario)
+
+
+def test_what_waits_is_not_overtaken() -> None:
+    async def scenario(ref: Ref[Finder], _: Finder) -> None:
+        async with anyio.create_task_group() as asks:
+            asks.start_soon(lambda: ref.ask(Find("far"), within=1))
+            await checkpoint()
+            assert ref.ask_now(Find("known")) is NOT_AT_ONCE
+
+    find(scenario)
+
+
+def test_a_refusal_at_once_is_an_answer_and_a_bug_the_end() -> None:
+    async def scenario(ref: Ref[Finder], _: Finder) -> None:
+        with pytest.raises(CallerError, match="there is none"):
+            ref.ask_now(Find("none"))
+        assert ref.ask_now(Find("known")) == "here"
+        with pytest.raises(ActorCrashed, match="a bug"):
+            ref.ask_now(Find("bug"))
+        assert ref.ask_now(Find("known")) is NOT_AT_ONCE
+        await anyio.wait_all_tasks_blocked()
+        assert ref.ask_now(Find("known")) == "here"  # of the next life
+
+    find(scenario)
+
+
+def test_on_a_simulated_loop_nothing_is_told_at_once() -> None:
+    async def main() -> None:
+        ref = Ref.to(Finder, "finder", messages_max=4)
+        async with supervise(ChildSpec(ref, Finder)):
+            assert ref.ask_now(Find("known")) is NOT_AT_ONCE
+            assert await ref.ask(Find("known"), within=1) == "found"
+
+    simulate(1, main)

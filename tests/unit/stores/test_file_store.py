@@ -267,3 +267,43 @@ def test_usage_is_what_the_files_have(io: FileIo, tmp_path: Path) -> None:
             assert outcome.payload_bytes == one.payload_bytes
 
     run(work, configured(tmp_path, io=io))
+
+
+def test_what_the_page_cache_has_is_read_at_once_and_what_it_has_not_is_not(tmp_path: Path) -> None:
+    """Seen to fail without RWF_NOWAIT: what had been dropped from the page cache was read from the disk, in place."""
+
+    async def work(store: FileStore) -> None:
+        sample, other = await make_sample(1, 5000), await make_sample(2, 5000)
+        assert await fates(store, [sample]) == [Fate.DONE]
+        wanted = sample.wanted()
+        (outcome,) = store.load_at_once([wanted]) or [None]
+        assert outcome is not None
+        assert outcome.fate is Fate.DONE
+        assert await sample.is_in(wanted)
+        assert store.load_at_once([sample.wanted(), other.wanted()]) is None  # there is no other
+        if drop_from_page_cache(place_of(tmp_path, sample)):
+            assert store.load_at_once([sample.wanted()]) is None
+        (again,) = await store.load([sample.wanted()])
+        assert again.fate is Fate.DONE
+
+    run(work, configured(tmp_path, io=FileIo.BUFFERED))
+
+
+def test_direct_reads_are_never_made_at_once(tmp_path: Path) -> None:
+    async def work(store: FileStore) -> None:
+        sample = await make_sample(1, 5000)
+        assert await fates(store, [sample]) == [Fate.DONE]
+        assert store.load_at_once([sample.wanted()]) is None
+
+    run(work, configured(tmp_path, io=FileIo.DIRECT))
+
+
+def drop_from_page_cache(path: Path) -> bool:
+    """False where files lie in memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return not path.is_relative_to("/dev/shm")
+    finally:
+        os.close(descriptor)

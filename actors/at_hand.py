@@ -1,0 +1,168 @@
+"""What is at hand is brought in the very step that asks for it: no task, no turn of the loop.
+
+    survey -> locate -> plan -> reserve -> load -> finish      each answered at once, or the ticket goes its way
+
+Few bytes, that a store can give without waiting, of a prompt that ends with them; or the news that no store has the
+next chunk, which is what most prompts hear. By what was measured it is not judged: it costs less than to judge it.
+Whatever was begun and cannot be finished here ends with its leases, and is begun anew by the ticket's coroutine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.actors.api import l1_loading, prefetch, store
+from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.core.load_plan import Batching, Known, Part, Plan, plan_load
+from penstock.actors.fetching import Surroundings
+from penstock.actors.load_targets import PAGE_BYTES, load_targets
+from penstock.actors.object_keys import object_keys
+from penstock.runtime.errors import PenstockError
+from penstock.runtime.message import NOT_AT_ONCE
+from penstock.runtime.units import KIB
+
+BYTES_MAX = 128 * KIB  # of all objects: read and digested in one step
+OBJECTS_MAX = 16
+_GRANTED = 0  # of _native.Answer
+_COMING = 2  # of _native.Presence
+_DIGEST = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The chunks of a prompt from the first missing one up to `end`, as L1 has them."""
+
+    presence: bytes
+    names: store.Keys
+    end: int
+    total: int
+
+
+class AtHand:
+    """Of one prefetcher."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+
+    def bring(self, want: prefetch.Fetch) -> l1_loading.Finished | None:
+        """What the ticket has come to; None: it has to be fetched."""
+        if want.afterwards is not prefetch.Afterwards.KEEP or self._around.reserving.locked():
+            return None
+        try:
+            return self._bring(want)
+        except PenstockError:
+            return None  # an actor that is ill is asked once more, in the ordinary way
+
+    def _bring(self, want: prefetch.Fetch) -> l1_loading.Finished | None:
+        seen = self._look(want)
+        plan = None if seen is None else self._plan(want, seen)
+        if seen is None or plan is None:
+            return None
+        loaded = self._load_all(want, plan, seen.names)
+        if loaded is None:
+            return None
+        whole = tuple(one for one, _ in loaded)
+        finish = l1_loading.Finish(want.ticket, want.instance, whole)
+        finished = self._around.l1.ask_now(finish)
+        if finished is NOT_AT_ONCE:
+            return None
+        self._around.metrics.over(finished.hit_chunks - want.hit_chunks, Shortfall.NONE)
+        return finished
+
+    def _look(self, want: prefetch.Fetch) -> _Seen | None:
+        """All that is missing if that is little, else the next chunk."""
+        total = len(want.keys) // KEY_BYTES
+        slots = range(len(want.shape.slots))
+        chunk_bytes = sum(_pages(slot.bytes) for slot in want.shape.slots)
+        chunks = total - want.hit_chunks
+        if chunks * chunk_bytes > BYTES_MAX or chunks * len(slots) > OBJECTS_MAX:
+            if not want.shape.is_all_full:
+                return None  # what its groups need lies anywhere
+            chunks = 1
+        keys = want.keys[want.hit_chunks * KEY_BYTES : (want.hit_chunks + chunks) * KEY_BYTES]
+        presence = self._around.l1.ask_now(l1_loading.Survey(keys, want.shape.geometry))
+        if presence is NOT_AT_ONCE or _COMING in presence:
+            return None
+        names = object_keys(want.shape, keys, slots)
+        return _Seen(presence, names, want.hit_chunks + chunks, total)
+
+    def _plan(self, want: prefetch.Fetch, seen: _Seen) -> Plan | None:
+        """What to load to reach the end; None when that is not at hand, or not known."""
+        tiers, first = self._around.tiers, want.hit_chunks
+        known: Known | None = None
+        plan = Plan(first, ())
+        for number, tier in enumerate(tiers):
+            found = tier.ref.ask_now(store.Locate(seen.names))
+            if found is NOT_AT_ONCE:
+                return None
+            if not any(found):
+                continue
+            if seen.end < seen.total or not tier.is_kept:
+                return None
+            if want.shape.is_all_full and all(found) and not any(seen.presence):
+                slots = tuple(range(len(want.shape.slots)))
+                return Plan(seen.total, (Part(number, first, seen.total, slots),))
+            if known is None:
+                known = Known(want.shape, first=first, tiers=len(tiers))
+                known.grow(seen.presence)
+            known.found(number, first, found)
+            batching = Batching(BYTES_MAX, chunks_begun=OBJECTS_MAX)
+            plan = plan_load(known, seen.total, batching, self._around.longest)
+            if plan.chunks == seen.total:
+                break
+        return plan
+
+    def _load_all(
+        self, want: prefetch.Fetch, plan: Plan, names: store.Keys
+    ) -> list[tuple[l1_loading.Whole, object]] | None:
+        """Each load and its hold, which must last until L1 has it."""
+        loaded = []
+        for part in plan.parts:
+            one = self._load(want, part, names)
+            if one is None:
+                return None
+            loaded.append(one)
+        return loaded
+
+    def _load(
+        self, want: prefetch.Fetch, part: Part, names: store.Keys
+    ) -> tuple[l1_loading.Whole, object] | None:
+        lease = self._around.l1.ask_now(reservation(want, part))
+        if lease is NOT_AT_ONCE or set(lease.answers) != {_GRANTED}:
+            return None
+        width = len(want.shape.slots)
+        named = [
+            (slot, names[(chunk - want.hit_chunks) * width + slot])
+            for chunk, slot in part.objects()
+        ]
+        targets = load_targets(want.shape, self._around.memory, lease, range(len(named)), named)
+        tier = self._around.tiers[part.source]
+        answers = tier.ref.ask_now(store.Load(tuple(targets)))
+        if answers is NOT_AT_ONCE or not _all_loaded(answers):
+            return None
+        self._around.metrics.loaded(tier.name, len(answers), 0)
+        digests = b"".join([_DIGEST.pack(one.digest) for one in answers])
+        runs = b"".join([one.run_digests for one in answers])
+        return l1_loading.Whole(lease.lease, digests, runs), lease.hold
+
+
+def reservation(want: prefetch.Fetch, part: Part) -> l1_loading.ReserveLoad:
+    """Extents for a part of a ticket's prompt."""
+    first, last = part.first * KEY_BYTES, part.last * KEY_BYTES
+    return l1_loading.ReserveLoad(
+        want.keys[first:last],
+        want.keys[max(0, first - KEY_BYTES) : first],
+        want.shape.geometry,
+        part.slots,
+        want.salt,
+    )
+
+
+def _all_loaded(answers: Sequence[store.Loaded]) -> bool:
+    return all(one.outcome is store.LoadOutcome.LOADED for one in answers)
+
+
+def _pages(size: int) -> int:
+    return -(-size // PAGE_BYTES) * PAGE_BYTES
