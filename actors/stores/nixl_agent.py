@@ -47,9 +47,9 @@ class Remote:
     """Where an object is: an open file, or a name under a number of its own."""
 
     number: int
-    size_bytes: int
+    size_bytes: int  # of what is moved
     name: str = ""
-    start: int = 0  # of the first part in it
+    start: int = 0  # of it there
 
 
 class Agent:
@@ -133,7 +133,7 @@ class Agent:
         """NIXL told of this memory, and of these files or objects."""
         places = {_place(part) for parts in all_ for part in parts if part.nbytes}
         brief = [(*one, 0, "") for one in places if one[0] not in self._lasting]
-        there = [(0, one.size_bytes, one.number, one.name) for one in remotes]
+        there = [(one.start, one.size_bytes, one.number, one.name) for one in remotes]
         told = []
         try:
             for what, kind in ((brief, "DRAM"), (there, self.medium.value)):

@@ -1,18 +1,25 @@
 """Objects as objects of a service, moved by an object plugin of NIXL: OBJ, AZURE_BLOB. Everything here blocks.
 
-Name: PREFIX + digits of the key. Content: header and payload, put as one, which shows them whole or not at all. NIXL
-puts one piece of memory as one object, and so a save goes through a copy. It cannot tell how long an object is: a
-header says it. And it cannot delete: what is deleted is overwritten by a grave of a few bytes, which is not found.
+Name: PREFIX + digits of the key. Content, put as one, which shows it whole or not at all:
+
+    16  preamble: magic, bytes of the payload
+        header
+        payload
+
+NIXL puts one piece of memory as one object, and so a save goes through a copy. It cannot tell how long an object is:
+the preamble does. And it cannot delete: what is deleted is overwritten by a preamble of another magic, which is not
+found.
 """
 
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from penstock.actors.api.store import Keys
-from penstock.actors.stores.header import MAGIC, HeaderRefused, decode, whole_blocks
+from penstock.actors.stores.header import whole_blocks
 from penstock.actors.stores.nixl_agent import Agent, NixlFailed, Parts, Remote, Way
 from penstock.actors.stores.nixl_config import NixlConfig
 from penstock.actors.stores.pages import fresh_pages
@@ -30,8 +37,9 @@ from penstock.actors.stores.store import (
 
 Move: TypeAlias = tuple[Parts, Remote, object]
 
-GRAVE = b"deleted\n"
-assert len(GRAVE) == len(MAGIC)
+_PREAMBLE = struct.Struct("<8sQ")
+_MAGIC = b"PENSTOBJ"
+_GRAVE = b"PENSTDEL"
 
 
 class NixlObjects:
@@ -46,7 +54,7 @@ class NixlObjects:
     def locate(self, keys: Keys) -> bytes:
         """Raises StoreFault."""
         try:
-            return bytes(self._are_there([*keys]))
+            return bytes(size is not None for size in self._sizes([*keys]))
         except NixlFailed as error:
             raise StoreFault(f"objects could not be located: {error}") from None
 
@@ -69,17 +77,15 @@ class NixlObjects:
         try:
             once = [*dict.fromkeys(keys)]
             there = [
-                key for key, is_there in zip(once, self._are_there(once), strict=True) if is_there
+                key for key, size in zip(once, self._sizes(once), strict=True) if size is not None
             ]
         except NixlFailed as error:
             raise StoreFault(f"objects could not be deleted: {error}") from None
-        graves = fresh_pages([BLOCK_BYTES] * len(there))
-        for grave in graves:
-            grave[: len(GRAVE)] = GRAVE
-        moves = [
-            ([grave[: len(GRAVE)]], self._remote(key, len(GRAVE)), grave)
-            for key, grave in zip(there, graves, strict=True)
-        ]
+        moves = []
+        for key in there:
+            grave = fresh_pages([BLOCK_BYTES])[0][: _PREAMBLE.size]
+            _PREAMBLE.pack_into(grave, 0, _GRAVE, 0)
+            moves.append(([grave], self._remote(key, len(grave)), grave))
         if problem := next(filter(None, self._agent.move(Way.WRITE, moves)), ""):
             raise StoreFault(f"objects could not be deleted: {problem}")
 
@@ -88,7 +94,7 @@ class NixlObjects:
         return iter(())
 
     def cost(self, header_bytes: int, payload_bytes: int) -> int:
-        return header_bytes + whole_blocks(payload_bytes)
+        return _PREAMBLE.size + header_bytes + payload_bytes
 
     def let_go(self) -> None:
         """There is nothing."""
@@ -96,58 +102,55 @@ class NixlObjects:
     def close(self) -> None:
         """There is nothing."""
 
-    def _are_there(self, keys: Sequence[bytes]) -> list[bool]:
-        """Those that are, and are no graves. Raises NixlFailed."""
+    def _sizes(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Bytes of their payloads, of those that are there. Raises NixlFailed."""
         found = self._agent.exist([self._name_of(key) for key in keys])
         there = [at for at, is_there in enumerate(found) if is_there]
-        starts = fresh_pages([BLOCK_BYTES] * len(there))
+        starts = [page[: _PREAMBLE.size] for page in fresh_pages([BLOCK_BYTES] * len(there))]
         moves = [
-            ([start[: len(MAGIC)]], self._remote(keys[at], len(MAGIC)), start)
+            ([start], self._remote(keys[at], len(start)), start)
             for at, start in zip(there, starts, strict=True)
         ]
+        sizes: list[int | None] = [None] * len(keys)
         for at, start, problem in zip(
             there, starts, self._agent.move(Way.READ, moves), strict=True
         ):
             if problem:
                 raise NixlFailed(problem)
-            found[at] = bytes(start[: len(GRAVE)]) != GRAVE
-        return found
+            magic, size = _PREAMBLE.unpack(start)
+            sizes[at] = size if magic == _MAGIC else None
+        return sizes
 
     def _load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         try:
-            found = self._are_there([one.key for one in wanted])
+            sizes = self._sizes([one.key for one in wanted])
         except NixlFailed as error:
-            return [Outcome(Fate.FAULT, reason=f"NIXL: {error}")] * len(wanted)
-        there = [at for at, is_there in enumerate(found) if is_there]
-        outcomes = [MISSING] * len(wanted)
-        headers = [
-            ([wanted[at].header], self._remote(wanted[at].key, len(wanted[at].header)), wanted[at])
-            for at in there
-        ]
-        for at, problem in zip(there, self._agent.move(Way.READ, headers), strict=True):
-            outcomes[at] = _fault(problem) if problem else _sized(wanted[at])
-        fit = [at for at in there if outcomes[at].fate is Fate.DONE and outcomes[at].payload_bytes]
-        payloads = [self._payload(wanted[at], outcomes[at].payload_bytes) for at in fit]
-        for at, problem in zip(fit, self._agent.move(Way.READ, payloads), strict=True):
+            return [_fault(str(error))] * len(wanted)
+        outcomes = [_sized(one, size) for one, size in zip(wanted, sizes, strict=True)]
+        fit = [at for at, outcome in enumerate(outcomes) if outcome.fate is Fate.DONE]
+        moves = [self._whole(wanted[at], outcomes[at].payload_bytes) for at in fit]
+        for at, problem in zip(fit, self._agent.move(Way.READ, moves), strict=True):
             if problem:
                 outcomes[at] = _fault(problem)
         return outcomes
 
-    def _payload(self, one: Wanted, size_bytes: int) -> Move:
-        remote = self._remote(one.key, size_bytes, start=len(one.header))
-        return [one.payload[:size_bytes]], remote, one
+    def _whole(self, one: Wanted, size_bytes: int) -> Move:
+        parts = (one.header, one.payload[:size_bytes])
+        remote = self._remote(one.key, len(one.header) + size_bytes, start=_PREAMBLE.size)
+        return parts, remote, one
 
     def _save(self, given: Sequence[Given]) -> list[Outcome]:
         moves = []
         for one in given:
-            size = len(one.header) + one.payload_bytes
+            begin = _PREAMBLE.size + len(one.header)
+            size = begin + one.payload_bytes
             whole = fresh_pages([whole_blocks(size)])[0][:size]
-            whole[: len(one.header)] = one.header
-            whole[len(one.header) :] = one.payload[: one.payload_bytes]
+            _PREAMBLE.pack_into(whole, 0, _MAGIC, one.payload_bytes)
+            whole[_PREAMBLE.size : begin] = one.header
+            whole[begin:] = one.payload[: one.payload_bytes]
             moves.append(([whole], self._remote(one.key, size), whole))
-        return [
-            _fault(problem) if problem else DONE for problem in self._agent.move(Way.WRITE, moves)
-        ]
+        problems = self._agent.move(Way.WRITE, moves)
+        return [_fault(problem) if problem else DONE for problem in problems]
 
     def _remote(self, key: bytes, size_bytes: int, *, start: int = 0) -> Remote:
         return Remote(next(self._numbers), size_bytes, self._name_of(key), start)
@@ -156,12 +159,10 @@ class NixlObjects:
         return f"{self._prefix}{key.hex()}"
 
 
-def _sized(one: Wanted) -> Outcome:
-    """How long the payload is, by the header that was read; whether that is a header of it, others find out."""
-    try:
-        size = whole_blocks(decode(one.header).stored_bytes)
-    except HeaderRefused as refusal:
-        return Outcome(Fate.REFUSED, reason=f"{refusal}")
+def _sized(one: Wanted, size: int | None) -> Outcome:
+    """Whether a payload of so many bytes fits. Of another header than is expected, the bytes tell."""
+    if size is None:
+        return MISSING
     if size > len(one.payload):
         room = f"there is room for {len(one.payload)}"
         return Outcome(Fate.REFUSED, reason=f"its payload has {size} bytes, {room}")

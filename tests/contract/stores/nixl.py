@@ -1,4 +1,5 @@
-"""The nixl store over its POSIX plugin: straight to the disk, by each of its engines, and through the page cache."""
+"""The nixl store over its POSIX plugin, straight to the disk, by each of its engines, and through the page cache; and
+over its AZURE_BLOB plugin and a small server of the tests' own."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.blob_server import blob_server
 
 from penstock.actors.api.types import Epoch
 from penstock.actors.stores.checking import Subject
@@ -47,9 +49,25 @@ def posix(
     return make
 
 
+@asynccontextmanager
+async def objects(_: Path) -> AsyncIterator[Subject]:
+    if importlib.util.find_spec("nixl_cu13") is None:
+        pytest.skip("pip install penstock[nixl]")
+    with blob_server() as server:
+        config = NixlConfig(
+            name="behind", plugin="AZURE_BLOB", parameters=server.parameters, prefix="kv/"
+        )
+
+        async def open_it() -> Store:
+            return await open_store(config, StoreContext("behind", Epoch(bytes(16))))
+
+        yield Subject(open_it, is_persistent=True)
+
+
 SUBJECTS: dict[str, Make] = {
     "nixl": posix("use_aio"),
     "nixl by uring": posix("use_uring"),
     "nixl buffered": posix("use_posix_aio", io=FileIo.BUFFERED),
+    "nixl objects": objects,
     "nixl durable": posix("use_aio", durability=DurabilityName.FDATASYNC),
 }
