@@ -12,7 +12,7 @@ import anyio
 import grpc
 import pytest
 from support.declarations import group, hello, keys
-from support.nodes import local_node, served_node
+from support.nodes import local_node, nobody_reads, served_node
 from support.raw_engine import RawEngine, attached, channel_to, open_stream
 
 from penstock.actors.eviction_controller import EvictionController
@@ -20,7 +20,7 @@ from penstock.protos import common_pb2 as wire
 from penstock.protos import engine_pb2 as pb
 from penstock.protos import engine_pb2_grpc
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.with_stores_too]
 
 
 async def test_nothing_is_answered_before_hello_and_hello_may_be_tried_again() -> None:
@@ -130,7 +130,9 @@ async def test_a_heartbeat_and_health_are_answered_while_reservations_wait() -> 
             await room_is_made.wait()
             return 0
 
-        await engine.put(keys(1000))  # all of it could be evicted, so a reservation waits for that
+        await engine.put(keys(1000))
+        await engine.saved(keys(1000))
+        await nobody_reads(node)  # all of it could be evicted, so a reservation waits for that
         with mock.patch.object(EvictionController, "_evict", wait_for_ever):
             waiting = await engine.begin(
                 reserve=pb.Reserve(prompt=pb.Prompt(keys=keys(100, prompt="new"))), deadline_ms=800

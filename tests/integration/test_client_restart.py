@@ -24,6 +24,7 @@ from penstock.actors.engine.client import (
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 
 pytestmark = [
+    pytest.mark.with_stores_too,
     pytest.mark.anyio,
     pytest.mark.loop_step_ms(100),  # the test starts processes in the same loop
 ]

@@ -10,14 +10,14 @@ import pytest
 from support.declarations import OBJECT_BYTES, hello, keys
 from support.engine_process import CHUNKS, engine_process
 from support.eventually import eventually
-from support.nodes import local_node
+from support.nodes import local_node, nobody_reads
 from support.raw_engine import attached
 
 from penstock.actors.api.l1 import Usage
 from penstock.actors.node import Node
 from penstock.protos import engine_pb2 as pb
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.with_stores_too]
 
 HELD = CHUNKS * OBJECT_BYTES
 
@@ -39,6 +39,7 @@ async def test_a_killed_process_holds_nothing_a_second_later(child: list[str]) -
     """
     async with local_node() as node:
         async with engine_process(node.address, "put", "read", "pin", "reserve", *child) as engine:
+            await nobody_reads(node, leases=2)
             before = await node.usage()
             assert (before.pinned_bytes, before.reserved_bytes) == (HELD, HELD)
             assert (before.leases, before.tickets) == (2, 2)

@@ -23,6 +23,7 @@ from penstock.protos import engine_pb2 as pb
 from penstock.protos import engine_pb2_grpc
 
 pytestmark = [
+    pytest.mark.with_stores_too,
     pytest.mark.anyio,
     pytest.mark.loop_step_ms(200),
 ]  # hundreds of clients on the same loop

@@ -17,7 +17,7 @@ from penstock.protos import engine_pb2 as pb
 from penstock.protos import engine_pb2_grpc
 
 # The test's own loop makes and reads the large messages; the node is in another process.
-pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(2000)]
+pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio, pytest.mark.loop_step_ms(2000)]
 
 MESSAGE = 4 << 20
 CHUNKS = 16384  # of a prompt, at most

@@ -30,7 +30,11 @@ from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.protos import common_pb2 as wire
 from penstock.runtime.units import MIB
 
-pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(200)]  # copies and maps in the same loop
+pytestmark = [
+    pytest.mark.with_stores_too,
+    pytest.mark.anyio,
+    pytest.mark.loop_step_ms(200),
+]  # copies and maps in the same loop
 
 LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, BLOCKS = 2, 2, 16, 4, 64
 

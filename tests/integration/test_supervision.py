@@ -13,7 +13,7 @@ import grpc
 import pytest
 from support.declarations import OBJECT_BYTES, hello, keys
 from support.eventually import eventually
-from support.nodes import local_node, served_node
+from support.nodes import local_node, nobody_reads, served_node
 from support.raw_engine import attached, channel_to
 
 from penstock.actors.api.control import GetMetrics
@@ -26,6 +26,8 @@ from penstock.protos import control_pb2, control_pb2_grpc, engine_pb2_grpc
 from penstock.protos import engine_pb2 as pb
 from penstock.runtime.errors import Escalated
 from penstock.runtime.message import Envelope
+
+pytestmark = pytest.mark.with_stores_too
 
 
 class Bug(RuntimeError):
@@ -54,6 +56,8 @@ async def test_an_eviction_controller_that_dies_is_back_and_makes_room() -> None
         attached(node.address, hello()) as engine,
     ):
         await engine.put(keys(4))
+        await engine.saved(keys(4))
+        await nobody_reads(node)
         with buggy(EvictionController, "_evict"):
             refused = await engine.reserve(keys(2, prompt="new"))
         assert refused.error.code == wire.ERROR_CODE_INTERNAL
@@ -150,6 +154,8 @@ async def test_a_full_node_makes_room_at_once() -> None:
             begin = time.monotonic()
             await engine.put(keys(3, prompt=f"prompt {number}"))
             assert time.monotonic() - begin < 1.0
+            await engine.saved(keys(3, prompt=f"prompt {number}"))
+            await nobody_reads(node)
         usage = await node.usage()
         assert usage.evicted_chunks >= 20 * 3 - 8
         assert usage.resident_bytes <= room
@@ -172,6 +178,8 @@ async def test_pressure_evicts_down_to_low_water_and_nothing_that_is_held() -> N
         assert (await engine.lookup(keys(30, prompt="held"))).lookup.hit_chunks == 30
         for number in range(10):
             await engine.put(keys(5, prompt=f"free {number}"))
+            await engine.saved(keys(5, prompt=f"free {number}"))
+        await nobody_reads(node)
         assert (await node.usage()).evicted_chunks == 0
         await engine.put(keys(1, prompt="one too many"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import grpc
 from support.declarations import CHUNK_TOKENS
+from support.eventually import eventually
 
 from penstock.actors.node import Node
 from penstock.protos import control_pb2, control_pb2_grpc, engine_pb2, engine_pb2_grpc
@@ -28,14 +30,35 @@ SMALL: Mapping[str, object] = {
 }
 
 
+def below() -> list[dict[str, object]]:
+    """The stores of a node whose test names none: none. The fixture `stores_below` puts others in this one's place."""
+    return []
+
+
+def _given(overrides: Mapping[str, object]) -> dict[str, object]:
+    given = {**SMALL, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    if "stores" not in given and (stores := below()):
+        given["stores"] = stores
+    return given
+
+
 @asynccontextmanager
 async def local_node(**overrides: object) -> AsyncIterator[Node]:
     """A small node in this process. A key is written with __ for a dot: `l1__bytes=...`."""
-    given = {**SMALL, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    given = _given(overrides)
     l1_bytes = given.pop("l1.bytes")
     assert isinstance(l1_bytes, (int, str))
     async with Node.local(l1_bytes=l1_bytes, overrides=given) as node:
         yield node
+
+
+async def nobody_reads(node: Node, *, leases: int = 0) -> None:
+    """Wait until only so many leases are left. What is being saved is held meanwhile, too: wait for `saved` before."""
+
+    async def is_so() -> bool:
+        return (await node.usage()).leases == leases
+
+    await eventually(is_so, within=5, what=f"{leases} leases are left")
 
 
 class ServedNode:
@@ -83,12 +106,13 @@ def serve_command(
     state_dir: Path, *, ready_fd: int | None = None, program: str = "", **overrides: object
 ) -> list[str]:
     """The command line of a node. `program`: a script to run in the installed command's place."""
-    given = {**SMALL, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    given = _given(overrides)
     given["state_dir"] = state_dir
     command = [program] if program else ["-m", "penstock.actors.cli.main"]
     words = [sys.executable, *command, "serve"]
     for key, value in given.items():
-        words += ["--set", f"{key}={value}"]
+        text = json.dumps(value) if isinstance(value, (list, dict)) else value
+        words += ["--set", f"{key}={text}"]
     return words if ready_fd is None else [*words, "--ready-fd", str(ready_fd)]
 
 

@@ -16,12 +16,13 @@ import anyio
 import grpc
 from grpc import aio
 
-from penstock._native import ArenaMapping
+from penstock._native import ArenaMapping, crc64
 from penstock.protos import engine_pb2
 from penstock.protos.engine_pb2 import SessionReply, SessionRequest
 
 METHOD = "/penstock.v1.Engine/Session"
 WITHIN_S = 10.0
+RUNS = 2  # of an object of `declarations.group`
 _EXTENT = struct.Struct("<QQQ")
 
 Metadata = Sequence[tuple[str, str]]
@@ -36,6 +37,14 @@ class Extent:
 
 def extents_of(packed: bytes) -> list[Extent]:
     return [Extent(*fields) for fields in _EXTENT.iter_unpack(packed)]
+
+
+def digests_of(fill: int, sizes: Sequence[int]) -> tuple[bytes, bytes]:
+    """Of objects of so many bytes, all `fill`: their digests, and those of their two runs, packed."""
+    whole = {size: crc64(bytes([fill]) * size) for size in {*sizes}}
+    half = {size: crc64(bytes([fill]) * (size // RUNS)) for size in {*sizes}}
+    digests = b"".join(struct.pack("<Q", whole[size]) for size in sizes)
+    return digests, b"".join(struct.pack("<Q", half[size]) * RUNS for size in sizes)
 
 
 def target_of(address: str) -> str:
@@ -167,6 +176,32 @@ class RawEngine(RawStream):
             )
         )
 
+    async def saved(self, keys: bytes) -> None:
+        """Wait until what there is of these is saved to all stores below, if there are any."""
+        prompt = engine_pb2.Prompt(keys=keys)
+        wait = engine_pb2.WaitStored(prompt=prompt, within_ms=int(WITHIN_S * 1000) // 2)
+        stored = (await self.ask(wait_stored=wait)).stored
+        assert engine_pb2.SAVE_STATE_PENDING not in stored.states, stored
+
+    async def final_hit(self, keys: bytes) -> int:
+        """Chunks that a lookup finds in the end, what comes from stores included."""
+        return await self.final_hit_of(engine_pb2.Prompt(keys=keys))
+
+    async def final_hit_of(self, prompt: engine_pb2.Prompt) -> int:
+        found = (await self.ask(lookup=engine_pb2.Lookup(prompt=prompt, readers=1))).lookup
+        if found.final:
+            return found.hit_chunks
+        with anyio.fail_after(WITHIN_S):
+            async with self._heard:
+                await self._heard.wait_for(lambda: self._last(found.ticket) is not None)
+        last = self._last(found.ticket)
+        assert last is not None
+        return last.hit_chunks
+
+    def _last(self, ticket: bytes) -> engine_pb2.Progress | None:
+        """The final Progress of a ticket, when it has come."""
+        return next((one for one in self.progress if one.ticket == ticket and one.final), None)
+
     async def acquire(self, ticket: bytes, *, rank: int = 0, lease_ms: int = 0) -> SessionReply:
         return await self.ask(
             acquire=engine_pb2.Acquire(ticket=ticket, rank=rank, lease_ms=lease_ms)
@@ -188,15 +223,22 @@ class RawEngine(RawStream):
         return await self.ask(commit=engine_pb2.Commit(lease=lease, digests=packed))
 
     async def put(self, keys: bytes, *, salt: bytes = b"", fill: int = 7) -> None:
-        """Reserve, write `fill` into what was granted, commit. Everything must be granted."""
-        reserved = (await self.reserve(keys, salt=salt)).reserved
+        await self.put_prompt(engine_pb2.Prompt(keys=keys, salt=salt), fill=fill)
+
+    async def put_prompt(self, prompt: engine_pb2.Prompt, *, fill: int = 7) -> None:
+        """Reserve, write `fill` into what was granted, commit. Everything must be granted.
+
+        Told with the digests of two runs, as `declarations.hello` has them, so that stores below save it."""
+        reserved = (await self.ask(reserve=engine_pb2.Reserve(prompt=prompt))).reserved
         extents = extents_of(reserved.extents)
         assert extents, reserved
         assert set(reserved.answers) == {engine_pb2.ANSWER_GRANTED}, reserved.answers
         assert self.arena is not None
         for extent in extents:
             self.arena.view(extent.offset, extent.bytes)[:] = bytes([fill]) * extent.bytes
-        committed = (await self.commit(reserved.lease, [fill] * len(extents))).committed
+        digests, runs = digests_of(fill, [extent.bytes for extent in extents])
+        commit = engine_pb2.Commit(lease=reserved.lease, digests=digests, runs=runs)
+        committed = (await self.ask(commit=commit)).committed
         assert not any(committed.outcomes), committed
 
     async def stat(self) -> engine_pb2.StatReply:
