@@ -193,7 +193,7 @@ class Node:
         )
         await supervisor.start(ChildSpec(refs.l1, lambda: self._make_l1(arena), restarts_max=0))
         for one in config.stores:
-            await supervisor.start(self._store_child(one, arena))
+            await supervisor.start(self._store_child(one, arena.view(0, arena.bytes)))
         if config.stores:
             await supervisor.start(self._writer_child(arena))
         await supervisor.start(ChildSpec(refs.eviction, self._make_eviction))
@@ -281,11 +281,8 @@ class Node:
             is_staging=self._is_staging,
         )
 
-    def _store_child(
-        self, config: AnyStoreConfig, arena: _native.Arena
-    ) -> ChildSpec[store.StoreActor]:
-        memory = arena.view(0, arena.bytes)
-        opener = StoreOpener(config, StoreContext(config.name, self.epoch, self._lossy, memory))
+    def _store_child(self, config: AnyStoreConfig, all_: memoryview) -> ChildSpec[store.StoreActor]:
+        opener = StoreOpener(config, StoreContext(config.name, self.epoch, self._lossy, all_))
         tools = store_tools(config, partial(self._make_catalog, config), self._digester)
         return ChildSpec(
             self._refs.stores[config.name],

@@ -48,7 +48,7 @@ def config(master: str, **given: object) -> MooncakeConfig:
 
 async def open_it(pool: MooncakePool, memory: memoryview | None = None) -> MooncakeStore:
     return await open_mooncake_store(
-        config(pool.master), StoreContext("pool", Epoch(bytes(16)), memory)
+        config(pool.master), StoreContext("pool", Epoch(bytes(16)), memory=memory)
     )
 
 
