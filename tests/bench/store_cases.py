@@ -313,14 +313,12 @@ def _as_coroutine(move: Callable[[int], None]) -> Callable[[int], Awaitable[None
     return moved
 
 
-CASES: tuple[type[Case], ...] = (
-    FileDirect,
-    FileBuffered,
-    RawBlock,
-    NixlPosix,
-    Memory,
-    Dax,
-    Valkey,
-    Mooncake,
-    S3,
+CASES: tuple[tuple[type[Case], ...], ...] = (
+    (FileDirect, RawBlock, NixlPosix),
+    (FileBuffered,),
+    (Memory, Dax),
+    (Valkey,),
+    (Mooncake,),
+    (S3,),
 )
+"""Those of one baseline together: it is measured once for all of them in each round."""
