@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import anyio
+
 from penstock.actors.stores.memory import MemoryStore, Shelf
-from penstock.actors.stores.store import DONE, Given, Outcome, StoreContext
+from penstock.actors.stores.store import DONE, Given, Outcome, StoreContext, Wanted
 from penstock.runtime import config
 
 
@@ -30,6 +32,26 @@ class ForgetfulStore(KindStore):
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         await super().save(given[1:])
         return [DONE] * len(given)
+
+
+class LateStore(KindStore):
+    """A disk that has a load under way for as long as one likes, whoever has given it up meanwhile."""
+
+    owed: ClassVar[list[Wanted]] = []
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        self.owed.extend(wanted)
+        return await anyio.sleep_forever()
+
+    def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
+        return None
+
+    @classmethod
+    def deliver(cls, byte: int) -> None:
+        """All that is owed arrives, whatever lies where it was to go."""
+        while cls.owed:
+            late = cls.owed.pop()
+            late.payload[:] = bytes([byte]) * len(late.payload)
 
 
 class NoStore:

@@ -191,12 +191,16 @@ class RawEngine(RawStream):
         found = (await self.ask(lookup=engine_pb2.Lookup(prompt=prompt, readers=1))).lookup
         if found.final:
             return found.hit_chunks
+        return (await self.last_progress(found.ticket)).hit_chunks
+
+    async def last_progress(self, ticket: bytes) -> engine_pb2.Progress:
+        """The final Progress of a ticket; waits for it."""
         with anyio.fail_after(WITHIN_S):
             async with self._heard:
-                await self._heard.wait_for(lambda: self._last(found.ticket) is not None)
-        last = self._last(found.ticket)
+                await self._heard.wait_for(lambda: self._last(ticket) is not None)
+        last = self._last(ticket)
         assert last is not None
-        return last.hit_chunks
+        return last
 
     def _last(self, ticket: bytes) -> engine_pb2.Progress | None:
         """The final Progress of a ticket, when it has come."""
