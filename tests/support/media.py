@@ -6,6 +6,7 @@ import os
 import random
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -172,7 +173,11 @@ class Files:
         aside.rename(second)
 
     def used_bytes(self) -> int:
-        return sum(-(-path.stat().st_size // 4096) * 4096 for path in self.all())
+        used = 0
+        for path in self.all():
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                used += -(-path.stat().st_size // 4096) * 4096
+        return used
 
 
 class Slots:
@@ -211,7 +216,7 @@ class Slots:
                 file.write(data)
 
     def used_bytes(self) -> int:
-        return self.path.stat().st_blocks * 512
+        return self.path.stat().st_size
 
     def _payload_at(self, body: bytes) -> int:
         found = self.path.read_bytes().find(body)
