@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from anyio import CancelScope
+from anyio import CancelScope, move_on_after
 
 from penstock.actors.api import l1, l1_loading, store
 from penstock.actors.api.types import NODE_SESSION, LeaseId, TicketId
@@ -29,6 +29,7 @@ from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
 NO_LEASE = LeaseId(b"")
+HEAD_START_S = 0.05  # at most, of the first load of a prompt: its reader waits for that one
 NOT_SERVED = -1  # as a hit: the ticket is over
 _DIGEST = struct.Struct("<Q")
 
@@ -121,6 +122,8 @@ class Loads:
         self._start_soon = start_soon
         self._metrics = metrics
         self._loads: dict[Record, Load] = {}  # of all records in the book
+        # Set when the ticket's first load has landed: side by side, on a disk, all come at the end.
+        self._ahead: dict[TicketId, asyncio.Event] = {}
         self._log = Log("prefetcher")
 
     def begin(
@@ -141,7 +144,10 @@ class Loads:
         load = Load(record, lease.lease, lease.hold, tuple(indices), tuple(targets), payload_bytes)
         load.scope.deadline = deadline
         self._loads[record] = load
-        self._start_soon(self._run, load, name="load")
+        is_first = ticket not in self._ahead
+        ahead = self._ahead.setdefault(ticket, asyncio.Event())
+        run = self._run_ahead if is_first else self._run_after
+        self._start_soon(run, load, ahead, name="load")
 
     def join(self, record: Record, ticket: TicketId, deadline: float) -> None:
         """Another ticket waits for this load."""
@@ -150,6 +156,7 @@ class Loads:
 
     def leave(self, ticket: TicketId, records: Iterable[Record]) -> None:
         """The ticket waits for these no more. What nobody waits for ends; what its watermark has passed is kept."""
+        self._ahead.pop(ticket, None)
         records = [*records]
         for record in records:
             self._keep(self._loads[record], [self.waiting[ticket]])
@@ -193,6 +200,17 @@ class Loads:
         load = self._loads.pop(record)
         load.scope.cancel()
         load.hold = None  # its memory comes back when nothing writes into it any more
+
+    async def _run_ahead(self, load: Load, ahead: asyncio.Event) -> None:
+        try:
+            await self._run(load)
+        finally:
+            ahead.set()
+
+    async def _run_after(self, load: Load, ahead: asyncio.Event) -> None:
+        with move_on_after(HEAD_START_S):
+            await ahead.wait()
+        await self._run(load)
 
     async def _run(self, load: Load) -> None:
         hold = load.hold  # until L1 has been told, whoever leaves meanwhile
