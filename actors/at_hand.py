@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from penstock.actors.api import l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES, Shortfall
 from penstock.actors.core.load_plan import Batching, Known, Part, Plan, plan_load
-from penstock.actors.fetching import Surroundings
-from penstock.actors.load_targets import PAGE_BYTES, load_targets
+from penstock.actors.load_targets import load_targets, reservation, whole_pages
 from penstock.actors.object_keys import object_keys
+from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.units import KIB
@@ -75,7 +75,7 @@ class AtHand:
         """All that is missing if that is little, else the next chunk."""
         total = len(want.keys) // KEY_BYTES
         slots = range(len(want.shape.slots))
-        chunk_bytes = sum(_pages(slot.bytes) for slot in want.shape.slots)
+        chunk_bytes = sum(whole_pages(slot.bytes) for slot in want.shape.slots)
         chunks = total - want.hit_chunks
         if chunks * chunk_bytes > BYTES_MAX or chunks * len(slots) > OBJECTS_MAX:
             if not want.shape.is_all_full:
@@ -148,21 +148,5 @@ class AtHand:
         return l1_loading.Whole(lease.lease, digests, runs), lease.hold
 
 
-def reservation(want: prefetch.Fetch, part: Part) -> l1_loading.ReserveLoad:
-    """Extents for a part of a ticket's prompt."""
-    first, last = part.first * KEY_BYTES, part.last * KEY_BYTES
-    return l1_loading.ReserveLoad(
-        want.keys[first:last],
-        want.keys[max(0, first - KEY_BYTES) : first],
-        want.shape.geometry,
-        part.slots,
-        want.salt,
-    )
-
-
 def _all_loaded(answers: Sequence[store.Loaded]) -> bool:
     return all(one.outcome is store.LoadOutcome.LOADED for one in answers)
-
-
-def _pages(size: int) -> int:
-    return -(-size // PAGE_BYTES) * PAGE_BYTES

@@ -191,9 +191,10 @@ class PrefetchConfig(Config, frozen=True):
     room_within: Seconds = Seconds(
         1
     )  # making room for a prompt; then a shorter part of it is loaded
+    probe_every: Seconds = Seconds(10)  # a store that computing beats is measured so often
 
     def __post_init__(self) -> None:
-        for name in ("load_within", "room_within"):
+        for name in ("load_within", "room_within", "probe_every"):
             _check_duration(name, getattr(self, name))
         if not self.batch or not self.inflight:
             raise ValueError("batch and inflight must not be 0")

@@ -12,70 +12,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_loading, prefetch, store
-from penstock.actors.api.types import KEY_BYTES, Memory, Shortfall
-from penstock.actors.core.cost import worth_loading
+from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.core.cost import shortest, worth_loading
 from penstock.actors.core.load_plan import (
     Batching,
     Known,
-    LongestHit,
     Part,
     Plan,
     cut,
+    first_missing,
+    last_needed,
     part_bytes,
     plan_load,
 )
 from penstock.actors.core.load_records import Name, Record, Stage
-from penstock.actors.load_targets import load_targets
-from penstock.actors.loads import Loads, Tier
+from penstock.actors.load_targets import load_targets, reservation
 from penstock.actors.locating import Locating, News
-from penstock.actors.prefetch_metrics import PrefetchMetrics
+from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
-from penstock.runtime.ref import Ref
 
+PLAN_CHUNKS_MAX = 512  # planned in one step of the loop: about two milliseconds at worst
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
-
-
-@dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """Of one ticket."""
-
-    slice_chunks: int  # located first; each next slice has twice as many
-    batch_bytes: int  # of the largest load
-    surveys_max: int  # how often L1 is looked at again when something that it had has gone
-    ask_s: float  # how long another actor may take for a step
-    room_s: float  # how long making room may take
-
-
-@dataclass(frozen=True, slots=True)
-class PrefetchLimits:
-    """Of all tickets together."""
-
-    tickets_max: int  # loaded for at once; a ticket beyond that is final at what L1 has
-    inflight_bytes_max: int  # being loaded at once
-    fetch: FetchLimits
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all tickets of a prefetcher share."""
-
-    tiers: Sequence[Tier]
-    l1: Ref[l1.L1Manager]
-    evictor: Ref[eviction.EvictionController]
-    loads: Loads
-    memory: Memory
-    longest: LongestHit
-    limits: FetchLimits
-    metrics: PrefetchMetrics
-    admission: asyncio.Lock  # one prompt at a time has room made for it: no two are half there
-    reserving: asyncio.Lock  # until what L1 granted is in the book, where the next one finds it
 
 
 class Fetching:
@@ -104,6 +67,7 @@ class Fetching:
         self._hit = want.hit_chunks
         self._cap = self._total  # there is no room for more, or no use
         self._promised = self._total
+        self._step_chunks = 0  # how far was planned last
         self._reach = 0  # the best that any plan hoped for
         self._chunks_begun = 1
         self._surveys_left = around.limits.surveys_max
@@ -134,7 +98,18 @@ class Fetching:
         if hit_chunks < 0:
             self._scope.cancel()
         self._hit = max(self._hit, hit_chunks)
+        if not self._want.shape.is_all_full:
+            self._hold_what_is_read()
         self._news.tell()
+
+    def _hold_what_is_read(self) -> None:
+        """Less than was planned may be a hit by what others have brought: stay with their loads."""
+        shape = self._want.shape
+        for slot, kind in enumerate(shape.slots):
+            for chunk in last_needed(shape.groups[kind.group], self._hit):
+                record = self._loads.records.find(self._name(chunk, slot))
+                if record is not None and record.stage is Stage.LANDED:
+                    self._loads.join(record, self._want.ticket, self._deadline)
 
     # The coroutine.
 
@@ -187,7 +162,7 @@ class Fetching:
             seen = self._news.count
             plan = self._plan()
             await self._carry_out(plan)
-            if self._news.count != seen:
+            if self._news.count != seen or self._plans_on(plan):
                 continue
             if self._locating.is_over and not self._loads.records.is_waiting(self._want.ticket):
                 await self._loads.move(self._want.ticket)  # writers may have moved it, too
@@ -199,7 +174,7 @@ class Fetching:
                 await self._news.wait()
 
     def _plan(self) -> Plan:
-        limit = min(self._cap, self._known.end)
+        limit = self._step_chunks = self._limit()
         if limit <= self._known.first:
             return Plan(self._known.first, ())
         batching = Batching(self._limits.batch_bytes, self._chunks_begun)
@@ -213,14 +188,31 @@ class Fetching:
             prefill_tokens_per_s=self._want.prefill_tokens_per_s,
         )
         self._reach = max(self._reach, plan.chunks)
-        if worth >= plan.chunks:
-            return plan
-        if (
-            self._locating.is_over
-        ):  # slower than computing: final, as far as this tier's answer goes
+        if worth < plan.chunks and self._locating.is_over:
+            # Slower than computing: final, as far as this tier's answer goes.
+            worth = self._probed(plan, worth)
             self._around.metrics.skipped(plan.chunks - worth, Shortfall.SLOWER_THAN_PREFILL)
             self._shortfall, self._cap = Shortfall.SLOWER_THAN_PREFILL, worth
-        return cut(plan, worth)
+        return plan if worth >= plan.chunks else cut(plan, worth)
+
+    def _limit(self) -> int:
+        """How far is planned now: a long prompt in several steps, where less of it is of use, too."""
+        limit = min(self._cap, self._known.end)
+        if self._want.shape.is_all_full and limit - self._known.first > PLAN_CHUNKS_MAX:
+            limit = min(limit, first_missing(self._known) + PLAN_CHUNKS_MAX)
+        return limit
+
+    def _plans_on(self, plan: Plan) -> bool:
+        """Whether the plan was only that of a step, and all of that."""
+        return self._step_chunks <= plan.chunks < min(self._cap, self._known.end)
+
+    def _probed(self, plan: Plan, worth: int) -> int:
+        """Now and then a little of what is not worth it is loaded, to see whether it still is not."""
+        tier = next((part.source for part in plan.parts if part.first >= worth), None)
+        now = asyncio.get_running_loop().time()
+        if tier is None or not self._around.probes.take(tier, now):
+            return worth
+        return shortest(plan, self._want.shape, first=worth)
 
     async def _carry_out(self, plan: Plan) -> None:
         """Join what others load, and begin the rest, all of it at once: so a prompt has its room whole, or knows."""
@@ -272,15 +264,7 @@ class Fetching:
 
     async def _reserve(self, part: Part) -> int | None:
         """Begin to load what was granted. Gives the first chunk that was refused something; None: all was granted."""
-        want = self._want
-        first, last = part.first * KEY_BYTES, part.last * KEY_BYTES
-        reserve = l1_loading.ReserveLoad(
-            want.keys[first:last],
-            want.keys[max(0, first - KEY_BYTES) : first],
-            want.shape.geometry,
-            part.slots,
-            want.salt,
-        )
+        reserve = reservation(self._want, part)
         async with self._around.reserving:
             lease = await self._around.l1.ask(reserve, within=self._limits.ask_s)
             await hazard("prefetch.after_reserve")
@@ -356,7 +340,7 @@ class Fetching:
         read = [record for record in loads.records.of(want.ticket) if self._is_read(record)]
         others = [one for one in loads.records.of(want.ticket) if one not in read]
         loads.leave(want.ticket, others)
-        if self._hit >= self._reach:
+        if self._hit >= (self._reach if self._locating.is_over else self._total):
             self._shortfall = Shortfall.NONE
         stays = bool(read) and want.afterwards is prefetch.Afterwards.KEEP
         try:

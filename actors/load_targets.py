@@ -1,16 +1,30 @@
-"""From what L1 granted to what a store is asked to load."""
+"""From a part of a plan to what L1 is asked to grant, and from there to what a store is asked to load."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
 
-from penstock.actors.api.l1_loading import LoadLease
+from penstock.actors.api.l1_loading import LoadLease, ReserveLoad
+from penstock.actors.api.prefetch import Fetch
 from penstock.actors.api.store import Target
-from penstock.actors.api.types import Memory, Shape
+from penstock.actors.api.types import KEY_BYTES, Memory, Shape
+from penstock.actors.core.load_plan import Part
 
 PAGE_BYTES = 4096
 _EXTENT = struct.Struct("<QQQ")
+
+
+def reservation(want: Fetch, part: Part) -> ReserveLoad:
+    """Extents for a part of a ticket's prompt."""
+    first, last = part.first * KEY_BYTES, part.last * KEY_BYTES
+    return ReserveLoad(
+        want.keys[first:last],
+        want.keys[max(0, first - KEY_BYTES) : first],
+        want.shape.geometry,
+        part.slots,
+        want.salt,
+    )
 
 
 def load_targets(
@@ -26,8 +40,13 @@ def load_targets(
         start = index * _EXTENT.size
         offset, logical_bytes, _ = _EXTENT.unpack_from(lease.extents.packed, start)
         kind = shape.slots[slot]
-        view = memory.view(offset, -(-logical_bytes // PAGE_BYTES) * PAGE_BYTES)
+        view = memory.view(offset, whole_pages(logical_bytes))
         targets.append(
             Target(key, kind.shard, shape.namespace, logical_bytes, kind.runs, view, lease.hold)
         )
     return targets
+
+
+def whole_pages(size: int) -> int:
+    """Bytes of the extent of an object."""
+    return -(-size // PAGE_BYTES) * PAGE_BYTES

@@ -10,7 +10,6 @@ from penstock.actors.api import store
 from penstock.actors.config import L1Mode, NodeConfig
 from penstock.actors.core.catalog import Catalog
 from penstock.actors.core.watches import Watches
-from penstock.actors.fetching import FetchLimits, PrefetchLimits
 from penstock.actors.loads import Tier
 from penstock.actors.store_parts import StoreTools
 from penstock.actors.stores.config import StoreConfig
@@ -18,6 +17,7 @@ from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.header import TENANT_BYTES
 from penstock.actors.stores.opening import AnyStoreConfig, open_store
 from penstock.actors.stores.store import Store, StoreContext
+from penstock.actors.surroundings import FetchLimits, PrefetchLimits
 from penstock.runtime.ref import Ref
 
 RESTARTS_MAX = 10  # of one store in a minute; beyond, the node stops
@@ -83,6 +83,7 @@ def prefetch_limits(config: NodeConfig) -> PrefetchLimits:
             surveys_max=SURVEYS_MAX,
             ask_s=config.ask_within,
             room_s=given.room_within,
+            probe_every_s=given.probe_every,
         ),
     )
 

@@ -14,9 +14,11 @@ from penstock.actors.api import eviction, l1, l1_loading, prefetch
 from penstock.actors.api.types import Memory, Shortfall, TicketId
 from penstock.actors.at_hand import AtHand
 from penstock.actors.core.load_plan import LongestHit
-from penstock.actors.fetching import Fetching, PrefetchLimits, Surroundings
+from penstock.actors.core.probing import Probes
+from penstock.actors.fetching import Fetching
 from penstock.actors.loads import Loads, Tier
 from penstock.actors.prefetch_metrics import PrefetchMetrics
+from penstock.actors.surroundings import PrefetchLimits, Surroundings
 from penstock.runtime.errors import ActorStopped, MailboxFull
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
@@ -62,6 +64,7 @@ class Prefetcher(prefetch.Prefetcher):
             longest=longest,
             limits=limits.fetch,
             metrics=metrics,
+            probes=Probes(limits.fetch.probe_every_s),
             admission=asyncio.Lock(),
             reserving=asyncio.Lock(),
         )

@@ -39,11 +39,17 @@ def worth_loading(
     """Up to which chunk the plan is worth carrying out: `plan.chunks`, less, or `first` when nothing of it is.
 
     `first`: chunks that the ticket has already. Of the lengths at which the plan may be cut, the one that saves most
-    time. When some group is no full one the plan is taken whole or not at all: less of it may be no hit.
+    time. When some group is no full one the plan is taken whole or not at all: less of it may be no hit. What comes
+    without the plan's loads, because it is being brought already, is no merit of theirs: they count from where the
+    first of them begins.
     """
-    if prefill_tokens_per_s <= 0 or not plan.parts:
+    if prefill_tokens_per_s <= 0:
         return plan.chunks
-    ends = [*prefixes(plan), plan.chunks] if shape.is_all_full else [plan.chunks]
+    begins = [part.first for part in plan.parts if part.source < len(speeds)]
+    if not begins:
+        return plan.chunks
+    first = max(first, begins[0])
+    ends = [end for end in (*lengths(plan, shape), plan.chunks) if end > first]
     bytes_of: dict[int, int] = {}
     best, best_saved_s = first, 0.0
     parts = iter(plan.parts)
@@ -57,3 +63,13 @@ def worth_loading(
         if saved_s > best_saved_s:
             best, best_saved_s = end, saved_s
     return best
+
+
+def shortest(plan: Plan, shape: Shape, *, first: int) -> int:
+    """The least of a plan that says how fast its tiers are, and is a hit beyond `first`."""
+    return next((end for end in lengths(plan, shape) if end > first), plan.chunks)
+
+
+def lengths(plan: Plan, shape: Shape) -> list[int]:
+    """At which a plan may be cut so that what is left of it is of use."""
+    return prefixes(plan) if shape.is_all_full else [plan.chunks]

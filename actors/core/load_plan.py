@@ -152,6 +152,16 @@ def full_hole(known: Known) -> int:
     return known.end if place < 0 else known.first + place
 
 
+def first_missing(known: Known) -> int:
+    """The first chunk of which some object is neither there nor on its way to this ticket."""
+    count = known.end - known.first
+    on_all = _ones(count)
+    for held, _ in known.columns(known.end):
+        on_all &= held
+    place = on_all.to_bytes(count, "little").find(0)
+    return known.end if place < 0 else known.first + place
+
+
 def plan_load(known: Known, limit: int, batching: Batching, longest: LongestHit) -> Plan:
     """What to load, and from where, to reach as far as possible below `limit`."""
     chunks = reach(known, limit, longest)
@@ -185,14 +195,20 @@ def part_bytes(shape: Shape, part: Part) -> int:
 def _needed(known: Known, slot: int, chunks: int) -> int:
     """Of one slot, the chunks that a hit of `chunks` needs and the ticket has not."""
     group = known.shape.groups[known.shape.slots[slot].group]
+    needed = last_needed(group, chunks)
+    first = known.first if group.rule is HitRule.FULL else max(known.first, needed.start)
+    return _ones(chunks - first) << (8 * (first - known.first))
+
+
+def last_needed(group: GroupGeometry, chunks: int) -> range:
+    """The chunks that a hit of `chunks` needs of a group that does not need all; of a full group none."""
     match group.rule:
         case HitRule.FULL:
-            first = known.first
+            return range(0)
         case HitRule.WINDOW:
-            first = max(known.first, chunks - group.window_chunks)
+            return range(max(0, chunks - group.window_chunks), chunks)
         case HitRule.STATE:
-            first = chunks - 1
-    return _ones(chunks - first) << (8 * (first - known.first))
+            return range(max(0, chunks - 1), chunks)
 
 
 def _batch_ends(known: Known, count: int, batching: Batching) -> list[int]:

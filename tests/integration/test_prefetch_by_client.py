@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.eventually import eventually
 from support.nodes import local_node
 
-from penstock.actors.api import eviction, store
+from penstock.actors.api import control, eviction, store
+from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField
 from penstock.actors.api.types import (
     Shortfall,
@@ -88,6 +91,10 @@ class Served:
         """Written through, and nobody holds it any more."""
         saved = await self._refs.stores["memory"].ask(store.Measure(), within=5)
         return saved.objects == chunks and (await self.node.usage()).leases == 0
+
+
+async def health_of(node: Node) -> control.NodeHealth:
+    return await node._refs.control.ask(control.GetHealth(), within=5)
 
 
 async def is_there(client: Client, tokens: list[int], chunks: int) -> bool:
@@ -205,3 +212,38 @@ async def test_a_hole_ends_what_is_at_hand(served: Served) -> None:
     ticket = await client.lookup([*tokens, *range(client.chunk_tokens)])
     assert (ticket.is_final, ticket.hit_chunks, ticket.total_chunks) == (True, 2, 3)
     assert ticket.shortfall is Shortfall.NONE
+
+
+async def test_b1_a_store_that_hangs_is_named_and_lookups_do_not_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    """B1: one store of two never answers. What L1 has and what the other store has come all the same, and health says
+    degraded, which store, and why."""
+    stuck = {
+        "name": "stuck",
+        "type": "file",
+        "paths": str(tmp_path),
+        "ownership": "shared",
+        "write": "none",
+        "locate_within": "100ms",
+        "breaker": {"failures": 1},
+        "faults": {"hang": 1.0},
+    }
+    async with local_node(stores=[stuck, *MEMORY]) as node, node.attach(spec()) as client:
+        served = Served(node, client)
+        assert (await health_of(node)).state is HealthState.SERVING
+        tokens, _ = await served.saved_and_evicted(3)
+        began = asyncio.get_running_loop().time()
+        ticket = await client.lookup(tokens)
+        assert await ticket.ready == 3
+        assert asyncio.get_running_loop().time() - began < 0.1, "it waited for the store that hangs"
+        longer = await client.lookup([*tokens, *range(client.chunk_tokens)])
+        assert longer.hit_chunks == 3
+        assert await longer.ready == 3  # when the store's time is over
+        assert asyncio.get_running_loop().time() - began < 2.0
+        health = await health_of(node)
+        parts = {part.name: part for part in health.parts}
+        assert health.state is HealthState.DEGRADED
+        assert parts["store[stuck]"].state is HealthState.DEGRADED
+        assert "reads fail: no answer" in parts["store[stuck]"].detail
+        assert parts["store[memory]"].state is HealthState.SERVING

@@ -193,6 +193,29 @@ def test_e2_a_load_that_loses_to_computing_is_skipped_counted_and_explained(seed
 
 
 @SEEDS
+def test_e2_a_tier_that_computing_beats_is_measured_again_now_and_then(seed: int) -> None:
+    """E2: a tier that was slow once and is not used for it: one chunk in `probe_every_s` tells whether it still is.
+
+    Seen to fail without probes: nothing was loaded from it ever again."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        world.stores[0].plan.speed = store.Speed(0.1, 1000.0 * PAGE, 0)
+        hits = []
+        for number in range(30):
+            one = prompt(8, f"{number}")
+            world.stores[0].put(world.shape, one, range(8))
+            watched = await world.lookup(one, prefill_tokens_per_s=100_000)
+            hits.append(await world.wait_final(watched))
+            assert watched.shortfall is Shortfall.SLOWER_THAN_PREFILL
+            await world.close(watched)
+            await anyio.sleep(1.0)
+        assert set(hits) == {0, 1}
+        assert 2 <= hits.count(1) <= 4  # in 30 seconds and a little, one in 10
+
+    play(seed, scene)
+
+
+@SEEDS
 def test_tickets_beyond_the_bound_are_final_at_what_l1_has(seed: int) -> None:
     async def scene(world: World, _: Supervisor) -> None:
         world.stores[0].plan.hangs_at_locate = True

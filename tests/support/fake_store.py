@@ -85,7 +85,10 @@ class FakeStore(store.StoreActor):
         if plan.hangs_at_load:
             # As a kernel's: it goes on when nobody waits for it any more.
             world.writers.append(asyncio.ensure_future(self._write_late(targets)))
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                world.given_up += 1
         await self._pause(plan.load_s, hangs=False)
         return tuple([await self._load_one(target) for target in targets])
 
@@ -121,6 +124,7 @@ class StoreWorld:
         self.plan = StorePlan()
         self.objects: set[bytes] = set()
         self.located = 0
+        self.given_up = 0  # loads that hung, until nobody waited any more
         self.loads: list[list[bytes]] = []  # keys of every Load
         self.loaded: list[bytes] = []
         self.writers: list[asyncio.Future[None]] = []  # hanging ones
@@ -137,6 +141,12 @@ class StoreWorld:
         chosen = range(len(shape.slots)) if slots is None else slots
         for chunk in chunks:
             self.objects.update(object_keys(shape, keys[chunk * 32 : chunk * 32 + 32], chosen))
+
+    def remove(self, shape: Shape, keys: bytes, chunks: range, slots: Sequence[int]) -> None:
+        """Have them no more."""
+        for chunk in chunks:
+            gone = object_keys(shape, keys[chunk * 32 : chunk * 32 + 32], slots)
+            self.objects.difference_update(gone)
 
     def lose(
         self, shape: Shape, keys: bytes, chunks: range, slots: Sequence[int] | None = None

@@ -29,12 +29,12 @@ from penstock.actors.api.types import (
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watches
 from penstock.actors.eviction_controller import EvictionController, Watermarks
-from penstock.actors.fetching import FetchLimits, PrefetchLimits
 from penstock.actors.l1_geometries import longest_hit
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.loads import Tier
 from penstock.actors.object_keys import object_keys
 from penstock.actors.prefetcher import Prefetcher
+from penstock.actors.surroundings import FetchLimits, PrefetchLimits
 from penstock.runtime.hazard import Hazards
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import Simulation
@@ -49,6 +49,11 @@ HYBRID = (
     GroupGeometry(HitRule.FULL, 0, (PAGE,), (2,)),
     GroupGeometry(HitRule.WINDOW, 2, (PAGE - 8,), (1,)),
     GroupGeometry(HitRule.STATE, 0, (100,), (1,)),
+)
+HYBRID_SHARDED = (
+    GroupGeometry(HitRule.FULL, 0, (PAGE, PAGE), (2, 2)),
+    GroupGeometry(HitRule.WINDOW, 2, (PAGE - 8, PAGE - 16), (1, 1)),
+    GroupGeometry(HitRule.STATE, 0, (100, 200), (1, 1)),
 )
 _EXTENT = struct.Struct("<QQQ")
 

@@ -6,8 +6,9 @@ import pytest
 
 from penstock.actors.api.store import Speed
 from penstock.actors.api.types import GeometryId, GroupGeometry, HitRule, Shape
-from penstock.actors.core.cost import seconds_to_load, worth_loading
+from penstock.actors.core.cost import seconds_to_load, shortest, worth_loading
 from penstock.actors.core.load_plan import Part, Plan
+from penstock.actors.core.probing import Probes
 
 MIB = 1 << 20
 FULL = Shape.of(GeometryId(0), b"n" * 32, (GroupGeometry(HitRule.FULL, 0, (MIB,), (1,)),))
@@ -65,3 +66,38 @@ def test_hybrid_prompts_are_taken_whole_or_not_at_all() -> None:
     speeds = [Speed(0.001, 1000 * MIB, 0), Speed(1.0, 1 * MIB, 0)]
     assert worth(plan, speeds, 10_000, shape=HYBRID) == 0
     assert worth(plan, [speeds[0], speeds[0]], 10_000, shape=HYBRID) == 8
+
+
+def test_what_is_coming_already_is_no_merit_of_the_load_behind_it() -> None:
+    """Seen to fail while chunks in flight counted as saved by whatever was planned after them: 16 chunks of computing
+    were weighed against the bytes of 8."""
+    coming = 1  # the source after the only tier
+    plan = Plan(16, (Part(coming, 0, 8, (0,)), Part(0, 8, 16, (0,))))
+    speeds = [Speed(0.0, 10 * MIB, 0)]  # 0.8 s
+    assert worth(plan, speeds, 256 * 15) == 8  # 8 chunks are computed in 0.53 s, 16 in 1.07 s
+    assert worth(plan, speeds, 256 * 5) == 16
+    replanned = Plan(16, (Part(0, 8, 16, (0,)),))  # the ticket's own loads of the first 8
+    assert worth(replanned, speeds, 256 * 15) == 8
+
+
+def test_what_is_only_coming_costs_nothing() -> None:
+    plan = Plan(8, (Part(1, 0, 8, (0,)),))
+    assert worth(plan, [Speed(10.0, 1.0, 0)], 1_000_000) == 8
+
+
+def test_a_probe_is_the_shortest_that_is_a_hit() -> None:
+    parts = (Part(0, 0, 1, (0,)), Part(0, 1, 3, (0,)), Part(0, 3, 8, (0,)))
+    assert shortest(Plan(8, parts), FULL, first=0) == 1
+    assert shortest(Plan(8, parts), FULL, first=1) == 3
+    assert shortest(Plan(8, (*parts, Part(0, 7, 8, (1,)))), HYBRID, first=0) == 8
+
+
+def test_a_slow_tier_is_probed_now_and_then() -> None:
+    probes = Probes(10.0)
+    assert not probes.take(0, 100.0)
+    assert not probes.take(0, 109.9)
+    assert probes.take(0, 110.0)
+    assert not probes.take(0, 119.9)
+    assert not probes.take(1, 119.9)
+    assert probes.take(0, 1000.0)
+    assert not probes.take(0, 1009.0)
