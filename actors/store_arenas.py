@@ -45,7 +45,7 @@ async def _recount(parts: Parts) -> None:
     if parts.ledger is not None:
         parts.ledger.resize(capacity_of(parts.store, parts.config))
         await count(parts, parts.ledger)
-        await shrink(parts, parts.ledger)
+        await shrink(parts)
 
 
 async def _drain(parts: Parts, arenas: Arenas, path: Path) -> None:
@@ -54,7 +54,7 @@ async def _drain(parts: Parts, arenas: Arenas, path: Path) -> None:
     ledger = parts.ledger
     if ledger is not None:
         ledger.resize(capacity_of(parts.store, parts.config))
-        await shrink(parts, ledger)
+        await shrink(parts)
     dropped = await arenas.drain_arena(path)
     if ledger is not None:
         ledger.removed(dropped - parts.turns.taken)

@@ -1,31 +1,48 @@
-"""Deleting objects of a store, and making room by it."""
+"""Deleting objects of a store, and making room by it.
+
+A store deletes a batch or says that it failed. Then its objects are deleted one by one: those that went leave the
+books, and one that cannot be deleted keeps no other from going. It counts as just used, so that the next to go is
+another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from penstock.actors.api.store import Keys
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts
+from penstock.actors.stores.store import Store, StoreFault
 
 EVICT_BATCH = 256  # objects evicted in one call of the store
+ALONE_MAX = (
+    8  # objects that fail one after the other, and none went: then it is the store that fails
+)
+ROUNDS_MAX = 4  # of evictions that all fail, for one save
+
+Delete = Callable[[Keys], Awaitable[list[bytes]]]
+"""Those that are still there. Raises StoreFault when nothing could be deleted."""
 
 
 async def drop(parts: Parts, keys: Keys, *, within_s: float) -> int:
     """Delete these, when nobody else changes them. How many of them the store had, as far as it knows.
 
-    Raises StoreFault; they stay in the books then.
+    Raises StoreFault when some of them could not be deleted; they stay in the books then.
     """
     names = {*keys}
     await parts.turns.take(names)
     try:
         had = sum(parts.books.has(keys.packed)) if parts.books is not None else len(names)
-        await _delete(parts, keys, within_s=within_s)
+        left = await delete(parts, keys, within_s=within_s)
+        gone = names.difference(left)
         if parts.ledger is not None:
-            parts.ledger.removed(names)
+            parts.ledger.removed(gone)
             if not parts.recovered.is_set():
-                parts.dropped.update(names)
+                parts.dropped.update(gone)
+        if left:
+            raise StoreFault(f"{parts.config.name}: {len(left)} objects could not be deleted")
         return min(had, len(names))
     finally:
         parts.turns.free(names)
@@ -38,42 +55,90 @@ async def make_room(parts: Parts, size_bytes: int, objects: int) -> str:
     """
     ledger = parts.ledger
     assert ledger is not None, "what is shared is not evicted by us"
+    failed = 0
     while (short := ledger.shortfall_bytes(size_bytes, objects)) > 0:
-        if not await evict(parts, short):
-            return f"{short} bytes too few, and nothing may be evicted"
+        try:
+            if not await evict(parts, short):
+                return f"{short} bytes too few, and nothing may be evicted"
+        except StoreFault:
+            failed += 1
+            if failed == ROUNDS_MAX or not parts.writes.is_closed:
+                raise
     return ""
 
 
 async def evict(parts: Parts, bytes_wanted: int) -> int:
-    """Evict at least about so many bytes, as far as there is something to evict. How many objects went."""
+    """Evict at least about so many bytes, as far as there is something to evict. How many objects were chosen.
+
+    Raises StoreFault when none of them could be deleted.
+    """
+    return await _evict(parts, bytes_wanted, partial(_guarded, parts, parts.config.save_within))
+
+
+async def evict_within(parts: Parts, bytes_wanted: int) -> int:
+    """As `evict`, as a part of what the breaker of writes has let through."""
+    return await _evict(parts, bytes_wanted, partial(delete_each, parts.store))
+
+
+async def delete(parts: Parts, keys: Keys, *, within_s: float) -> list[bytes]:
+    """Those that are still there. Raises StoreFault when nothing could be deleted."""
+    return await _counted(parts, partial(_guarded, parts, within_s), keys)
+
+
+async def delete_each(store: Store, keys: Keys) -> list[bytes]:
+    """As one batch, or one by one. Those that are still there. Raises StoreFault when nothing could be deleted."""
+    try:
+        await store.delete(keys)
+    except StoreFault as fault:
+        problem = fault
+    else:
+        return []
+    left: list[bytes] = []
+    for at, key in enumerate(keys):
+        try:
+            await store.delete(Keys.of([(key, keys.device(at))]))
+        except StoreFault as fault:
+            problem = fault
+            left.append(key)
+        nothing_went = len(left) == at + 1
+        if nothing_went and len(left) in {ALONE_MAX, len(keys)}:
+            raise problem
+    return left
+
+
+async def _evict(parts: Parts, bytes_wanted: int, delete_them: Delete) -> int:
     ledger = parts.ledger
     assert ledger is not None, "what is shared is not evicted by us"
     victims = ledger.choose(bytes_wanted, EVICT_BATCH, without=parts.turns.taken)
     if not victims:
         return 0
-    chosen = [*victims]
-    await parts.turns.take(chosen)  # at once: none of them was taken
-    gone = False
+    left = [*victims]
+    await parts.turns.take(victims)  # at once: none of them was taken
     try:
-        await _delete(parts, Keys.of([*victims.items()]), within_s=parts.config.save_within)
-        gone = True
+        left = await _counted(parts, delete_them, Keys.of([*victims.items()]))
     finally:
-        if gone:
-            ledger.removed(chosen)
-        else:
-            ledger.spare(chosen)
-        parts.turns.free(chosen)
-    parts.metrics.evicted(len(chosen))
-    return len(chosen)
+        gone = victims.keys() - set(left)
+        ledger.removed(gone)
+        ledger.spare(left)
+        ledger.touch(b"".join(left if gone else left[:ALONE_MAX]))  # of those that were tried
+        parts.turns.free(victims)
+        parts.metrics.evicted(len(gone))
+    return len(victims)
 
 
-async def _delete(parts: Parts, keys: Keys, *, within_s: float) -> None:
+async def _guarded(parts: Parts, within_s: float, keys: Keys) -> list[bytes]:
+    return await parts.writes.call(partial(delete_each, parts.store, keys), within_s=within_s)
+
+
+async def _counted(parts: Parts, delete_them: Delete, keys: Keys) -> list[bytes]:
     loop = asyncio.get_running_loop()
     began_s = loop.time()
-    outcome = "failed"
+    failed = len(keys)
     try:
-        await parts.writes.call(partial(parts.store.delete, keys), within_s=within_s)
-        outcome = "deleted"
+        left = await delete_them(keys)
+        failed = len(left)
+        return left
     finally:
         parts.metrics.took(Op.DELETE, loop.time() - began_s)
-        parts.metrics.count(Op.DELETE, [outcome] * len(keys))
+        parts.metrics.add(Op.DELETE, "failed", failed)
+        parts.metrics.add(Op.DELETE, "deleted", len(keys) - failed)

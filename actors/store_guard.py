@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import anyio
 
-from penstock.actors.core.breaker import Attempt, Breaker, BreakerState
+from penstock.actors.core.breaker import Attempt, Breaker, BreakerState, Tried
 from penstock.actors.core.retry import Attempts, RetryLimits
 from penstock.actors.stores.store import Fate, Outcome, StoreFault
 from penstock.runtime.deadline import time_left
@@ -22,6 +22,10 @@ from penstock.runtime.log import Log
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+
+SLOW_SHARE = 0.5
+"""Of the time a store is given: whoever gave up after so much of it counts as failed. Askers inherit their deadlines,
+and one that gives a store exactly its time is over an instant before the store is."""
 
 
 class LeftAlone(StoreFault):
@@ -34,6 +38,14 @@ class Settled:
 
     outcomes: list[Outcome]
     unsure: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long an attempt may take, and how long the store is given for all attempts of an operation."""
+
+    left_s: float
+    given_s: float
 
 
 class Guard:
@@ -71,17 +83,38 @@ class Guard:
         """Of the latest opening."""
         return self._breaker.reason
 
+    @property
+    def broken(self) -> Tried:
+        """What did not work at the latest opening: a probe is of the same kind."""
+        return self._breaker.broken
+
     def probe_in_s(self) -> float:
         """How long until a probe may be tried."""
         now = asyncio.get_running_loop().time()
         return max(0.0, self._breaker.reopens_s() - now)
 
-    async def call(self, work: Callable[[], Awaitable[T]], *, within_s: float) -> T:
+    async def call(
+        self, work: Callable[[], Awaitable[T]], *, within_s: float, tried: Tried = Tried.BYTES
+    ) -> T:
         """`work` once: at most so long, and never past the inherited deadline.
 
         Raises StoreFault: its own, LeftAlone, or that it was out of time.
         """
-        return await self._attempt(work, within_s, lambda _: False)
+        return await self._attempt(work, _Patience(within_s, within_s), tried, lambda _: False)
+
+    def failed(self, reason: str) -> None:
+        """Something could not even be tried."""
+        now = asyncio.get_running_loop().time()
+        attempt = self._breaker.admit(now, Tried.BYTES)
+        if attempt is not None:
+            self._breaker.failed(attempt, now, reason)
+            self._tell()
+
+    async def try_batch(
+        self, work: Callable[[], Awaitable[list[Outcome]]], *, within_s: float
+    ) -> None:
+        """`work` once, for what the breaker learns from it. Raises StoreFault, as `call`."""
+        await self._attempt(work, _Patience(within_s, within_s), Tried.BYTES, _all_failed)
 
     async def batch(
         self,
@@ -103,10 +136,13 @@ class Guard:
         while True:
             attempts.begin()
             again = partial(work, [items[at] for at in left])
+            patience = _Patience(ends_s - loop.time(), within_s)
+            is_left_alone = False
             try:
-                answers = await self._attempt(again, ends_s - loop.time(), _all_failed)
+                answers = await self._attempt(again, patience, Tried.BYTES, _all_failed)
             except LeftAlone as refusal:
                 answers = [Outcome(Fate.FAULT, 0, str(refusal))] * len(left)
+                is_left_alone = True
             except StoreFault as fault:
                 answers = [Outcome(Fate.FAULT, 0, str(fault))] * len(left)
                 unsure.update(left)
@@ -114,20 +150,26 @@ class Guard:
             for at, answer in zip(left, answers, strict=True):
                 outcomes[at] = answer
             left = [at for at in left if outcomes[at].fate is Fate.FAULT]
-            pause_s = attempts.pause_s(ends_s - loop.time()) if left else None
+            goes_on = left and not is_left_alone
+            pause_s = attempts.pause_s(ends_s - loop.time()) if goes_on else None
             if pause_s is None:
                 return Settled(outcomes, frozenset(unsure.intersection(left)))
             self._on_retry()
             await anyio.sleep(pause_s)
 
     async def _attempt(
-        self, work: Callable[[], Awaitable[T]], within_s: float, is_failure: Callable[[T], bool]
+        self,
+        work: Callable[[], Awaitable[T]],
+        patience: _Patience,
+        tried: Tried,
+        is_failure: Callable[[T], bool],
     ) -> T:
         loop = asyncio.get_running_loop()
-        attempt = self._breaker.admit(loop.time())
+        attempt = self._breaker.admit(loop.time(), tried)
         if attempt is None:
             raise LeftAlone(f"{self.name} is left alone for a while: {self._breaker.reason}")
-        left_s = time_left(at_most=within_s)
+        left_s = time_left(at_most=patience.left_s)
+        over = f"no answer within {left_s:.3g} s"
         settled = False
         try:
             with anyio.move_on_after(left_s):
@@ -144,22 +186,22 @@ class Guard:
                     self._breaker.answered(attempt, loop.time())
                 return result
             settled = True
-            self._out_of_time(attempt, left_s, within_s)
+            self._gave_up(attempt, patience, over)
         finally:
             if not settled:
                 # The asker waits no more: because its time is over, or for reasons of its own.
-                over = f"no answer within {left_s:.3g} s" if time_left() <= 0 else ""
-                self._breaker.unheard(attempt, loop.time(), out_of_time=over)
+                self._gave_up(attempt, patience, over if time_left() <= 0 else "")
             self._tell()
-        raise StoreFault(f"{self.name}: no answer within {left_s:.3g} s")
+        raise StoreFault(f"{self.name}: {over}")
 
-    def _out_of_time(self, attempt: Attempt, left_s: float, within_s: float) -> None:
+    def _gave_up(self, attempt: Attempt, patience: _Patience, out_of_time: str) -> None:
         now = asyncio.get_running_loop().time()
-        over = f"no answer within {left_s:.3g} s"
-        if left_s < within_s:  # the asker had less time than the store is given
-            self._breaker.unheard(attempt, now, out_of_time=over)
-        else:
-            self._breaker.failed(attempt, now, over)
+        waited_s = now - attempt.began_s
+        if waited_s >= SLOW_SHARE * patience.given_s:
+            reason = out_of_time or f"no answer within {waited_s:.3g} s"
+            self._breaker.failed(attempt, now, reason)
+        else:  # the asker had much less time than the store is given
+            self._breaker.unheard(attempt, now, out_of_time=out_of_time)
 
     def _tell(self) -> None:
         state = self._breaker.state

@@ -10,24 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeGuard
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from penstock.actors.api.errors import StoreClogged
 from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Target
 from penstock.actors.core.admission import Work
-from penstock.actors.core.breaker import BreakerState
+from penstock.actors.core.breaker import BreakerState, Tried
 from penstock.actors.store_dropping import drop
+from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
-from penstock.actors.store_parts import Parts
+from penstock.actors.store_parts import Parts, Suspect
+from penstock.actors.store_turns import Place
 from penstock.actors.stores.digests import runs_agree
 from penstock.actors.stores.header import (
+    DamagedHeader,
     Header,
     HeaderRefused,
-    OtherVersion,
     decode,
     expect,
     header_bytes,
@@ -52,7 +55,9 @@ async def locate(parts: Parts, keys: Keys) -> bytes:
     began_s = asyncio.get_running_loop().time()
     try:
         found = await parts.reads.call(
-            partial(parts.store.locate, keys), within_s=parts.config.locate_within
+            partial(parts.store.locate, keys),
+            within_s=parts.config.locate_within,
+            tried=Tried.NAMES,
         )
     except StoreFault:
         parts.metrics.add(Op.LOCATE, "failed", len(keys))
@@ -147,33 +152,65 @@ async def load(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """Why something is not the object that was asked for, and whether it is ours to drop."""
+    """Why something is not the object that was asked for, and whether it is a damaged one, whoever wrote it. On a
+    store that others write too, all else may be good to them."""
 
     reason: str
-    is_ours: bool
+    is_damaged: bool
 
 
 async def _load(parts: Parts, targets: list[Target]) -> list[Loaded]:
     sizes = [header_bytes(one.runs) for one in targets]
-    payloads = sum(len(one.payload) for one in targets)
     if parts.reads.state is BreakerState.OPEN and parts.reads.probe_in_s() > 0:
         failed = Loaded(LoadOutcome.FAILED, reason=f"left alone: {parts.reads.reason}")
         return [failed] * len(targets)  # at once, and not behind those that wait for a place
-    async with parts.gate.place(Work.LOAD, sum(sizes) + payloads):
-        headers = fresh_pages(sizes)
-        wanted = [
-            Wanted(one.key, one.device, header, one.payload, one.hold)
-            for one, header in zip(targets, headers, strict=True)
-        ]
-        loop = asyncio.get_running_loop()
-        timing = parts.speed.began(loop.time())
+    try:
+        return await _load_in_place(parts, targets, sizes)
+    except StoreClogged as refusal:
+        parts.reads.failed(str(refusal))
+        raise
+
+
+async def _load_in_place(parts: Parts, targets: list[Target], sizes: list[int]) -> list[Loaded]:
+    payloads = sum(len(one.payload) for one in targets)
+    async with parts.gate.place(Work.LOAD, sum(sizes) + payloads) as place:
+        # What is changed while it is read is not struck off for being missing: it may be there again.
+        with parts.turns.watched() as changed:
+            headers = fresh_pages(sizes)
+            loop = asyncio.get_running_loop()
+            timing = parts.speed.began(loop.time())
+            read = await _read(parts, targets, headers, place)
+            done = [outcome.fate is Fate.DONE for outcome in read.outcomes]
+            pairs = zip(targets, done, strict=True)
+            moved = sum(len(one.payload) for one, is_done in pairs if is_done)
+            parts.speed.ended(timing, loop.time(), moved)
+            parts.metrics.took(Op.LOAD, loop.time() - timing.began_s)
+            await hazard("store.loaded")
+            answers = await _judge(parts, targets, headers, read.outcomes)
+            _keep_books(parts, targets, answers, changed)
+        return answers
+
+
+async def _read(
+    parts: Parts, targets: list[Target], headers: list[memoryview], place: Place
+) -> Settled:
+    """Whatever may still write when this is over keeps the place's user."""
+    user = place.user()
+    wanted = [
+        Wanted(one.key, one.device, header, one.payload, (user, one.hold))
+        for one, header in zip(targets, headers, strict=True)
+    ]
+    failed = 0
+    try:
         read = await parts.reads.batch(parts.store.load, wanted, within_s=parts.config.load_within)
-        done = [outcome.fate is Fate.DONE for outcome in read.outcomes]
-        moved = sum(len(one.payload) for one, is_done in zip(targets, done, strict=True) if is_done)
-        parts.speed.ended(timing, loop.time(), moved)
-        parts.metrics.took(Op.LOAD, loop.time() - timing.began_s)
-        await hazard("store.loaded")
-        return await _judge(parts, targets, headers, read.outcomes)
+        fates = [one.fate for one in read.outcomes]
+        failed = fates.index(Fate.FAULT) if Fate.FAULT in fates else len(targets)
+    finally:
+        if failed < len(targets):
+            one = targets[failed]
+            size = len(headers[failed])
+            parts.suspect.target = Suspect(one.key, one.device, size, len(one.payload))
+    return read
 
 
 async def _judge(
@@ -196,18 +233,19 @@ async def _judge(
             proofs[at] = _Refused(f"digest {digest:016x}, saved as {header.digest:016x}", True)
         elif not runs_agree(header.digest, header.run_digests, header.logical_bytes):
             proofs[at] = _Refused("its run digests are not those of its digest", True)
-    answers = [_told(proof, outcome) for proof, outcome in zip(proofs, outcomes, strict=True)]
+    if parts.ledger is not None:  # nobody else writes there: what we cannot use is of use to nobody
+        proofs = [replace(p, is_damaged=True) if isinstance(p, _Refused) else p for p in proofs]
     await _drop_damaged(parts, targets, proofs)
-    _keep_books(parts, targets, answers)
-    return answers
+    return [_told(proof, outcome) for proof, outcome in zip(proofs, outcomes, strict=True)]
 
 
 def _check_header(target: Target, data: memoryview, outcome: Outcome) -> Header | _Refused | None:
     """None: nothing was read."""
     if outcome.fate is Fate.REFUSED:
-        return _Refused(outcome.reason, is_ours=True)
+        return _Refused(outcome.reason, is_damaged=False)
     if outcome.fate is not Fate.DONE:
         return None
+    header: Header | None = None
     try:
         header = decode(data)
         expect(
@@ -218,13 +256,12 @@ def _check_header(target: Target, data: memoryview, outcome: Outcome) -> Header 
             runs=target.runs,
             transform=NO_TRANSFORM,
         )
-    except OtherVersion as refusal:
-        return _Refused(str(refusal), is_ours=False)
     except HeaderRefused as refusal:
-        return _Refused(str(refusal), is_ours=True)
+        is_another = header is not None and header.key != target.key
+        return _Refused(str(refusal), isinstance(refusal, DamagedHeader) or is_another)
     if outcome.payload_bytes < whole_blocks(header.stored_bytes):
         short = f"{outcome.payload_bytes} bytes of {whole_blocks(header.stored_bytes)} are there"
-        return _Refused(short, is_ours=True)
+        return _Refused(short, is_damaged=True)
     return header
 
 
@@ -233,7 +270,8 @@ def _told(proof: Header | _Refused | None, outcome: Outcome) -> Loaded:
         case Header():
             return Loaded(LoadOutcome.LOADED, proof.digest, proof.run_digests)
         case _Refused():
-            return Loaded(LoadOutcome.DAMAGED, reason=proof.reason)
+            outcome_told = LoadOutcome.DAMAGED if proof.is_damaged else LoadOutcome.MISSING
+            return Loaded(outcome_told, reason=proof.reason)
         case None if outcome.fate is Fate.MISSING:
             return MISSING
         case _:
@@ -246,17 +284,14 @@ async def _drop_damaged(
     damaged = [
         (target, proof)
         for target, proof in zip(targets, proofs, strict=True)
-        if isinstance(proof, _Refused)
+        if isinstance(proof, _Refused) and proof.is_damaged
     ]
     if not damaged:
         return
     for target, refused in damaged:
         parts.log.warning("damaged", key=target.key.hex(), reason=refused.reason)
     parts.metrics.damaged(len(damaged))
-    # What another version wrote on a store that we share is not for us to judge.
-    gone = {t.key: t.device for t, refused in damaged if refused.is_ours or parts.ledger}
-    if not gone:
-        return
+    gone = {target.key: target.device for target, _ in damaged}
     # Bounded, as good objects wait to be told. What stays is refused whenever it is loaded, and dropped some day.
     within_s = parts.config.locate_within
     dropped = False
@@ -267,11 +302,12 @@ async def _drop_damaged(
         parts.log.warning("damaged_kept", objects=len(gone))
 
 
-def _keep_books(parts: Parts, targets: list[Target], answers: list[Loaded]) -> None:
+def _keep_books(
+    parts: Parts, targets: list[Target], answers: list[Loaded], changed: set[bytes]
+) -> None:
     if parts.ledger is None:
         return
     pairs = [*zip(targets, answers, strict=True)]
     parts.ledger.touch(b"".join(t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED))
     missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING}
-    # What is being saved again meanwhile is not ours to strike off.
-    parts.ledger.removed(missing - parts.turns.taken)
+    parts.ledger.removed(missing - changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.actors.core.admission import AdmissionLimits
 from penstock.actors.core.admission import Work as Admitted
@@ -55,6 +55,22 @@ class Recovery:
     trouble: str = ""  # why it has to begin again
 
 
+class Suspect(NamedTuple):
+    """An object that could not be loaded."""
+
+    key: bytes
+    device: int
+    header_bytes: int
+    payload_bytes: int
+
+
+@dataclass(slots=True)
+class LastSuspect:
+    """What a probe tries to load."""
+
+    target: Suspect | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """All of it belongs to the loop thread."""
@@ -72,6 +88,7 @@ class Parts:
     reads: Guard
     writes: Guard
     metrics: StoreMetrics
+    suspect: LastSuspect
     speed: Speedometer
     digester: Digester
     start_soon: Callable[[Job], None]
@@ -106,7 +123,8 @@ def open_parts(
     """Around a store that has just been opened. Raises StoreRefused for an exclusive one of unknown capacity."""
     metrics = StoreMetrics(telemetry, config.name)
     given = config.breaker
-    limits = BreakerLimits(given.failures, given.window, given.open_for)
+    open_s_max = max(given.open_for, given.open_for_max)
+    limits = BreakerLimits(given.failures, given.window, given.open_for, open_s_max)
 
     def guard(side: str, op: Op) -> Guard:
         return Guard(
@@ -134,6 +152,7 @@ def open_parts(
         reads=guard("reads", Op.LOAD),
         writes=guard("writes", Op.SAVE),
         metrics=metrics,
+        suspect=LastSuspect(),
         speed=Speedometer(),
         digester=tools.digester,
         start_soon=start_soon,

@@ -6,7 +6,7 @@ import anyio
 
 from penstock.actors.api.store import Keys
 from penstock.actors.core.store_ledger import Record, StoreLedger
-from penstock.actors.store_dropping import evict
+from penstock.actors.store_dropping import delete, make_room
 from penstock.actors.store_parts import Parts
 from penstock.actors.stores.store import Entry, StoreFault
 
@@ -20,7 +20,7 @@ async def recover(parts: Parts) -> None:
     while True:
         try:
             await count(parts, parts.ledger)
-            await shrink(parts, parts.ledger)
+            await shrink(parts)
         except StoreFault as fault:
             parts.recovery.trouble = str(fault)
             parts.log.warning("recovery_failed", reason=str(fault), again_s=pause_s)
@@ -50,17 +50,17 @@ async def count(parts: Parts, ledger: StoreLedger) -> None:
         raise fault
 
 
-async def shrink(parts: Parts, ledger: StoreLedger) -> None:
+async def shrink(parts: Parts) -> None:
     """Evict what is over: the capacity may be smaller than it was. Raises StoreFault."""
-    while (over := ledger.used_bytes - ledger.capacity_bytes) > 0:
-        if not await evict(parts, over):
-            return
+    await make_room(parts, 0, 0)
 
 
 async def _delete(parts: Parts, records: list[Record]) -> None:
     keys = Keys.of([(one.key, one.device) for one in records])
-    await parts.writes.call(lambda: parts.store.delete(keys), within_s=parts.config.save_within)
-    parts.metrics.evicted(len(records))
+    left = await delete(parts, keys, within_s=parts.config.save_within)
+    parts.metrics.evicted(len(records) - len(left))
+    if left:
+        raise StoreFault(f"{len(left)} objects beyond objects_max could not be deleted")
 
 
 def _record(entry: Entry) -> Record:

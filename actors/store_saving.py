@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,7 +23,7 @@ from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState
 from penstock.actors.core.store_ledger import Record, StoreLedger
-from penstock.actors.store_dropping import evict, make_room
+from penstock.actors.store_dropping import delete, evict_within, make_room
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts
@@ -181,7 +181,11 @@ class Saver:
         if not full or parts.ledger is None:
             return outcomes
         wanted = sum(parts.store.cost(len(one.header), one.payload_bytes) for one in full)
-        if not await evict(parts, wanted):
+        try:
+            evicted = await evict_within(parts, wanted)
+        except StoreFault:
+            evicted = 0
+        if not evicted:
             return outcomes
         second = iter(await parts.store.save(full))
         return [next(second) if out.fate is Fate.FULL else out for out in outcomes]
@@ -210,19 +214,18 @@ class Saver:
     async def _take_back(self, records: list[Record]) -> None:
         """Delete what may be there though its save failed: until then it counts as taken, and nobody finds it."""
         parts = self._parts
-        keys = Keys.of([(one.key, one.device) for one in records])
+        named = {one.key: one.device for one in records}
         pause_s = 0.1
         while parts.ledger is not None:
-            try:
-                await parts.writes.call(
-                    partial(parts.store.delete, keys), within_s=parts.config.save_within
-                )
-            except StoreFault:
-                await anyio.sleep(max(pause_s, parts.writes.probe_in_s()))
-                pause_s = min(2 * pause_s, TAKE_BACK_PAUSE_S_MAX)
-            else:
-                parts.ledger.settle([], [*keys])
+            keys = Keys.of([*named.items()])
+            with suppress(StoreFault):
+                left = await delete(parts, keys, within_s=parts.config.save_within)
+                parts.ledger.settle([], named.keys() - set(left))
+                named = {key: named[key] for key in left}
+            if not named:
                 return
+            await anyio.sleep(max(pause_s, parts.writes.probe_in_s()))
+            pause_s = min(2 * pause_s, TAKE_BACK_PAUSE_S_MAX)
 
     def _record(self, source: Source) -> Record:
         cost = self._parts.store.cost(_header_size(source), _padded(source))

@@ -93,5 +93,9 @@ class StoreBusy(CapacityError):
     """Nobody's: as many batches wait for this store as may."""
 
 
+class StoreClogged(StoreBusy):
+    """Theirs: loads that nobody waits for any more are still with the store, which does not answer."""
+
+
 class MediumRefused(UnavailableError):
     """Theirs: what a disk holds is not for us to use. The branches say why."""

@@ -21,7 +21,7 @@ import enum
 from collections import deque
 from dataclasses import dataclass
 
-from penstock.actors.api.errors import StoreBusy
+from penstock.actors.api.errors import StoreBusy, StoreClogged
 
 
 class Work(enum.Enum):
@@ -65,7 +65,7 @@ class Admission:
         self._waiting_bytes = dict.fromkeys(Work, 0)
 
     def enter(self, work: Work, size_bytes: int) -> Entry:
-        """One more batch; it may be RUNNING at once. Raises StoreBusy, and it has not entered."""
+        """One more batch; it may be RUNNING at once. Raises StoreBusy, StoreClogged, and it has not entered."""
         queue = self._queues[work]
         if len(queue) >= self._limits.waiting_max:
             raise StoreBusy(
@@ -73,7 +73,7 @@ class Admission:
                 " waiting_max"
             )
         if work is Work.LOAD and self._is_clogged(size_bytes):
-            raise StoreBusy(
+            raise StoreClogged(
                 f"{self._given_up_bytes} bytes of loads that were given up are still with this store,"
                 f" {size_bytes} more are over inflight_bytes_max: wait until it answers"
             )

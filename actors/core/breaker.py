@@ -1,19 +1,23 @@
 """A circuit breaker: whoever fails too often is left alone for a while, then tried once.
 
-    CLOSED --too many failures--> OPEN --open_s later--> HALF_OPEN --probe answered--> CLOSED
-                                   ^                         |
-                                   '------probe failed-------'
+    CLOSED --too many failures--> OPEN --pause later--> HALF_OPEN --probe answered--> CLOSED
+                                   ^                        |
+                                   '------probe failed------'
 
 Too many: `failures` of them within `window_s`, and at least half of all outcomes of that time, so that a busy store
-is not given up for its share of errors. An outcome of an attempt that began before the latest opening or closing says
-nothing any more. Pure: the clock is passed in, monotonic, in seconds.
+is not given up for its share of errors. Outcomes are counted by what was tried: a store that says what it has and
+gives out none of it is not held for a good one, and only what did not work is a probe of whether it works again.
+
+The pause is `open_s`, and twice the one before, up to `open_s_max`, whenever a probe failed or it had been closed for
+less than `window_s`. An outcome of an attempt that began before the latest opening or closing says nothing any more.
+Pure: the clock is passed in, monotonic, in seconds.
 """
 
 from __future__ import annotations
 
 import enum
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 
 SLICES = 8  # of the window: outcomes are forgotten slice by slice
 
@@ -24,11 +28,19 @@ class BreakerState(enum.Enum):
     HALF_OPEN = "half_open"
 
 
+class Tried(enum.Enum):
+    """What an attempt asks for."""
+
+    NAMES = "names"
+    BYTES = "bytes"
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerLimits:
     failures: int  # >= 1
     window_s: float
     open_s: float
+    open_s_max: float  # >= open_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,7 @@ class Attempt:
     """Leave to try, to be handed back once with what came of it: `answered`, `failed` or `unheard`."""
 
     era: int
+    tried: Tried
     began_s: float
     is_probe: bool
 
@@ -45,21 +58,25 @@ class _Slice:
     """Outcomes of one part of the window."""
 
     ends_s: float
-    answered: int = 0
-    failed: int = 0
+    answered: Counter[Tried] = field(default_factory=Counter)
+    failed: Counter[Tried] = field(default_factory=Counter)
 
 
 class Breaker:
     def __init__(self, limits: BreakerLimits) -> None:
         assert limits.failures >= 1, limits
+        assert limits.open_s <= limits.open_s_max, limits
         self._limits = limits
         self._state = BreakerState.CLOSED
         self._era = 0  # counts openings and closings
         self._opened_s = 0.0  # meaningful unless CLOSED
+        self._pause_s = 0.0  # of the latest opening
+        self._closed_s = float("-inf")  # when it last was closed again
         self._is_probing = False  # only when HALF_OPEN
         self._slices: deque[_Slice] = deque(maxlen=SLICES)  # oldest first; empty unless CLOSED
-        self._answered_s = float("-inf")  # when anything last was
+        self._answered_s = dict.fromkeys(Tried, float("-inf"))  # when anything last was
         self.reason = ""  # of the latest opening
+        self.broken = Tried.NAMES  # what did not work, at the latest opening
         self.openings = 0
 
     @property
@@ -68,60 +85,67 @@ class Breaker:
 
     def reopens_s(self) -> float:
         """When a probe may be tried; meaningful while OPEN."""
-        return self._opened_s + self._limits.open_s
+        return self._opened_s + self._pause_s
 
-    def admit(self, now_s: float) -> Attempt | None:
+    def admit(self, now_s: float, tried: Tried) -> Attempt | None:
         """Leave to try; None: not now."""
         if self._state is BreakerState.CLOSED:
-            return Attempt(self._era, now_s, is_probe=False)
+            return Attempt(self._era, tried, now_s, is_probe=False)
         if self._state is BreakerState.OPEN and now_s >= self.reopens_s():
             self._state = BreakerState.HALF_OPEN
-        if self._state is BreakerState.HALF_OPEN and not self._is_probing:
+        tells = tried is self.broken or tried is Tried.BYTES
+        if self._state is BreakerState.HALF_OPEN and tells and not self._is_probing:
             self._is_probing = True
-            return Attempt(self._era, now_s, is_probe=True)
+            return Attempt(self._era, tried, now_s, is_probe=True)
         return None
 
     def answered(self, attempt: Attempt, now_s: float) -> None:
         """It worked, or was refused with good reason."""
-        self._answered_s = now_s
+        self._answered_s[attempt.tried] = now_s
         if attempt.era != self._era:
             return
         if attempt.is_probe:
             self._is_probing = False
             self._state = BreakerState.CLOSED
+            self._closed_s = now_s
             self._era += 1
         else:
-            self._slice(now_s).answered += 1
+            self._slice(now_s).answered[attempt.tried] += 1
 
     def failed(self, attempt: Attempt, now_s: float, reason: str) -> None:
         """It failed, or did not answer in the time it is given."""
         if attempt.era != self._era:
             return
         if attempt.is_probe:
-            self._open(now_s, reason)
+            self._open(now_s, self.broken, reason)
             return
-        self._slice(now_s).failed += 1
-        failed = sum(one.failed for one in self._slices)
-        answered = sum(one.answered for one in self._slices)
+        tried = attempt.tried
+        self._slice(now_s).failed[tried] += 1
+        failed = sum(one.failed[tried] for one in self._slices)
+        answered = sum(one.answered[tried] for one in self._slices)
         if failed >= self._limits.failures and failed >= answered:
-            self._open(now_s, reason)
+            self._open(now_s, tried, reason)
 
     def unheard(self, attempt: Attempt, now_s: float, *, out_of_time: str = "") -> None:
         """Whoever wanted it waits no more: out of time, if `out_of_time` says so, or for reasons of their own.
 
-        The former counts as failed if nothing at all was answered since it began; a mere slowness does not.
+        The former counts as failed if nothing of its kind was answered since it began; a mere slowness does not.
         """
-        if out_of_time and self._answered_s < attempt.began_s:
+        if out_of_time and self._answered_s[attempt.tried] < attempt.began_s:
             self.failed(attempt, now_s, out_of_time)
         elif attempt.era == self._era and attempt.is_probe:
             self._is_probing = False
 
-    def _open(self, now_s: float, reason: str) -> None:
+    def _open(self, now_s: float, broken: Tried, reason: str) -> None:
+        limits = self._limits
+        is_again = self._state is BreakerState.HALF_OPEN or now_s < self._closed_s + limits.window_s
+        self._pause_s = min(2 * self._pause_s, limits.open_s_max) if is_again else limits.open_s
         self._state = BreakerState.OPEN
         self._is_probing = False
         self._opened_s = now_s
         self._era += 1
         self._slices.clear()
+        self.broken = broken
         self.reason = reason
         self.openings += 1
 
@@ -135,10 +159,13 @@ class Breaker:
 
     def validate(self) -> None:
         """Raises AssertionError if an invariant does not hold."""
+        limits = self._limits
         assert self._state is BreakerState.CLOSED or not self._slices
         assert self._state is BreakerState.HALF_OPEN or not self._is_probing
+        assert not self.openings or limits.open_s <= self._pause_s <= limits.open_s_max
         ends = [one.ends_s for one in self._slices]
         assert ends == sorted(ends), ends
-        failed = sum(one.failed for one in self._slices)
-        answered = sum(one.answered for one in self._slices)
-        assert failed < self._limits.failures or failed < answered or not self._slices
+        for tried in Tried:
+            failed = sum(one.failed[tried] for one in self._slices)
+            answered = sum(one.answered[tried] for one in self._slices)
+            assert failed < limits.failures or failed < answered or not self._slices

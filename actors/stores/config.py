@@ -56,9 +56,10 @@ class BreakerConfig(Config, frozen=True):
     failures: Count = 5  # so many operations failed or out of time within `window` open it
     window: Seconds = Seconds(30)
     open_for: Seconds = Seconds(5)  # then one probe is let through
+    open_for_max: Seconds = Seconds(30)  # doubled up to this while it goes on failing
 
     def __post_init__(self) -> None:
-        check_durations(self, "window", "open_for")
+        check_durations(self, "window", "open_for", "open_for_max")
 
 
 class FaultsConfig(Config, frozen=True):

@@ -83,7 +83,7 @@ def test_a_store_that_never_answers_is_left_alone_and_taken_back_when_it_does(se
         await anyio.sleep(20)
         assert (await world.measure()).state is StoreState.BROKEN
         faulty.faults = NO_FAULTS
-        await anyio.sleep(6)
+        await anyio.sleep(31)  # open_for_max, and a moment
         assert (await world.measure()).state is StoreState.OPEN
         assert await world.fetch(one) == [LoadOutcome.LOADED]
 

@@ -7,14 +7,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from penstock.actors.core.breaker import Attempt, Breaker, BreakerLimits, BreakerState
+from penstock.actors.core.breaker import Attempt, Breaker, BreakerLimits, BreakerState, Tried
 
-LIMITS = BreakerLimits(failures=3, window_s=10.0, open_s=5.0)
+LIMITS = BreakerLimits(failures=3, window_s=10.0, open_s=5.0, open_s_max=20.0)
 
 
 def fail(breaker: Breaker, now_s: float, times: int = 1) -> None:
     for _ in range(times):
-        attempt = breaker.admit(now_s)
+        attempt = breaker.admit(now_s, Tried.BYTES)
         assert attempt is not None
         breaker.failed(attempt, now_s, "broken")
         breaker.validate()
@@ -26,44 +26,82 @@ def test_it_opens_at_the_configured_failures_and_says_why() -> None:
     assert breaker.state is BreakerState.CLOSED
     fail(breaker, 1.0)
     assert (breaker.state, breaker.reason) == (BreakerState.OPEN, "broken")
-    assert breaker.admit(1.0) is None
+    assert breaker.admit(1.0, Tried.BYTES) is None
 
 
 def test_one_probe_at_a_time_decides() -> None:
     """B14: an open breaker closes again, by one probe."""
     breaker = Breaker(LIMITS)
     fail(breaker, 0.0, 3)
-    assert breaker.admit(4.9) is None
-    probe = breaker.admit(5.0)
+    assert breaker.admit(4.9, Tried.BYTES) is None
+    probe = breaker.admit(5.0, Tried.BYTES)
     assert probe is not None
     assert probe.is_probe
-    assert breaker.admit(5.0) is None
+    assert breaker.admit(5.0, Tried.BYTES) is None
     breaker.failed(probe, 6.0, "still broken")
-    assert breaker.admit(10.9) is None
-    second = breaker.admit(11.0)
+    assert breaker.admit(15.9, Tried.BYTES) is None, "twice as long as before"
+    second = breaker.admit(16.0, Tried.BYTES)
     assert second is not None
-    breaker.answered(second, 11.5)
+    breaker.answered(second, 16.5)
     assert breaker.state is BreakerState.CLOSED
     assert breaker.openings == 2
-    fail(breaker, 12.0, 2)
+    fail(breaker, 17.0, 2)
     assert breaker.state is BreakerState.CLOSED, "what was before the opening is forgotten"
 
 
 def test_a_probe_that_nobody_waits_for_makes_room_for_another() -> None:
     breaker = Breaker(LIMITS)
     fail(breaker, 0.0, 3)
-    probe = breaker.admit(5.0)
+    probe = breaker.admit(5.0, Tried.BYTES)
     assert probe is not None
     breaker.unheard(probe, 5.1)
     assert breaker.state is BreakerState.HALF_OPEN
-    assert breaker.admit(5.1) is not None
+    assert breaker.admit(5.1, Tried.BYTES) is not None
+
+
+def test_it_is_tried_less_often_the_longer_it_fails_up_to_a_bound() -> None:
+    breaker = Breaker(LIMITS)
+    fail(breaker, 0.0, 3)
+    now, pauses = 0.0, []
+    for _ in range(4):
+        pauses.append(breaker.reopens_s() - now)
+        now = breaker.reopens_s()
+        fail(breaker, now)
+    assert pauses == [5.0, 10.0, 20.0, 20.0]
+    probe = breaker.admit(breaker.reopens_s(), Tried.BYTES)
+    assert probe is not None
+    now = breaker.reopens_s()
+    breaker.answered(probe, now)
+    fail(breaker, now + 1, 3)
+    assert breaker.reopens_s() - now - 1 == 20.0, "it had hardly been closed"
+    probe = breaker.admit(breaker.reopens_s(), Tried.BYTES)
+    assert probe is not None
+    now = breaker.reopens_s()
+    breaker.answered(probe, now)
+    fail(breaker, now + 11, 3)
+    assert breaker.reopens_s() - now - 11 == 5.0, "it had worked for longer than its window"
+
+
+def test_answers_of_one_kind_hide_no_failures_of_another() -> None:
+    """B1: a store that says what it has, and gives out none of it. Seen to fail with one count for both."""
+    breaker = Breaker(LIMITS)
+    for second in range(3):
+        for _ in range(10):
+            named = breaker.admit(float(second), Tried.NAMES)
+            assert named is not None
+            breaker.answered(named, float(second))
+        fail(breaker, float(second))
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.broken is Tried.BYTES
+    assert breaker.admit(7.0, Tried.NAMES) is None, "names prove nothing of bytes"
+    assert breaker.admit(7.0, Tried.BYTES) is not None
 
 
 def test_failures_that_are_few_among_many_do_not_open_it() -> None:
     breaker = Breaker(LIMITS)
     for _ in range(100):
         for _ in range(2):
-            attempt = breaker.admit(0.0)
+            attempt = breaker.admit(0.0, Tried.BYTES)
             assert attempt is not None
             breaker.answered(attempt, 0.0)
         fail(breaker, 0.0)
@@ -79,12 +117,12 @@ def test_failures_are_forgotten_after_the_window() -> None:
 
 def test_what_began_before_it_opened_says_nothing_any_more() -> None:
     breaker = Breaker(LIMITS)
-    old = breaker.admit(0.0)
+    old = breaker.admit(0.0, Tried.BYTES)
     assert old is not None
     fail(breaker, 0.0, 3)
     breaker.answered(old, 1.0)
     assert breaker.state is BreakerState.OPEN
-    probe = breaker.admit(5.0)
+    probe = breaker.admit(5.0, Tried.BYTES)
     assert probe is not None
     breaker.answered(probe, 5.0)
     for _ in range(10):
@@ -97,7 +135,7 @@ def test_out_of_time_counts_only_if_nothing_else_was_answered(is_answered_meanwh
     """B1: a store that never answers is found out by askers with little time, a slow one is not."""
     breaker = Breaker(LIMITS)
     for second in range(3):
-        attempt, other = breaker.admit(float(second)), breaker.admit(float(second))
+        attempt, other = (breaker.admit(float(second), Tried.BYTES) for _ in range(2))
         assert attempt is not None
         assert other is not None
         if is_answered_meanwhile:
@@ -113,7 +151,7 @@ class Life(RuleBasedStateMachine):
     @initialize(failures=st.integers(1, 4), window=st.floats(0.1, 20), wait=st.floats(0.1, 20))
     def start(self, failures: int, window: float, wait: float) -> None:
         self.now = 0.0
-        self.limits = BreakerLimits(failures, window, wait)
+        self.limits = BreakerLimits(failures, window, wait, 3 * wait)
         self.breaker = Breaker(self.limits)
         self.open_attempts: list[Attempt] = []
 
@@ -124,7 +162,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def admit(self) -> None:
         was = self.breaker.state
-        attempt = self.breaker.admit(self.now)
+        attempt = self.breaker.admit(self.now, Tried.BYTES)
         if was is BreakerState.CLOSED:
             assert attempt is not None
             assert not attempt.is_probe
@@ -166,7 +204,7 @@ class Life(RuleBasedStateMachine):
         for attempt in self.open_attempts:
             self.breaker.unheard(attempt, self.now)
         self.now = max(self.now, self.breaker.reopens_s())
-        attempt = self.breaker.admit(self.now)
+        attempt = self.breaker.admit(self.now, Tried.BYTES)
         assert attempt is not None
         self.breaker.answered(attempt, self.now)
         assert self.breaker.state is BreakerState.CLOSED

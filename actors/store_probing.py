@@ -1,0 +1,71 @@
+"""Trying a store that is left alone, although nobody asks: B14, and health shows that it works again.
+
+A probe is of the kind that failed. Reads are tried with an object that could not be loaded, in memory of our own; a
+store that says what it has and gives out none of it does not pass. Writes are tried by deleting what is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import anyio
+
+from penstock.actors.api.errors import StoreBusy, StoreClogged
+from penstock.actors.api.store import DEVICE_BYTES, Keys
+from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.core.admission import Work
+from penstock.actors.core.breaker import Tried
+from penstock.actors.store_guard import Guard
+from penstock.actors.store_parts import Parts
+from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.store import StoreFault, Wanted
+
+PROBE = Keys(
+    bytes(KEY_BYTES), bytes(DEVICE_BYTES)
+)  # nothing is called so: whether it is there is no matter
+PAUSE_S_MIN = 0.1  # while somebody else's probe is under way
+
+
+async def probe(guard: Guard, attempt: Callable[[], Awaitable[None]]) -> None:
+    """`attempt`, whenever `guard` would let one through, until it is closed again; for as long as the store is open."""
+    while True:
+        await guard.opened.wait()
+        while not guard.is_closed:
+            await anyio.sleep(max(guard.probe_in_s(), PAUSE_S_MIN))
+            with suppress(StoreFault, StoreBusy):
+                await attempt()
+        guard.opened.clear()
+
+
+async def try_reads(parts: Parts) -> None:
+    """Raises StoreFault, StoreBusy."""
+    suspect = parts.suspect.target
+    if parts.reads.broken is Tried.NAMES or suspect is None:
+        await parts.reads.call(
+            partial(parts.store.locate, PROBE),
+            within_s=parts.config.locate_within,
+            tried=parts.reads.broken,
+        )
+        return
+    sizes = [suspect.header_bytes, suspect.payload_bytes]
+    try:
+        async with parts.gate.place(Work.LOAD, sum(sizes)) as place:
+            await _load(parts, suspect.key, suspect.device, sizes, place.user())
+    except StoreClogged as refusal:
+        parts.reads.failed(str(refusal))
+        raise
+
+
+async def _load(parts: Parts, key: bytes, device: int, sizes: list[int], hold: object) -> None:
+    header, payload = fresh_pages(sizes)
+    wanted = Wanted(key, device, header, payload, hold)
+    await parts.reads.try_batch(
+        partial(parts.store.load, [wanted]), within_s=parts.config.load_within
+    )
+
+
+async def try_writes(parts: Parts) -> None:
+    """Raises StoreFault."""
+    await parts.writes.call(partial(parts.store.delete, PROBE), within_s=parts.config.locate_within)
