@@ -44,5 +44,8 @@ class Saves:
 
     def at(self, store: str) -> list[SaveState]:
         """Of each object in turn, chunk by chunk. Raises ValueError for a store that the node does not have."""
+        if store not in self.stores:
+            there = ", ".join(self.stores) or "none"
+            raise ValueError(f"the node has no store {store!r}: it has {there}")
         place = self.stores.index(store)
         return [SaveState(one) for one in self.states[place :: len(self.stores)]]

@@ -73,6 +73,14 @@ def read_within(value: object) -> float | None:
     return max(0.0, seconds)
 
 
+def read_wait(value: object) -> float:
+    """Seconds to wait where there is no default. Raises InvalidField."""
+    seconds = read_within(value)
+    if seconds is None:
+        raise InvalidField("within", "must be seconds, not None: every wait has an end")
+    return min(seconds, UINT32_MAX // 1000)
+
+
 def read_pin_ms(value: object) -> int:
     """Seconds to keep something, in whole milliseconds, rounded up. Raises InvalidField."""
     if not isinstance(value, Real):

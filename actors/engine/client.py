@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import Accounts, ClientStatistics
 from penstock.actors.engine.answers import Prefetched, Saves
-from penstock.actors.engine.arguments import read_count, read_pin_ms, read_within
+from penstock.actors.engine.arguments import read_count, read_pin_ms, read_wait, read_within
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
@@ -337,12 +337,16 @@ class Client:
         adapter: bytes = b"",
         within: float,
     ) -> Saves:
-        """What became of a prompt's objects at the node's stores; waits at most so long for what is pending."""
+        """What became of a prompt's objects at the node's stores; waits at most so long for what is pending.
+
+        Nothing is known of any store (`Saves()`) while the node is away. Raises InvalidField.
+        """
         self._check()
+        wait_s = read_wait(within)
         with self._accounts.excusing("wait_stored"):
             session = self._link.current()
             prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
-            return Saves.of(await session.wait_stored(whole(prompt), within=within))
+            return Saves.of(await session.wait_stored(whole(prompt), within=wait_s))
         return Saves()
 
     async def stat(self, *, within: float | None = None) -> engine_pb2.StatReply:

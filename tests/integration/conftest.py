@@ -10,6 +10,11 @@ from tempfile import TemporaryDirectory
 import pytest
 from support import nodes
 
+from penstock.actors.stores import opening
+from penstock.actors.stores.config import FaultsConfig
+from penstock.actors.stores.faulty import FaultyStore
+from penstock.actors.stores.store import Store
+
 AGAIN = "with_stores_too: runs a second time, on nodes that have a store of files below their L1"
 NONE, FILES = "no_stores", "file_store"
 
@@ -41,6 +46,19 @@ def stores_below(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         if getattr(request, "param", "") == FILES:
             monkeypatch.setattr(nodes, "below", below)
         yield
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> list[FaultyStore]:
+    """Stores that are configured with `faults`, in the order in which nodes opened them: a test may change these."""
+    opened: list[FaultyStore] = []
+
+    def remembered(store: Store, faults: FaultsConfig) -> FaultyStore:
+        opened.append(FaultyStore(store, faults))
+        return opened[-1]
+
+    monkeypatch.setattr(opening, "FaultyStore", remembered)
+    return opened
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

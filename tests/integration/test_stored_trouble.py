@@ -18,10 +18,8 @@ from support.raw_engine import RawEngine, attached
 from penstock.actors.api import control, eviction
 from penstock.actors.api.control import HealthState
 from penstock.actors.node import Node
-from penstock.actors.stores import opening
 from penstock.actors.stores.config import FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
-from penstock.actors.stores.store import Store
 from penstock.protos import engine_pb2 as pb
 
 pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]  # it makes and compares bytes
@@ -55,19 +53,6 @@ async def part(node: Node, name: str) -> control.PartHealth:
 
 def counted(node: Node, name: str, **labels: str) -> float:
     return node.telemetry.value(f"penstock_{name}", **labels) or 0.0
-
-
-@pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> list[FaultyStore]:
-    """Stores with rehearsed faults, in the order in which nodes opened them: a test ends their faults."""
-    opened: list[FaultyStore] = []
-
-    def remembered(store: Store, faults: FaultsConfig) -> FaultyStore:
-        opened.append(FaultyStore(store, faults))
-        return opened[-1]
-
-    monkeypatch.setattr(opening, "FaultyStore", remembered)
-    return opened
 
 
 async def test_a_store_that_never_answers_holds_up_nothing(
