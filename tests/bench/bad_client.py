@@ -7,7 +7,7 @@ import asyncio
 import os
 
 import grpc
-from gateway import RawSession
+from gateway import RawSession, small_model
 
 from penstock.actors.engine.client import new_engine_instance
 from penstock.protos import engine_pb2
@@ -30,7 +30,7 @@ async def main() -> None:
     parser.add_argument("--ready-fd", type=int, required=True)
     given = parser.parse_args()
     async with grpc.aio.insecure_channel(given.address) as channel:
-        session = await RawSession.attach(channel, new_engine_instance())
+        session = await RawSession.attach(channel, small_model(new_engine_instance()))
         with os.fdopen(given.ready_fd, "w") as ready:
             ready.write("attached\n")
         while True:
