@@ -149,11 +149,14 @@ class Guard:
             assert len(answers) == len(left), f"{self.name}: {len(answers)} of {len(left)} answers"
             for at, answer in zip(left, answers, strict=True):
                 outcomes[at] = answer
+                if answer.may_be_there:
+                    unsure.add(at)
             left = [at for at in left if outcomes[at].fate is Fate.FAULT]
             goes_on = left and not is_left_alone
             pause_s = attempts.pause_s(ends_s - loop.time()) if goes_on else None
             if pause_s is None:
-                return Settled(outcomes, frozenset(unsure.intersection(left)))
+                unsure = {at for at in unsure if outcomes[at].fate is not Fate.DONE}
+                return Settled(outcomes, frozenset(unsure))
             self._on_retry()
             await anyio.sleep(pause_s)
 

@@ -159,6 +159,7 @@ class Saver:
 
     async def _refusal(self, ledger: StoreLedger, record: Record) -> Saved | None:
         """None: there is room for it now, until the next await."""
+        assert record.tenant is not None, record
         reason = ledger.refusal(record.tenant, record.size_bytes)
         if reason:
             return Saved(SaveOutcome.NO_ROOM, reason)

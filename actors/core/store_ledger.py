@@ -40,7 +40,7 @@ class Record(NamedTuple):
     key: bytes
     device: int
     size_bytes: int
-    tenant: bytes
+    tenant: bytes | None  # None: not known, and so nobody's
 
 
 class _Owned(NamedTuple):
@@ -105,7 +105,8 @@ class StoreLedger:
                 room -= not is_known
             else:
                 surplus.append(record)
-        self._put([self._owned(one) for one in known])
+        numbers = {tenant: self._number(tenant) for tenant in {one.tenant for one in known}}
+        self._put([_Owned(*one[:3], numbers[one.tenant]) for one in known])
         return surplus
 
     def refusal(self, tenant: bytes, size_bytes: int) -> str:
@@ -130,8 +131,10 @@ class StoreLedger:
     def reserve(self, record: Record) -> None:
         """The caller has made sure of room, and that nobody else changes this key."""
         assert record.key not in self._pending, record.key.hex()
+        assert record.tenant is not None
         assert self.refusal(record.tenant, record.size_bytes) == ""
-        owned = self._pending[record.key] = self._owned(record)
+        owned = _Owned(*record[:3], self._number(record.tenant))
+        self._pending[record.key] = owned
         self._pending_bytes += owned.size_bytes
         self._pending_of[owned.tenant] += owned.size_bytes
         assert self.used_bytes <= self._limits.capacity_bytes, self
@@ -207,12 +210,13 @@ class StoreLedger:
                 tenants=struct.pack(f"<{len(batch)}I", *tenants),
             )
 
-    def _owned(self, record: Record) -> _Owned:
+    def _number(self, tenant: bytes | None) -> int:
+        if tenant is None:
+            return NOBODY
         try:
-            number = int(self._tenants.account(record.tenant).id)
+            return int(self._tenants.account(tenant).id)
         except TooManyTenants:
-            number = NOBODY
-        return _Owned(record.key, record.device, record.size_bytes, number)
+            return NOBODY
 
     def _bytes_of(self, number: TenantId) -> int:
         return self._catalog.bytes_of(number) + self._pending_of[number]

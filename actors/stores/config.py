@@ -108,6 +108,11 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
     transform_threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     faults: FaultsConfig | None = None  # of the medium: below the transforms
 
+    @property
+    def has_quotas(self) -> bool:
+        """Whether it matters whose the objects are."""
+        return bool(self.tenant_bytes_max or self.quotas)
+
     def __post_init__(self) -> None:
         check_transforms(self.transforms)
         check_durations(self, "open_within", "locate_within", "load_within", "save_within")

@@ -3,8 +3,9 @@ r"""Objects as files, moved between arena and disk by the native I/O engine.
     saving -> aside/... written, [synced] -> renamed to objects/...    whole under its name, or not there
            \-> failed: removed
 
-A save that is given up goes on: its object becomes visible whole, or not; a save or deletion of it that comes later
-waits for it, and so has the last word. A file is the header, padded to blocks, and the payload; its length is theirs.
+A save that is given up goes on: its object becomes visible whole, or not; a deletion goes on, too. A save or deletion
+of it that comes later waits for it, and so has the last word. A file is the header, padded to blocks, and the payload;
+its length is theirs.
 Names are digits of keys. Several folders share the objects by key or by device (`file_config.py`); what lies in a
 folder is said in `file_folder.py`.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,13 +25,14 @@ from typing import TypeAlias, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from penstock._native import Caching, read_file_now
+from penstock._native import Caching, Durability, read_file_now
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
-from penstock.actors.stores.file_folder import Folder, Marker, object_name
+from penstock.actors.stores.file_folder import Folder, Marker, object_name, read_tenant, unread
+from penstock.actors.stores.given_up import GivenUp
 from penstock.actors.stores.header import whole_blocks
-from penstock.actors.stores.native_io import IoBusy, IoClosed, Moved, NativeIo, all_of
+from penstock.actors.stores.native_io import IoBusy, IoClosed, Moved, NativeIo
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     DONE,
@@ -43,12 +46,14 @@ from penstock.actors.stores.store import (
     StoreFault,
     Wanted,
 )
+from penstock.actors.stores.threads import Threads
 from penstock.runtime.errors import mapped
 from penstock.runtime.log import Log
 
 T = TypeVar("T")
 Placed: TypeAlias = tuple[Folder, Caching]
 
+GIVE_UP_WITHIN_S = 1.0  # to close what was opened in vain
 STARTED_MAX = 128  # jobs in one step of the loop
 ENTRIES_MAX = 1024  # told at a time by recovery
 OWNERSHIP = {
@@ -61,36 +66,68 @@ CACHING = {FileIo.DIRECT: Caching.DIRECT, FileIo.BUFFERED: Caching.BUFFERED}
 async def open_file_store(config: FileConfig, context: StoreContext) -> FileStore:
     """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    with ExitStack() as opened:
-        folders: list[Folder] = []
+    opening = _Opening(config, context, log)
+    store: FileStore | None = None
+    try:
+        with mapped(
+            {RuntimeError: StoreFault, OSError: StoreFault}
+        ):  # no thread or descriptor is left
+            placed = await context.beside.run(opening)
+            store = FileStore(config, placed, context.beside, log)
+    finally:
+        if store is None and (close := opening.give_up()) is not None:
+            with anyio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
+                await context.beside.run(close)
+    return store
 
-        def lock(marker: Marker, path: Path) -> None:
-            # Noted on its thread: whoever gives up meanwhile must not lose what was locked.
-            folder = Folder(path, marker, OWNERSHIP[config.ownership], context.epoch)
-            opened.callback(folder.close)
-            folders.append(folder)
 
-        for marker, path in _marked(config):
-            await anyio.to_thread.run_sync(lock, marker, path)
-        claim = partial(_claimed, CACHING[config.io], log)
-        placed = [await anyio.to_thread.run_sync(claim, folder) for folder in folders]
-        with mapped({OSError: StoreFault}):  # no descriptor or thread is left
-            store = FileStore(config, tuple(placed), log)
-        opened.pop_all()
-        return store
+class _Opening:
+    """Folders being opened, on a thread that may hang. Whoever comes last closes what nobody wants any more."""
+
+    def __init__(self, config: FileConfig, context: StoreContext, log: Log) -> None:
+        self._config = config
+        self._context = context
+        self._log = log
+        self._lock = threading.Lock()
+        self._is_given_up = False
+        self._close: Callable[[], None] | None = None  # what has been opened and handed over
+
+    def __call__(self) -> tuple[Placed, ...]:
+        """Blocks. Raises StoreRefused, StoreFault."""
+        config = self._config
+        with ExitStack() as opened:
+            folders: list[Folder] = []
+            for marker, path in _marked(config):
+                ownership = OWNERSHIP[config.ownership]
+                folders.append(Folder(path, marker, ownership, self._context.epoch))
+                opened.callback(folders[-1].close)
+            placed = tuple(_claimed(CACHING[config.io], self._log, one) for one in folders)
+            with self._lock:
+                if not self._is_given_up:
+                    self._close = opened.pop_all().close
+        return placed
+
+    def give_up(self) -> Callable[[], None] | None:
+        """Nobody wants it. What is to be called if the thread has done its part; else it closes by itself."""
+        with self._lock:
+            self._is_given_up = True
+            return self._close
 
 
 class FileStore:
     """The files below all folders of one store."""
 
-    def __init__(self, config: FileConfig, folders: tuple[Placed, ...], log: Log) -> None:
+    def __init__(
+        self, config: FileConfig, folders: tuple[Placed, ...], threads: Threads, log: Log
+    ) -> None:
         self.ownership = OWNERSHIP[config.ownership]
         self._folders = folders
         self._by_device = config.placement is Placement.BY_DEVICE
         self._durability = DURABILITY[config.durability]
         self._capacity_bytes = int(config.capacity)
-        # Saves nobody waits for any more, and what they may still write. Whoever saves or deletes the same comes after.
-        self._given_up: dict[Moved, bytes] = {}
+        self._tenant = read_tenant if config.has_quotas else unread
+        self._threads = threads
+        self._given_up = GivenUp()  # saves and deletions
         self._io = NativeIo(
             depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log
         )
@@ -100,7 +137,7 @@ class FileStore:
             folder, _ = self._place(keys[index], keys.device(index))
             return self._io.stat_file(folder.fd, object_name(keys[index]))
 
-        sizes = await self._whole_batch("located", look, range(len(keys)))
+        sizes = await self._whole_batch("located", look, range(len(keys)), [])
         return bytes(size >= BLOCK_BYTES for size in sizes)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
@@ -125,33 +162,39 @@ class FileStore:
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         moved: list[Moved | Outcome] = []
-        await self._after_given_up({one.key for one in given})
+        await self._given_up.after({one.key for one in given})
         try:
             async for one in _in_steps(given):
                 moved.append(self._started(self._save, one))
-            return [await _outcome(of, _saved) for of in moved]
+            return [await _outcome(of, self._saved) for of in moved]
         finally:
             for of, one in zip(moved, given, strict=False):
                 if not isinstance(of, Outcome) and not of.done():
-                    self._given_up[of] = one.key
-                    of.add_done_callback(self._given_up.pop)
+                    self._given_up.add(of, one.key)
 
     async def delete(self, keys: Keys) -> None:
         def remove(index: int) -> Moved:
             folder, _ = self._place(keys[index], keys.device(index))
             return self._io.remove_file(folder.fd, object_name(keys[index]))
 
-        await self._after_given_up(set(keys))
-        await self._whole_batch("deleted", remove, range(len(keys)))
+        await self._given_up.after(set(keys))
+        moved: list[Moved] = []
+        try:
+            await self._whole_batch("deleted", remove, range(len(keys)), moved)
+        finally:
+            for of, key in zip(moved, keys, strict=False):
+                if not of.done():
+                    self._given_up.add(of, key)
 
     async def recover(self) -> AsyncIterator[list[Entry]]:
-        """By names and sizes; a folder is read in portions, on a thread."""
+        """By names and sizes, and first blocks if it matters whose they are; a folder is read in portions."""
         if self.ownership is Ownership.SHARED:
             return
         for folder, _ in self._folders:
-            portions = folder.entries(ENTRIES_MAX)
+            portions = folder.entries(ENTRIES_MAX, self._tenant)
             try:
-                while (batch := await _next(portions)) is not None:
+                # A thread that hangs on a dead disk is left to it.
+                while (batch := await self._threads.run(partial(next, portions, None))) is not None:
                     yield batch
             except OSError as error:
                 raise StoreFault(f"{folder.path} cannot be read: {error}") from error
@@ -166,7 +209,7 @@ class FileStore:
     async def aclose(self) -> None:
         await self._io.aclose()
         for folder, _ in self._folders:
-            await anyio.to_thread.run_sync(folder.close)
+            await self._threads.run(folder.close)
 
     def _place(self, key: bytes, device: int) -> Placed:
         # Other digits of the key than those that name the folder of the object.
@@ -198,25 +241,39 @@ class FileStore:
         except (IoBusy, IoClosed) as refusal:
             return Outcome(Fate.FAULT, reason=str(refusal))
 
-    async def _after_given_up(self, keys: set[bytes]) -> None:
-        for moved in [moved for moved, key in self._given_up.items() if key in keys]:
-            await asyncio.shield(moved)
-
     async def _whole_batch(
-        self, done: str, start: Callable[[int], Moved], indices: Sequence[int]
+        self,
+        done: str,
+        start: Callable[[int], Moved],
+        indices: Sequence[int],
+        moved: list[Moved],
     ) -> list[int]:
-        """What became of each; other failures than a missing file are those of the batch."""
-        moved: list[Moved] = []
+        """What became of each; other failures than a missing file are those of the batch. `moved`: what was begun."""
         try:
             async for index in _in_steps(indices):
                 moved.append(start(index))
         except (IoBusy, IoClosed) as refusal:
             raise StoreFault(str(refusal)) from None
-        outcomes = await all_of(moved)
+        # Shielded: a deletion that is given up goes on.
+        outcomes = [await asyncio.shield(one) for one in moved]
         for outcome in outcomes:
             if outcome < 0 and outcome != -errno.ENOENT:
                 raise StoreFault(f"an object could not be {done}: {os.strerror(-outcome)}")
         return outcomes
+
+    def _saved(self, size: int) -> Outcome:
+        # The last that is done for durability is done to what is visible already.
+        may_be_there = self._durability is not Durability.NONE
+        match -size:
+            case errno.ENOSPC | errno.EDQUOT as error:
+                fate, reason = Fate.FULL, os.strerror(error)
+            case errno.EFBIG as error:
+                return Outcome(Fate.REFUSED, reason=os.strerror(error))
+            case error if error > 0:
+                fate, reason = Fate.FAULT, f"writing: {os.strerror(error)}"
+            case _:
+                return DONE
+        return Outcome(fate, reason=reason, may_be_there=may_be_there)
 
 
 def _marked(config: FileConfig) -> list[tuple[Marker, Path]]:
@@ -235,11 +292,6 @@ def _claimed(wanted: Caching, log: Log, folder: Folder) -> Placed:
         reason = "its filesystem refuses O_DIRECT"
         log.warning("io_buffered", path=folder.path, reason=reason)
     return folder, caching
-
-
-async def _next(portions: Iterator[list[Entry]]) -> list[Entry] | None:
-    # A thread that hangs on a dead disk is left to it: it reads names, and nobody waits for them.
-    return await anyio.to_thread.run_sync(next, portions, None, abandon_on_cancel=True)
 
 
 async def _in_steps(all_: Sequence[T]) -> AsyncIterator[T]:
@@ -269,14 +321,3 @@ def _loaded(wanted: Wanted, size: int) -> Outcome:
         reason = f"its file has {size} bytes, fewer than its header's {header_bytes}"
         return Outcome(Fate.REFUSED, reason=reason)
     return Outcome(Fate.DONE, size - header_bytes)
-
-
-def _saved(size: int) -> Outcome:
-    match -size:
-        case errno.ENOSPC | errno.EDQUOT as error:
-            return Outcome(Fate.FULL, reason=os.strerror(error))
-        case errno.EFBIG as error:
-            return Outcome(Fate.REFUSED, reason=os.strerror(error))
-        case error if error > 0:
-            return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(error)}")
-    return DONE

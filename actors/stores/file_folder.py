@@ -18,16 +18,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from penstock._native import Caching
 from penstock.actors.api.types import KEY_BYTES, Epoch
 from penstock.actors.stores.file_config import Placement
-from penstock.actors.stores.header import NO_TENANT, whole_blocks
+from penstock.actors.stores.header import tenant_of, whole_blocks
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     Entry,
@@ -35,6 +36,8 @@ from penstock.actors.stores.store import (
     StoreFault,
     StoreRefused,
 )
+
+TenantOf: TypeAlias = Callable[["os.DirEntry[str]"], bytes | None]
 
 FORMAT = 1
 FOLDER_MODE = 0o700
@@ -124,14 +127,14 @@ class Folder:
         """Remove temporaries of stores that are no more: of those whose `owner` nobody has locked. How many."""
         return sum(_remove_if_dead(one) for one in (self.path / "aside").iterdir())
 
-    def entries(self, batch_max: int) -> Iterator[list[Entry]]:
-        """Objects that are there, told from their names and sizes alone. What no object can be is removed."""
+    def entries(self, batch_max: int, tenant: TenantOf) -> Iterator[list[Entry]]:
+        """Objects that are there, told from their names and sizes. What no object can be is removed."""
         for first in _HEX:
             for second in _HEX:
                 is_ours = re.compile(f"{first}{second}[0-9a-f]{{{2 * KEY_BYTES - 2}}}").fullmatch
                 with os.scandir(self.path / "objects" / first / second) as found:
                     while batch := [*islice(found, batch_max)]:
-                        entries = [self._entry(one) for one in batch if is_ours(one.name)]
+                        entries = [self._entry(one, tenant) for one in batch if is_ours(one.name)]
                         yield [one for one in entries if one is not None]
 
     def close(self) -> None:
@@ -191,15 +194,33 @@ class Folder:
                     break
                 os.close(owner)
 
-    def _entry(self, found: os.DirEntry[str]) -> Entry | None:
+    def _entry(self, found: os.DirEntry[str], tenant: TenantOf) -> Entry | None:
         try:
+            if not found.is_file(follow_symlinks=False):
+                return None
             size = found.stat(follow_symlinks=False).st_size
             if size >= BLOCK_BYTES:
                 key = bytes.fromhex(found.name)
-                return Entry(key, self._marker.device, whole_blocks(size), NO_TENANT)
+                return Entry(key, self._marker.device, whole_blocks(size), tenant(found))
             Path(found.path).unlink()  # cut short by a power cut: no header is in it
         except FileNotFoundError:
             pass  # deleted meanwhile
+        return None
+
+
+def unread(_: os.DirEntry[str]) -> bytes | None:
+    """No file is opened: nobody asks whose they are."""
+    return None
+
+
+def read_tenant(found: os.DirEntry[str]) -> bytes | None:
+    """From the first block of the file."""
+    try:
+        with Path(found.path).open("rb", buffering=0) as file:
+            return tenant_of(file.read(BLOCK_BYTES))
+    except FileNotFoundError:
+        raise
+    except OSError:  # it is there, and takes its room
         return None
 
 

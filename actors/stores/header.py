@@ -164,6 +164,15 @@ def decode(data: memoryview | bytes | bytearray) -> Header:
     return Header(key, namespace, tenant, logical, stored, digest, digests, name, seal)
 
 
+def tenant_of(block: bytes) -> bytes | None:
+    """Whose the object is that begins with this block, as far as it says; None: there is none of ours. The rest of the
+    header, and so its checksum, may not be in the block."""
+    if len(block) < _FIXED.size or not block.startswith(MAGIC):
+        return None
+    _, version, _, _, _, _, tenant, *_ = _FIXED.unpack_from(block)
+    return tenant if version == VERSION else None
+
+
 def expect(
     header: Header, *, key: bytes, namespace: bytes, logical_bytes: int, runs: int, transform: bytes
 ) -> None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from penstock._native import Caching
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.file_config import DurabilityName
-from penstock.actors.stores.file_folder import Folder, object_name
+from penstock.actors.stores.file_folder import Folder, object_name, read_tenant, unread
 from penstock.actors.stores.header import whole_blocks
 from penstock.actors.stores.nixl_agent import Agent, Parts, Remote, Way
 from penstock.actors.stores.nixl_config import NixlConfig
@@ -61,6 +61,7 @@ class NixlFiles:
         self._is_direct = caching is Caching.DIRECT
         self._is_durable = config.durability is DurabilityName.FDATASYNC
         self._depth = config.depth
+        self._tenant = read_tenant if config.has_quotas else unread
 
     def locate(self, keys: Keys) -> bytes:
         """Raises StoreFault."""
@@ -84,7 +85,7 @@ class NixlFiles:
 
     def entries(self, batch_max: int) -> Iterator[list[Entry]]:
         """Raises OSError."""
-        return self._folder.entries(batch_max)
+        return self._folder.entries(batch_max, self._tenant)
 
     def cost(self, header_bytes: int, payload_bytes: int) -> int:
         return whole_blocks(header_bytes) + whole_blocks(payload_bytes)

@@ -16,10 +16,13 @@ from typing import Protocol, runtime_checkable
 from penstock.actors.api.store import ArenaUsage, Keys
 from penstock.actors.api.types import Epoch
 from penstock.actors.core.lossy import LossyNamespaces
+from penstock.actors.stores.threads import Threads
 from penstock.runtime.errors import ConfigError, UnavailableError
 
 BLOCK_BYTES = 4096
 """Headers and the views of payloads are whole blocks of so many bytes at addresses that are multiples of it."""
+
+BESIDE_MAX = 4  # blocking calls of one store at a time, beside its I/O
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Outcome:
     payload_bytes: int = 0  # of a load: how many bytes the stored payload has
     reason: str = ""
     taken_bytes: int = 0  # of a save that took less of the medium than Store.cost said: how much
+    may_be_there: bool = False  # of a save that failed: it may be visible all the same
 
 
 DONE = Outcome(Fate.DONE)
@@ -77,7 +81,7 @@ class Entry:
     key: bytes
     device: int
     stored_bytes: int  # as by Store.cost
-    tenant: bytes  # 16 bytes; zeros: none, or not known without reading it
+    tenant: bytes | None  # 16 bytes; zeros: none. None: not known, as it was not read
 
 
 class Ownership(enum.Enum):
@@ -184,3 +188,6 @@ class StoreContext:
     memory: memoryview | None = field(
         default=None, repr=False
     )  # all that payloads may lie in, for libraries that want to know it beforehand
+    beside: Threads = field(
+        default_factory=lambda: Threads("store", BESIDE_MAX), repr=False
+    )  # for opening and closing, of all lives of the store: a medium that hangs keeps no more threads than these

@@ -32,10 +32,19 @@ class Threads:
         return await (await self.begin(work))
 
     async def begin(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
-        """Begin `work` when there is a place for it. What it returns or raises, later; nobody has to ask."""
+        """Begin `work` when there is a place for it. What it returns or raises, later; nobody has to ask.
+
+        Raises RuntimeError when the system has no thread left.
+        """
         await self._places.acquire()
-        call = _Call(work, self._places)
-        threading.Thread(target=call, name=self._name, daemon=True).start()
+        has_begun = False
+        try:
+            call = _Call(work, self._places)
+            threading.Thread(target=call, name=self._name, daemon=True).start()
+            has_begun = True
+        finally:
+            if not has_begun:
+                self._places.release()
         return call.answer
 
     async def close(self) -> None:

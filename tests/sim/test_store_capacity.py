@@ -15,7 +15,7 @@ from penstock.actors.stores.config import BreakerConfig, FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
 from penstock.actors.stores.memory import MemoryStore, Shelf
 from penstock.actors.stores.samples import keys_of, make_sample
-from penstock.actors.stores.store import Entry, Given, Outcome, Store, StoreFault, Wanted
+from penstock.actors.stores.store import Entry, Fate, Given, Outcome, Store, StoreFault, Wanted
 from penstock.runtime.sim_loop import simulate
 from penstock.runtime.units import ByteSize, Seconds
 
@@ -262,5 +262,29 @@ def test_what_was_saved_while_it_was_read_in_vain_stays_in_the_books(seed: int) 
                 assert saved[0].outcome is SaveOutcome.SAVED
             usage = await world.measure()
             assert (usage.objects, usage.used_bytes) == (2, _on_shelf(shelf))
+
+    simulate(seed, main)
+
+
+@SEEDS
+def test_what_may_be_there_though_it_failed_is_taken_back(seed: int) -> None:
+    """C6: a save that was visible before it failed. Seen to fail with one that counts as any other failure."""
+    shelf: Shelf = {}
+
+    class Undurable(MemoryStore):
+        async def save(self, given: Sequence[Given]) -> list[Outcome]:
+            await super().save(given)
+            return [Outcome(Fate.FAULT, reason="EIO", may_be_there=True)] * len(given)
+
+    async def main() -> None:
+        async def open_store() -> Store:
+            return Undurable(shelf)
+
+        async with store_world(open_store, config()) as world:
+            saved = await world.save(*[source(one) for one in await samples(3)])
+            assert {one.outcome for one in saved} == {SaveOutcome.FAILED}
+            await anyio.sleep(1)
+            usage = await world.measure()
+            assert (usage.objects, usage.used_bytes, shelf) == (0, 0, {})
 
     simulate(seed, main)

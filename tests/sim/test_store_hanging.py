@@ -18,7 +18,7 @@ from penstock.actors.stores.samples import Sample, keys_of
 from penstock.actors.stores.store import Outcome, Ownership, Store, Wanted
 from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.sim_loop import simulate
-from penstock.runtime.units import KIB, MIB, ByteSize, Seconds
+from penstock.runtime.units import KIB, ByteSize, Seconds
 
 
 class Hanging(MemoryStore):
@@ -151,10 +151,10 @@ def test_a_store_that_hangs_is_given_no_more_memory_than_it_may_have(seed: int) 
     """A2, B13: what was given up counts until nobody touches it any more; loads beyond are refused at once.
 
     Seen to fail while a load's bytes were free when its asker had gone: memory without a bound."""
-    bound = 2 * MIB
+    bound = 512 * KIB
 
     async def scene(world: StoreWorld, store: Hanging) -> None:
-        one = (await samples(1, 512 * KIB))[0]
+        one = (await samples(1, 128 * KIB))[0]
         await world.save(source(one))
         store.hang()
         for _ in range(100):
@@ -179,7 +179,7 @@ def test_a_store_that_has_all_the_memory_it_may_have_is_left_alone(seed: int) ->
     """B1: what is refused for that counts as failed, and nothing is found there until it answers."""
 
     async def scene(world: StoreWorld, store: Hanging) -> None:
-        one = (await samples(1, 512 * KIB))[0]
+        one = (await samples(1, 128 * KIB))[0]
         await world.save(source(one))
         store.hang()
         for _ in range(5):
@@ -196,13 +196,13 @@ def test_a_store_that_has_all_the_memory_it_may_have_is_left_alone(seed: int) ->
         await anyio.sleep(31)
         assert await world.fetch(one) == [LoadOutcome.LOADED]
 
-    play(seed, scene, config(inflight_bytes_max=ByteSize(MIB)))
+    play(seed, scene, config(inflight_bytes_max=ByteSize(256 * KIB)))
 
 
 @SEEDS
 def test_loads_that_wait_behind_one_that_hangs_go_on_when_it_comes_back(seed: int) -> None:
     async def scene(world: StoreWorld, store: Hanging) -> None:
-        one, other = await samples(2, 512 * KIB)
+        one, other = await samples(2, 128 * KIB)
         await world.save(source(one), source(other))
         store.hang()
         async with anyio.create_task_group() as group:
@@ -214,7 +214,7 @@ def test_loads_that_wait_behind_one_that_hangs_go_on_when_it_comes_back(seed: in
             store.work()
 
     never = BreakerConfig(failures=10_000)
-    play(seed, scene, config(inflight_bytes_max=ByteSize(768 * KIB), breaker=never))
+    play(seed, scene, config(inflight_bytes_max=ByteSize(192 * KIB), breaker=never))
 
 
 async def _out_of_time(world: StoreWorld, sample: Sample, within: float) -> None:

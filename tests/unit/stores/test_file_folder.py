@@ -14,8 +14,14 @@ from support.mounts import mounted
 from penstock._native import Caching
 from penstock.actors.api.types import Epoch
 from penstock.actors.stores.file_config import Placement
-from penstock.actors.stores.file_folder import Folder, Marker, object_name
-from penstock.actors.stores.header import NO_TENANT
+from penstock.actors.stores.file_folder import (
+    Folder,
+    Marker,
+    object_name,
+    read_tenant,
+    unread,
+)
+from penstock.actors.stores.header import Header, encode
 from penstock.actors.stores.store import Entry, Ownership, StoreFault, StoreRefused
 
 KEY = hashlib.sha256(b"key").digest()
@@ -160,11 +166,24 @@ def test_recovery_tells_objects_by_names_and_sizes_and_nothing_else(tmp_path: Pa
         stranger = write(folder, "objects/0/0/README", 9000)
         misplaced = write(folder, f"objects/0/0/{KEY.hex()}", 9000)
         stub = write(folder, object_name(bytes(32)), 4095)  # by a power cut
-        found = [entry for batch in folder.entries(1) for entry in batch]
-        assert found == [Entry(KEY, 3, 4 * 4096, NO_TENANT)]
+        found = [entry for batch in folder.entries(1, unread) for entry in batch]
+        assert found == [Entry(KEY, 3, 4 * 4096, None)]
         assert stranger.exists()
         assert misplaced.exists()
         assert not stub.exists()
+
+
+def test_whose_objects_are_stands_in_their_first_block(tmp_path: Path) -> None:
+    """D6: what says nothing of it is nobody's."""
+    tenant, other = b"t" * 16, hashlib.sha256(b"other").digest()
+    header = Header(KEY, bytes(32), tenant, 1, 1, 0, bytes(8 * 1000))
+    with closing(opened(tmp_path)) as folder:
+        write(folder, object_name(KEY), 1).write_bytes(encode(header))
+        assert len(encode(header)) > 4096
+        write(folder, object_name(other), 2 * 4096)
+        (tmp_path / object_name(bytes(32))).mkdir()  # no file: none of ours
+        found = {one.key: one.tenant for some in folder.entries(8, read_tenant) for one in some}
+    assert found == {KEY: tenant, other: None}
 
 
 def test_a_filesystem_that_refuses_direct_io_is_found_out(tmp_path: Path) -> None:

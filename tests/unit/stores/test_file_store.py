@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import os
 import re
@@ -15,10 +17,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from support.mounts import disk_image, mounted, shut_down
 
+from penstock._native import Durability
 from penstock.actors.api.types import Epoch
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file import FileStore, open_file_store
-from penstock.actors.stores.file_config import FileConfig, FileIo, Placement
+from penstock.actors.stores.file_config import DurabilityName, FileConfig, FileIo, Placement
 from penstock.actors.stores.file_folder import object_name
 from penstock.actors.stores.samples import Sample, keys_of, make_sample
 from penstock.actors.stores.store import Fate, StoreContext, StoreFault, StoreRefused
@@ -166,8 +169,41 @@ def test_who_saves_or_deletes_after_a_save_that_was_given_up_has_the_last_word(
         await store.delete(keys_of([large]))
         await quiet(store)
         assert await store.locate(keys_of([large])) == b"\0"
+        await store.save([small.given()])
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.delete, keys_of([small]))
+            for _ in range(steps):
+                await checkpoint()
+            group.cancel_scope.cancel()
+        assert await fates(store, [small]) == [Fate.DONE]
+        await quiet(store)
+        assert await store.locate(keys_of([small])) == b"\1"
 
     run(work, configured(tmp_path))
+
+
+def test_a_save_that_failed_to_be_durable_may_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C6: what is synced last has its name already. It is to be taken back, and not forgotten."""
+
+    async def work(store: FileStore) -> None:
+        one = await make_sample(1, 4096)
+
+        def failing(_: object) -> asyncio.Future[int]:
+            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            future.set_result(-errno.EIO)
+            return future
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_save", failing)
+            (outcome,) = await store.save([one.given()])
+        assert outcome.fate is Fate.FAULT
+        is_durable = store._durability is Durability.FDATASYNC
+        assert outcome.may_be_there == is_durable
+
+    for durability in DurabilityName:
+        run(work, configured(tmp_path / durability.value, durability=durability))
 
 
 def test_a_rank_has_its_own_disk(tmp_path: Path) -> None:

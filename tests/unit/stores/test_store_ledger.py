@@ -135,3 +135,15 @@ def test_a_suffix_goes_before_its_prefix(catalog: Callable[[], Catalog]) -> None
     books.settle(KEYS[:4], [])
     books.touch(b"".join(KEYS[:4]))
     assert [*books.choose(20, 9, without=())] == [KEYS[3], KEYS[2]]
+
+
+def test_what_is_of_an_unknown_tenant_counts_for_nobody() -> None:
+    """D6: after a restart, what was found and not read is no tenant's, and not that without a salt either.
+
+    Seen to fail with zeros for a tenant that is not known: the one without a salt had everything."""
+    limits = LedgerLimits(CAPACITY, OBJECTS, 8, 300, {})
+    books = StoreLedger(native(), limits)
+    books.found([Record(KEYS[0], 0, 300, None), Record(KEYS[1], 0, 200, TENANTS[2])])
+    assert books.used_bytes == 500
+    assert books.refusal(TENANTS[0], 300) == ""
+    assert "has 200 of 300" in books.refusal(TENANTS[2], 101)

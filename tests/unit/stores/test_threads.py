@@ -39,6 +39,22 @@ def test_what_a_call_raises_is_raised() -> None:
     anyio.run(main)
 
 
+def test_a_call_that_finds_no_thread_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        threads = Threads("t", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(RuntimeError, match="can't start"):
+                await threads.run(lambda: 1)
+        with anyio.fail_after(10):
+            assert await threads.run(lambda: 7) == 7
+
+    anyio.run(main)
+
+
 def test_a_call_that_was_given_up_keeps_its_place_until_it_returns() -> None:
     let_go = threading.Event()
 
