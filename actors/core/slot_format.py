@@ -151,19 +151,33 @@ def encode_superblock(made: Superblock) -> bytes:
 def latest_superblock(head: bytes | memoryview) -> Superblock | None:
     """The valid one of the latest generation in the first HEAD_BYTES of a medium; None: all of them are zeros.
 
-    Raises ForeignMedium, NewerMedium, DamagedMedium.
+    Whoever uses the medium after us, a filesystem, LVM, a partition table, writes somewhere there what we never
+    wrote, though a superblock of ours may be left: so all the rest must be zeros. Raises ForeignMedium, NewerMedium,
+    DamagedMedium.
     """
     assert len(head) == HEAD_BYTES
     copies = [bytes(head[at : at + SUPERBLOCK_BYTES]) for at in SUPERBLOCK_PLACES]
     ours = [copy for copy in copies if copy.startswith(MAGIC)]
-    if not ours:
-        if any(head):
-            raise ForeignMedium("it holds data that is not Penstock's")
-        return None
     valid = [one for one in map(_superblock, ours) if one is not None]
+    if not all(copy.startswith(MAGIC) or not any(copy) for copy in copies) or _is_strewn(head):
+        also = ", beside what was Penstock's" if ours else ""
+        raise ForeignMedium(f"it holds data that is not Penstock's{also}")
+    if not ours:
+        return None
     if not valid:
         raise DamagedMedium("it was Penstock's, but neither of its superblocks is whole")
-    return max(valid, key=lambda one: one.generation)
+    latest = max(valid, key=lambda one: one.generation)
+    if latest.generation > 1 and not copies[0].startswith(MAGIC):
+        raise ForeignMedium("it was Penstock's, but its first block was erased since")
+    return latest
+
+
+def _is_strewn(head: bytes | memoryview) -> bool:
+    """Whether there is anything but superblocks."""
+    size = _SUPERBLOCK.size + CHECKSUM_BYTES
+    ends = [*SUPERBLOCK_PLACES[1:], HEAD_BYTES]
+    rest = [bytes(head[at + size : end]) for at, end in zip(SUPERBLOCK_PLACES, ends, strict=True)]
+    return any(one != bytes(len(one)) for one in rest)
 
 
 def _superblock(copy: bytes) -> Superblock | None:

@@ -17,6 +17,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 import anyio
@@ -28,10 +29,10 @@ from penstock.actors.stores.device import Device, NativeDevice, Together
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import NativeIo
 from penstock.actors.stores.raw_commit import Answer
-from penstock.actors.stores.raw_config import RawBlockConfig
+from penstock.actors.stores.raw_config import RawBlockConfig, RawPlace
 from penstock.actors.stores.raw_layout import Geometry
 from penstock.actors.stores.raw_medium import Medium, check_distinct, open_medium
-from penstock.actors.stores.raw_replay import entries, open_volume
+from penstock.actors.stores.raw_replay import entries, judged, open_volume
 from penstock.actors.stores.raw_volume import Reading, Volume, Writing
 from penstock.actors.stores.store import (
     DONE,
@@ -69,8 +70,12 @@ async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) ->
                 key=config.places_key,
                 file_bytes=file_bytes - file_bytes % config.block_align,
                 preallocate=config.preallocate,
+                judge=partial(_judge, config, place),
             )
-            devices.append(_device(await anyio.to_thread.run_sync(opening), io, log))
+            medium = await anyio.to_thread.run_sync(opening)
+            devices.append(_device(medium, io, log))
+            if medium.is_made:
+                opened.push_async_callback(_remove_shielded, medium.path)
         store = await open_over(devices, config, log, io)
         opened.pop_all()
         return store
@@ -83,18 +88,7 @@ async def open_over(
     is_durable = config.durability is DurabilityName.FDATASYNC
     volumes: list[Volume] = []
     for device, place in zip(devices, config.places(), strict=True):
-        bound = int(config.capacity) // len(devices) or device.size_bytes
-        geometry = Geometry(
-            key=config.places_key,
-            name=device.name,
-            rank=place.rank,
-            block_bytes=int(config.block_align),
-            header_bytes=int(config.header_bytes),
-            slot_bytes=int(config.slot_bytes),
-            metadata_bytes=int(config.metadata_bytes),
-            size_bytes=device.size_bytes,
-            bound_bytes=min(bound, device.size_bytes),
-        )
+        geometry = _geometry(config, place, device.name, device.size_bytes)
         volumes.append(await open_volume(device, geometry, is_durable=is_durable, log=log))
     store = RawBlockStore(tuple(volumes), io)
     await store.drop_doubles()
@@ -130,17 +124,6 @@ class RawBlockStore:
             begun.append(MISSING if found is None else found[0].read(found[1], one, together))
         await together.wait()
         return [one if isinstance(one, Outcome) else one.outcome() for one in begun]
-
-    async def load_prefix(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        """As `load`, of those before the first that is missing; no byte of what comes after it is read. A read that
-        fails ends the prefix as well, and says so."""
-        keys = [one.key for one in wanted]
-        hits = next((at for at, key in enumerate(keys) if self._find(key) is None), len(keys))
-        outcomes = await self.load(wanted[:hits])
-        whole = next(
-            (at for at, one in enumerate(outcomes) if one.fate is not Fate.DONE), len(outcomes)
-        )
-        return outcomes[: whole + 1] + [MISSING] * (len(wanted) - min(whole + 1, hits))
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
@@ -260,6 +243,32 @@ async def _close_shielded(io: NativeIo, devices: Sequence[Device]) -> None:
         await io.aclose()
     for device in devices:
         device.close()
+
+
+async def _remove_shielded(path: Path) -> None:
+    """A file that was made for a store that is refused: it holds nothing. It may be large, which takes time."""
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+
+
+def _geometry(config: RawBlockConfig, place: RawPlace, name: str, size_bytes: int) -> Geometry:
+    bound = int(config.capacity) // len(config.places()) or size_bytes
+    return Geometry(
+        key=config.places_key,
+        name=name,
+        rank=place.rank,
+        block_bytes=int(config.block_align),
+        header_bytes=int(config.header_bytes),
+        slot_bytes=int(config.slot_bytes),
+        metadata_bytes=int(config.metadata_bytes),
+        size_bytes=size_bytes,
+        bound_bytes=min(bound, size_bytes),
+    )
+
+
+def _judge(config: RawBlockConfig, place: RawPlace, head: memoryview, size_bytes: int) -> None:
+    """Before anything is written. Raises StoreRefused."""
+    judged(head, _geometry(config, place, os.fspath(place.path), size_bytes))
 
 
 def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:

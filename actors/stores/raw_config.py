@@ -79,8 +79,9 @@ class RawBlockConfig(StoreConfig, frozen=True, kw_only=True, tag="raw_block"):
                 raise ValueError(
                     f"{name} must be a multiple of block_align, {self.block_align}, not {size}"
                 )
-        if not self.header_bytes:
-            raise ValueError(f"header_bytes must not be 0: give {self.block_align}")
+        if not 0 < self.header_bytes <= BLOCK_ALIGN_MAX:
+            problem = f"up to {BLOCK_ALIGN_MAX}, not {self.header_bytes}"
+            raise ValueError(f"header_bytes must be {self.block_align} {problem}")
         if not self.header_bytes < self.slot_bytes <= SLOT_BYTES_MAX:
             raise ValueError(
                 f"slot_bytes must be more than header_bytes, {self.header_bytes}, not {self.slot_bytes}"

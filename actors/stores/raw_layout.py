@@ -40,6 +40,11 @@ def told_slots(layout: Superblock, geometry: Geometry) -> int:
     return bounded - layout.slots // SPARE_SHARE
 
 
+def spared(layout: Superblock) -> int:
+    """How many slots objects may take of a device that may be used up to its end."""
+    return layout.slots - layout.slots // SPARE_SHARE
+
+
 def lay_out(geometry: Geometry, volume: bytes) -> Superblock:
     """For a device that holds nothing. Raises StoreRefused."""
     assert len(volume) == VOLUME_BYTES

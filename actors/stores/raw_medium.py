@@ -9,16 +9,22 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from penstock.actors.core.slot_format import HEAD_BYTES
+from penstock.actors.stores.medium_checks import check_may_be_made, check_not_mounted, claimed
+from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_config import RawPlace, shared
-from penstock.actors.stores.store import StoreFault, StoreRefused
+from penstock.actors.stores.store import BLOCK_BYTES, StoreFault, StoreRefused
 
 FILE_MODE = 0o600  # of its owner alone: it holds what users said
-MOUNTS = Path("/proc/self/mountinfo")
+
+Judge: TypeAlias = Callable[[memoryview, int], None]
+"""Of the first HEAD_BYTES, and the size it will have. Raises StoreRefused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Medium:
     path: Path
     size_bytes: int
     is_direct: bool  # past the page cache
+    is_made: bool  # it was not there
 
 
 def check_distinct(places: Sequence[RawPlace], key: str) -> None:
@@ -44,69 +51,88 @@ def check_distinct(places: Sequence[RawPlace], key: str) -> None:
             raise StoreRefused(key, shared(place, other))
 
 
-def open_medium(path: Path, *, key: str, file_bytes: int, preallocate: bool) -> Medium:
-    """Open and lock it; a file is made, or enlarged to `file_bytes`. Raises StoreRefused, StoreFault."""
+def open_medium(
+    path: Path, *, key: str, file_bytes: int, preallocate: bool, judge: Judge
+) -> Medium:
+    """Open and lock it, have its head judged, and only then make a file as large as `file_bytes`.
+
+    Whoever refuses leaves it as it was: a file that was made for this is removed. Raises StoreRefused, StoreFault.
+    """
     with ExitStack() as opened:
         try:
             mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+            is_made = not path.exists()
             if stat.S_ISBLK(mode):
-                _check_not_mounted(path, key)
+                check_not_mounted(path, key)
             elif not stat.S_ISREG(mode):
                 advice = "name one, or, of a folder, a file in it"
                 raise StoreRefused(key, f"{path} is neither a block device nor a file: {advice}")
-            elif not path.exists() and not file_bytes:
-                advice = "give the store a capacity, such as 500GiB, and it is made"
-                raise StoreRefused(key, f"{path} does not exist: {advice}")
-            fd, is_direct = _open(path, key, is_block=stat.S_ISBLK(mode))
+            elif is_made:
+                if not file_bytes:
+                    advice = "give the store a capacity, such as 500GiB, and it is made"
+                    raise StoreRefused(key, f"{path} does not exist: {advice}")
+                check_may_be_made(path, key)
+            with _refusals(path, key):
+                if is_made:
+                    # On its own: with O_DIRECT it may be made and refused at the same time.
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+                fd, is_direct = _open(path, is_block=stat.S_ISBLK(mode))
             opened.callback(os.close, fd)
             _lock(fd, path, key)
-            if stat.S_ISREG(mode) and os.fstat(fd).st_size < file_bytes:
-                _enlarge(fd, path, key, file_bytes, preallocate=preallocate)
+            if is_made:
+                opened.callback(path.unlink, missing_ok=True)
             size = os.lseek(fd, 0, os.SEEK_END)
+            wanted = max(size, file_bytes) if stat.S_ISREG(mode) else size
+            judge(_head(fd), wanted)
+            if size < wanted:
+                _enlarge(fd, path, key, wanted, preallocate=preallocate)
         except OSError as error:
             raise StoreFault(f"{path} cannot be opened: {error}") from error
         opened.pop_all()
-        return Medium(fd, path, size, is_direct)
+        return Medium(fd, path, wanted, is_direct, is_made)
+
+
+def _head(fd: int) -> memoryview:
+    """The first HEAD_BYTES; what is not there is zeros."""
+    (head,) = fresh_pages([HEAD_BYTES])
+    read = 0
+    while read < HEAD_BYTES and (count := os.preadv(fd, [head[read:]], read)):
+        read += count
+        if count % BLOCK_BYTES:
+            break  # the end of a file: no offset for a direct read
+    return head
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
     return (0, 0, found.st_rdev) if stat.S_ISBLK(found.st_mode) else (1, found.st_dev, found.st_ino)
 
 
-def _check_not_mounted(path: Path, key: str) -> None:
-    device = path.stat().st_rdev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in MOUNTS.read_text().splitlines():
-        fields = line.split(" ")
-        if fields[2] == number:
-            problem = f"{path} is mounted at {fields[4]}: unmount it, or name a device nobody uses"
-            raise StoreRefused(key, problem)
-
-
-def _open(path: Path, key: str, *, is_block: bool) -> tuple[int, bool]:
-    """A descriptor, and whether it goes past the page cache. O_EXCL claims a block device from the kernel, and with it
-    all of its partitions, and the device it is a partition of."""
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if is_block else os.O_CREAT)
+@contextmanager
+def _refusals(path: Path, key: str) -> Iterator[None]:
+    """What the system says to whoever opens it, in the words of the configuration."""
     try:
-        try:
-            return os.open(path, flags | os.O_DIRECT, FILE_MODE), True
-        except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-                raise
-            return os.open(path, flags, FILE_MODE), False
+        yield
     except PermissionError:
         advice = "make it the node's (a udev rule, chown), or run the node as a user of its group"
         raise StoreRefused(key, f"{path} may not be read and written: {advice}") from None
-    except FileNotFoundError:
-        raise StoreRefused(key, f"the folder of {path} does not exist: make it") from None
     except OSError as error:
         if error.errno == errno.EBUSY:
-            users = "it or a part of it is mounted elsewhere, or in LVM, RAID or swap, or another store's"
-            problem = f"{path} is in use ({users}): free it, or name another device"
-            raise StoreRefused(key, problem) from None
+            raise StoreRefused(key, claimed(path)) from None
         if error.errno == errno.EROFS:
             raise StoreRefused(key, f"{path} is read-only: make it writable") from None
         raise
+
+
+def _open(path: Path, *, is_block: bool) -> tuple[int, bool]:
+    """A descriptor, and whether it goes past the page cache. O_EXCL claims a block device from the kernel, and with it
+    all of its partitions, and the device it is a partition of."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if is_block else 0)
+    try:
+        return os.open(path, flags | os.O_DIRECT), True
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+        return os.open(path, flags), False
 
 
 def _lock(fd: int, path: Path, key: str) -> None:

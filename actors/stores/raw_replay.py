@@ -35,7 +35,7 @@ from penstock.actors.core.slot_space import SlotIndex, SlotSpace, oldest_first
 from penstock.actors.stores.device import Device
 from penstock.actors.stores.native_io import Moved
 from penstock.actors.stores.pages import fresh_pages
-from penstock.actors.stores.raw_layout import Geometry, erasing, fit, lay_out
+from penstock.actors.stores.raw_layout import Geometry, erasing, fit, lay_out, spared, told_slots
 from penstock.actors.stores.raw_volume import Contents, Volume
 from penstock.actors.stores.store import StoreFault, StoreRefused
 from penstock.runtime.log import Log
@@ -59,23 +59,30 @@ async def open_volume(device: Device, geometry: Geometry, *, is_durable: bool, l
     return volume
 
 
-async def _layout(device: Device, geometry: Geometry, log: Log) -> tuple[Superblock, bool]:
-    """Of the device, and whether it is new."""
-    if geometry.bound_bytes < HEAD_BYTES:
-        lay_out(geometry, bytes(VOLUME_BYTES))  # refuses it
-    (head,) = fresh_pages([HEAD_BYTES])
-    await _whole(device.read(0, [head], head), HEAD_BYTES, f"{device.name} cannot be read")
+def judged(head: memoryview, geometry: Geometry) -> tuple[Superblock, Superblock | None]:
+    """How a device with these first bytes is to be laid out, and how it is; None: it is blank. Raises StoreRefused."""
     try:
         found = latest_superblock(head)
     except MediumRefused as refusal:
-        raise StoreRefused(geometry.key, _advice(device.name, refusal)) from None
+        raise StoreRefused(geometry.key, _advice(geometry.name, refusal)) from None
     if found is None:
-        made = lay_out(geometry, secrets.token_bytes(VOLUME_BYTES))
-        for generation in (1, 2):
-            made = made._replace(generation=generation)
-            await _write_superblock(device, made)
-        return made, True
-    fitting = fit(found, geometry)
+        return lay_out(geometry, secrets.token_bytes(VOLUME_BYTES)), None
+    return fit(found, geometry), found
+
+
+async def _layout(device: Device, geometry: Geometry, log: Log) -> tuple[Superblock, bool]:
+    """Of the device, and whether it is new."""
+    if device.size_bytes < HEAD_BYTES:
+        lay_out(geometry, bytes(VOLUME_BYTES))  # refuses it
+    (head,) = fresh_pages([HEAD_BYTES])
+    await _whole(device.read(0, [head], head), HEAD_BYTES, f"{device.name} cannot be read")
+    fitting, found = judged(head, geometry)
+    if found is None:
+        # The third tells that the second was there: from then on a first block of zeros is of somebody else.
+        for generation in (1, 2, 3):
+            fitting = fitting._replace(generation=generation)
+            await _write_superblock(device, fitting)
+        return fitting, True
     if fitting.rank != found.rank:
         before = "no rank" if found.rank == NO_RANK else f"rank {found.rank}"
         log.warning(
@@ -84,6 +91,11 @@ async def _layout(device: Device, geometry: Geometry, log: Log) -> tuple[Superbl
             reason=f"it was {before}'s; its objects are kept, and found from everywhere",
             advice=f"if paths were mixed up, name them as they were; else nothing, or {erasing(device.name)}",
         )
+    told, all_ = told_slots(fitting, geometry), spared(fitting)
+    if told < all_:
+        reason = f"it has room for {all_} slots, and objects may take {told} of them now"
+        advice = "what is there beyond is evicted; raise capacity to keep it"
+        log.warning("capacity_lowered", device=device.name, reason=reason, advice=advice)
     if fitting != found:
         fitting = fitting._replace(generation=found.generation + 1)
         await _write_superblock(device, fitting)

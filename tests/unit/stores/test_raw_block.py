@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import random
 from dataclasses import replace
 
@@ -29,7 +28,7 @@ from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_block import RawBlockStore, open_over
 from penstock.actors.stores.raw_config import RawBlockConfig
-from penstock.actors.stores.samples import Sample, keys_of, make_sample
+from penstock.actors.stores.samples import keys_of, make_sample
 from penstock.actors.stores.store import Fate, Given
 from penstock.runtime.log import Log
 from penstock.runtime.units import ByteSize
@@ -106,36 +105,6 @@ def test_under_continuous_load_the_log_stays_on_its_ring_and_is_complete(
         assert {*await told(store)} == present
 
     play(scene, durability)
-
-
-# Prefixes.
-
-
-def test_a_prefix_is_read_up_to_the_first_miss() -> None:
-    """Nothing behind it is read, also when a read fails; and nothing stays under way."""
-
-    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
-        some = await samples(6, 9000)
-        await save(store, [one for at, one in enumerate(some) if at != 3])
-
-        async def prefix(chosen: list[Sample]) -> tuple[list[Fate], int]:
-            wanted = [one.wanted() for one in chosen]
-            before = disk.count(READ)
-            outcomes = await store.load_prefix(wanted)
-            assert not store.transfers
-            for one, into, outcome in zip(chosen, wanted, outcomes, strict=True):
-                assert outcome.fate is not Fate.DONE or await one.is_in(into)
-            return [one.fate for one in outcomes], disk.count(READ) - before
-
-        hit, miss = Fate.DONE, Fate.MISSING
-        assert await prefix(some) == ([hit] * 3 + [miss] * 3, 3)
-        assert await prefix(some[4:]) == ([hit] * 2, 2)
-        assert await prefix(some[3:]) == ([miss] * 3, 0)
-        assert await prefix([]) == ([], 0)
-        disk.failing = {READ: errno.EIO}
-        assert await prefix(some) == ([Fate.FAULT] + [miss] * 5, 3)
-
-    play(scene)
 
 
 # Many at once.

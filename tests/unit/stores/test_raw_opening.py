@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from penstock.actors.api.types import Epoch
-from penstock.actors.core.slot_format import HEAD_BYTES, latest_superblock
+from penstock.actors.core.slot_format import HEAD_BYTES, encode_superblock, latest_superblock
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_block import RawBlockStore, open_raw_block_store
 from penstock.actors.stores.raw_config import RawBlockConfig
@@ -178,6 +178,78 @@ def test_an_object_on_two_devices_is_dropped_where_it_does_not_belong(tmp_path: 
     assert open_and_close(config(per_rank_device_paths={1: one})) == []
 
 
+def _used_since(path: Path, how: str) -> None:
+    """Another program has used what was ours, and left a superblock of ours in place."""
+    match how:
+        case "partition table":
+            _patch(path, 446, b"\x80" + bytes(63) + b"\x55\xaa")
+        case "LVM":
+            _patch(path, 512, b"LABELONE")
+        case "md":
+            _patch(path, 4096, b"\xfc\x4e\x2b\xa9")
+        case "ext4":
+            _patch(path, 0, bytes(1024))
+            _patch(path, 1080, b"\x53\xef")
+        case "erased":
+            _patch(path, 0, bytes(HEAD_BYTES // 2))
+        case "btrfs":
+            _patch(path, 0, bytes(HEAD_BYTES // 2) + b"x" * 64 + b"_BHRfS_M")
+
+
+@pytest.mark.parametrize("how", ["partition table", "LVM", "md", "ext4", "erased", "btrfs"])
+def test_what_was_ours_and_is_used_by_others_now_is_refused(tmp_path: Path, how: str) -> None:
+    """A10: a superblock that somebody left in place does not make a device ours again."""
+    path = tmp_path / "device"
+    open_and_close(config(paths=str(path)), save=anyio.run(_samples))
+    _used_since(path, how)
+    before = path.read_bytes()
+    told = refusal(config(paths=str(path)))
+    assert "Penstock's" in told
+    assert "name another device, or" in told
+    assert path.read_bytes() == before
+
+
+def test_a_format_that_was_cut_between_its_superblocks_is_ours(tmp_path: Path) -> None:
+    """Generation 1 alone, or with 2, and nothing else: nobody else was there."""
+    path = tmp_path / "device"
+    open_and_close(config(paths=str(path)))
+    head = path.read_bytes()[:HEAD_BYTES]
+    found = latest_superblock(head)
+    assert found is not None
+    first = encode_superblock(found._replace(generation=1))
+    second = encode_superblock(found._replace(generation=2))
+    for at_0 in (bytes(len(second)), second):
+        _patch(path, 0, at_0.ljust(HEAD_BYTES // 2, b"\0") + first)
+        assert len(open_and_close(config(paths=str(path)), save=anyio.run(_samples))) == 4
+
+
+def test_what_is_refused_is_left_as_it_was(tmp_path: Path) -> None:
+    """A10: a file of somebody else's is not enlarged, and what was made for nothing is removed."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"precious\n" * 100)
+    assert "not Penstock's" in refusal(config(paths=str(path)))
+    assert path.read_bytes() == b"precious\n" * 100
+    ours = tmp_path / "ours"
+    open_and_close(config(paths=str(ours)))
+    larger: dict[str, Any] = {"capacity": ByteSize(16 * MIB), "slot_bytes": ByteSize(128 * KIB)}
+    assert "say slot_bytes" in refusal(config(paths=str(ours), **larger))
+    assert ours.stat().st_size == 8 * MIB
+    made = tmp_path / "made"
+    refusal(config(paths=f"{made},{path}", capacity=ByteSize(16 * MIB)))
+    assert not made.exists()
+    with made.open("wb"):
+        pass
+    refusal(config(paths=f"{made},{path}", capacity=ByteSize(16 * MIB)))
+    assert made.exists(), "it was there before"
+
+
+def test_no_file_is_made_among_devices() -> None:
+    """A10: a device that is not there yet."""
+    told = refusal(config(paths="/dev/penstock-test-nvme9n9"))
+    assert "there is no device" in told
+    assert not Path("/dev/penstock-test-nvme9n9").exists()
+
+
 # What does not fit.
 
 
@@ -219,7 +291,10 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     assert "restore its size" in refusal(config(paths=str(path), capacity=ByteSize(4 * MIB)))
 
 
-def test_a_larger_capacity_gives_more_slots_and_a_smaller_one_is_kept(tmp_path: Path) -> None:
+def test_a_larger_capacity_gives_more_slots_and_a_smaller_one_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Less than there was is said at start: objects will go."""
     path = tmp_path / "device"
     samples = anyio.run(_samples)
 
@@ -232,7 +307,9 @@ def test_a_larger_capacity_gives_more_slots_and_a_smaller_one_is_kept(tmp_path: 
 
     first = anyio.run(capacity, 8 * MIB)
     assert first < anyio.run(capacity, 9 * MIB)
+    assert "capacity_lowered" not in caplog.text
     less = anyio.run(capacity, 4 * MIB)
+    assert "raise capacity to keep it" in caplog.text
     assert 2 * MIB < less < 4 * MIB
     assert len(open_and_close(config(paths=str(path)))) == len(samples)
 
@@ -248,7 +325,7 @@ def test_a_file_needs_a_capacity_a_folder_and_room(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     told = refusal(config(paths=str(path), capacity=ByteSize(2 * free - 2 * free % 4096)))
     assert "make room, or give it less" in told
-    assert path.stat().st_size == 0
+    assert not path.exists()
 
 
 def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
@@ -267,6 +344,10 @@ def test_a_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ({"paths": "/dev/a", "block_align": ByteSize(512)}, "power of two"),
         ({"paths": "/dev/a", "slot_bytes": ByteSize(5000)}, "multiple of block_align"),
         ({"paths": "/dev/a", "slot_bytes": ByteSize(4 * KIB)}, "more than header_bytes"),
+        (
+            {"paths": "/dev/a", "header_bytes": ByteSize(128 * KIB), "slot_bytes": ByteSize(MIB)},
+            "header_bytes must be 4KiB up to 65536",
+        ),
         ({"paths": "/dev/a", "jobs_max": 1}, "jobs_max"),
     ]
     for given, said in wrong:
