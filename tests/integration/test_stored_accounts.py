@@ -47,8 +47,6 @@ async def purge(node: Node) -> None:
 async def test_names_from_outside_are_never_part_of_a_path(tmp_path: Path) -> None:
     """D5: tenants, adapters, request ids and client names made of dots and slashes. Nothing appears outside the store's
     folder, and every name in it is digits of a digest, or the store's own.
-
-    Seen to fail with the salt as a folder of the tenant's.
     """
     files = Files(tmp_path / "kv")
     evil = b"../../../escaped/\x00/etc/passwd"
@@ -80,7 +78,7 @@ async def test_a_tenant_fills_its_part_of_a_store_and_no_more(tmp_path: Path) ->
     """D6: quotas of each store, in its own bytes, before anything is written; what is refused stays a hit in L1, others
     are saved, and another store has its own quota.
 
-    Seen to fail with quotas asked for after the save.
+    Seen to fail with the ledger's refusal not heard.
     """
     near, far = Files(tmp_path / "near"), Files(tmp_path / "far")
     near.name, far.name = "near", "far"
@@ -175,7 +173,7 @@ async def test_every_number_of_a_store_is_the_truth(
     """E3 (LMCache#1260, #1755): objects, bytes, room, evictions, damage, retries and breaker of one store, each against
     what the client was told and what lies on the disk, with labels, step by step.
 
-    Seen to fail with bytes counted with their padding, and with hits counted when they were asked for.
+    Seen to fail with the bytes of loads counted with their headers.
     """
     files = Files(tmp_path / "kv")
     capacity = 30 * COST

@@ -66,7 +66,7 @@ async def test_a_node_killed_in_the_midst_of_saves_loses_nothing_it_said_was_sav
     said that it is saved, byte for byte; of the others a part from the start or nothing, and never a wrong byte. What
     it counts as used is what lies on the disk, before its first save.
 
-    Seen to fail with recovery left out, and with objects written under their own name.
+    Seen to fail with recovery that tells of nothing.
     """
     stores = [medium.config(saves_max=1)]
     prompts = [Prompt.made(f"p{number}", 24) for number in range(12)]
@@ -103,8 +103,6 @@ def recovered(node: ServedNode) -> int:
 async def test_a_restart_with_another_model_does_not_hit(tmp_path: Path, change: str) -> None:
     """A12 (LMCache, lmdeploy#4930), A21: the same tokens after a restart of everything, with another dtype, generation,
     stage or weights: a miss. As they were, a hit, from the disk.
-
-    Seen to fail with the dtype left out of the namespace.
     """
     files = Files(tmp_path / "kv")
     tokens = pb.Prompt(tokens=b"".join(n.to_bytes(4, "little") for n in range(64)))
@@ -140,7 +138,7 @@ async def test_a_store_that_is_always_full_is_found_whole_after_a_kill(
     without a pause; it is never above its capacity, by the disk's own count. After kill -9 what was saved last is
     there.
 
-    Seen to fail with the log of slots not cleaned, and with evictions that follow the saves they are for.
+    Seen to fail with room made for 64 KiB less than is saved.
     """
     capacity = MIB
     stores = [medium.config(capacity=capacity, policy="lru")]
@@ -190,7 +188,7 @@ async def test_a_full_disk_costs_saves_and_nothing_else(tmp_path: Path) -> None:
     """C5: the filesystem is smaller than the store's capacity. Saves make room by evicting; when others have taken all
     the room, they fail; the node serves on, loads too, and saves again when there is room.
 
-    Seen to fail with ENOSPC taken for a failure of the store: its breaker opened, and loads were misses.
+    Seen to fail with ENOSPC taken for a failure of the store.
     """
     with mounted("tmpfs", tmp_path / "disk", options="size=1m") as disk:
         files = Files(disk / "kv")
