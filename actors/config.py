@@ -200,6 +200,9 @@ class PrefetchConfig(Config, frozen=True):
             raise ValueError("batch and inflight must not be 0")
 
 
+WAITERS_BOUND = 768  # of what the store writer is asked at a time; the rest is for those who save
+
+
 class WriterConfig(Config, frozen=True):
     """Saves from L1 to the stores. Without stores there are none."""
 
@@ -211,11 +214,14 @@ class WriterConfig(Config, frozen=True):
     queued_objects_max: Count = 65536  # waiting for one store; one more is given up
     remembered_objects_max: Count = 65536  # whose outcome can still be asked for
     waited_objects_max: Count = 65536  # by all who wait for outcomes
+    waiters_max: Count = 512  # who wait for them
     hits_max: Count = 65536  # chunks remembered that were hit once, for write: on_second_hit
     save_within: Seconds = Seconds(120)  # one save, its turn at the store included
 
     def __post_init__(self) -> None:
         _check_duration("save_within", self.save_within)
+        if not 0 < self.waiters_max <= WAITERS_BOUND:
+            raise ValueError(f"waiters_max must be 1 to {WAITERS_BOUND}")
         if not self.batch or not self.inflight_bytes_max:
             raise ValueError("batch and inflight_bytes_max must not be 0")
 

@@ -65,6 +65,7 @@ class Watermarks:
         return Watermarks(arena_bytes, low_bytes, high_bytes, batch_bytes, batch_chunks, ask_s)
 
 
+IN_VAIN_MAX = 4  # batches in a row that were saved, and then read, or written to, by others
 UNSAVED = (
     "evicted_unsaved_chunks",
     "Chunks evicted though a store wanted them: they could not be saved in time.",
@@ -159,13 +160,14 @@ class EvictionController(eviction.EvictionController):
         self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown
     ) -> l1.Room:
         """The same, of what was saved before."""
-        freed = chunks = 0
+        freed = chunks = in_vain = 0
         while freed < bytes_wanted:
             wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
             evicted = await self._evict_saved_batch(wanted, urgency, saves_down)
             freed += evicted.bytes_freed
             chunks += evicted.chunks_evicted
-            if not evicted.chunks_evicted:
+            in_vain = 0 if evicted.chunks_evicted else in_vain + 1
+            if evicted.is_over or in_vain == IN_VAIN_MAX:
                 break
             await hazard("eviction.between_batches")
             await checkpoint()
@@ -178,22 +180,24 @@ class EvictionController(eviction.EvictionController):
     async def _evict_saved_batch(
         self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown
     ) -> l1.Room:
-        """Of the next victims, those that were saved, or finally failed to be, and that nobody holds any more."""
+        """Of the next victims, those that were saved whole, or finally failed to be, and that nobody holds any more.
+        Over: there are none, or they could not be saved in time."""
         ask = l1_saving.Victims(bytes_wanted, self._watermarks.batch_chunks)
         batch = await self._l1.ask(ask, within=self._watermarks.ask_s)
         if batch is None:
             return l1.Room(0, 0, is_over=True)
-        keys, lease, given_back = batch.keys, batch.lease, _when_dropped(batch.hold)
+        evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease
+        given_back = _when_dropped(batch.hold)
         within_s = saves_down.urgent_s if urgency is Urgency.NOW else saves_down.relaxed_s
         with move_on_after(within_s):
             await self._save_down(writer.SaveDown(batch), saves_down.store_writer, within_s)
             del batch
             await given_back.wait()
-            evict = l1_saving.EvictThese(keys)
-            return await self._l1.ask(evict, within=self._watermarks.ask_s)
+            evicted = await self._l1.ask(evict, within=self._watermarks.ask_s)
+            return l1.Room(evicted.bytes_freed, evicted.chunks_evicted, is_over=False)
         if urgency is Urgency.NOW:  # it goes unsaved, and what still reads it keeps its memory
             await self._l1.ask(l1_saving.LetGo(lease), within=self._watermarks.ask_s)
-        return l1.Room(0, 0, is_over=False)
+        return l1.Room(0, 0, is_over=True)
 
     async def _save_down(
         self, save: writer.SaveDown, store_writer: Ref[writer.StoreWriter], within_s: float

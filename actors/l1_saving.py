@@ -62,7 +62,7 @@ class Saving:
             case l1_saving.Victims():
                 return answer(msg, self._victims(msg))
             case l1_saving.EvictThese():
-                evicted = self._table.evict_these(msg.keys, now=_now())
+                evicted = self._table.evict_these(self._unchanged(msg), now=_now())
                 return answer(msg, self._evicted(evicted))
             case l1_saving.LetGo():
                 let_go = self._table.let_go(msg.lease, session=NODE_SESSION, now=_now())
@@ -163,6 +163,23 @@ class Saving:
         )
         return self._lend(lease, borrowed)
 
+    def _unchanged(self, msg: l1_saving.EvictThese) -> bytes:
+        """The keys of those of these chunks to which nothing was added meanwhile."""
+        presence = self._table.presence(msg.keys, geometry=msg.shape.geometry)
+        there = presence.translate(_IS_RESIDENT)
+        if there == msg.presence:
+            return msg.keys
+        width = len(msg.shape.slots)
+        unchanged = []
+        for chunk in range(len(msg.keys) // KEY_BYTES):
+            row = slice(chunk * width, (chunk + 1) * width)
+            if all(
+                may_go >= is_there
+                for may_go, is_there in zip(msg.presence[row], there[row], strict=True)
+            ):
+                unchanged.append(msg.keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES])
+        return b"".join(unchanged)
+
     def _lend(self, lease: bytes, borrowed: _native.Borrowed) -> l1_saving.Borrowed | None:
         if not borrowed.count:
             return None
@@ -177,6 +194,9 @@ class Saving:
             LeaseId(lease),
             self._table.lease_handle(lease, session=NODE_SESSION),
         )
+
+
+_IS_RESIDENT = bytes(one == _native.Presence.RESIDENT for one in range(256))
 
 
 def _now() -> float:

@@ -34,6 +34,7 @@ def writer_limits(config: NodeConfig) -> WriterLimits:
         queued_objects_max=given.queued_objects_max,
         settled_objects_max=given.remembered_objects_max,
         waited_objects_max=given.waited_objects_max,
+        waiters_max=given.waiters_max,
         hits_max=given.hits_max,
         save_s=given.save_within,
         locate_s=LOCATE_WITHIN_S,

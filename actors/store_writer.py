@@ -21,9 +21,10 @@ from penstock.actors.api import l1, l1_saving, store, writer
 from penstock.actors.api.types import KEY_BYTES, Memory, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
-from penstock.actors.keys import object_key
+from penstock.actors.load_targets import whole_pages
+from penstock.actors.object_keys import object_keys_in_steps
 from penstock.actors.writer_books import Books, name_of
-from penstock.actors.writer_lane import Lane, LaneTools
+from penstock.actors.writer_lane import Countdown, Lane, LaneTools
 from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_metrics import WriterMetrics
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, forget_frames
@@ -35,12 +36,13 @@ from penstock.runtime.ref import Ref, gather_asks
 HITS_STEP_CHUNKS = 1024  # counted in one step of the loop
 VICTIMS_STEP_BYTES = 1 << 40  # all there are, that is
 VICTIMS_STEP_CHUNKS = 256
+STEP_OBJECTS = 1024  # of a question for outcomes, in one step of the loop
 
 
 class StoreWriter(writer.StoreWriter):
     """`tiers`: every store below L1, in order. `is_staging`: what was saved, or finally failed to be, leaves L1."""
 
-    inflight_max = 1024  # those who wait for outcomes
+    inflight_max = 1024  # those who wait for outcomes, of which there may be fewer, and all others
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class StoreWriter(writer.StoreWriter):
         self._books = Books(
             Fates(len(tiers), settled_max=limits.settled_objects_max),
             waited_max=limits.waited_objects_max,
+            waiters_max=limits.waiters_max,
         )
         saving = sum(tier.moment is not None for tier, _ in tiers)
         tools = LaneTools(
@@ -185,70 +188,85 @@ class StoreWriter(writer.StoreWriter):
 
     async def _save_down(self, batch: l1_saving.Borrowed) -> writer.SavedDown:
         """To those that want what leaves, and to those for which it still waits. Given up, what was begun goes on."""
-        counts = []
-        for lane in self._all:
-            wanted = [
-                one
-                for one in batch
-                if lane.tier.moment is Moment.LEAVING or lane.wants(batch.shape, one.key, one.slot)
-            ]
-            if wanted:
-                await lane.wait_room(batch.arena_bytes)
-                counts.append(lane.save(batch, wanted))
-        del batch
-        self._tell_backlog()
-        for count in counts:
-            await count.is_over.wait()
+        counts: list[Countdown] = []
+        async with anyio.create_task_group() as lanes:
+            for lane in self._all:
+                wanted = [
+                    one
+                    for one in batch
+                    if lane.tier.moment is Moment.LEAVING
+                    or lane.wants(batch.shape, one.key, one.slot)
+                ]
+                if wanted:
+                    lanes.start_soon(self._save_in, lane, batch, wanted, counts)
+            del batch
         return writer.SavedDown(
             saved=sum(count.saved for count in counts), failed=sum(count.failed for count in counts)
         )
 
+    async def _save_in(
+        self,
+        lane: Lane,
+        batch: l1_saving.Borrowed,
+        wanted: Sequence[l1_saving.BorrowedObject],
+        counts: list[Countdown],
+    ) -> None:
+        """In its own time: a lane without room keeps no other from saving."""
+        await lane.wait_room(sum(whole_pages(one.logical_bytes) for one in wanted))
+        count = lane.save(batch, wanted)
+        counts.append(count)
+        del batch
+        self._tell_backlog()
+        await count.is_over.wait()
+
     # What became of it.
 
     async def _wait_stored(self, msg: writer.WaitStored) -> writer.Stored:
-        with suppress(
-            PenstockError
-        ):  # told anew with the next news; until then what is pending is unknown
-            await self._take_committed()
-        shape = await self._l1.ask(l1_saving.TellShape(msg.geometry), within=self._limits.ask_s)
-        objects = [
-            (key, slot) for key in _split(msg.keys) for slot in msg.slots or range(len(shape.slots))
-        ]
-        names = [name_of(*one) for one in objects]
-        located = await self._locate(
-            shape,
-            [one for one, name in zip(objects, names, strict=True) if not self._books.knows(name)],
-        )
-        await self._books.wait(names, within_s=msg.within_s)
-        unknown = bytes([ObjectState.UNKNOWN]) * len(self._stores)
-        otherwise = [located.get(name, unknown) for name in names]
-        return writer.Stored(self._names, self._books.states(names, otherwise=otherwise))
+        with self._books.waiter():
+            with suppress(
+                PenstockError
+            ):  # told anew with the next news; until then what is pending is unknown
+                await self._take_committed()
+            shape = await self._l1.ask(l1_saving.TellShape(msg.geometry), within=self._limits.ask_s)
+            slots = msg.slots or tuple(range(len(shape.slots)))
+            names = await _names_in_steps(msg.keys, slots)
+            located = await self._locate(shape, msg.keys, slots, names)
+            await self._books.wait(names, within_s=msg.within_s)
+            states = await self._books.states_in_steps(names, otherwise=located)
+        return writer.Stored(self._names, states)
 
     async def _locate(
-        self, shape: Shape, objects: Sequence[tuple[bytes, int]]
-    ) -> dict[bytes, bytes]:
-        """What the stores say of objects that are not remembered. One that cannot say has nothing."""
-        if not objects or not self._stores:
-            return {}
-        named = [shape.slots[slot] for _, slot in objects]
-        ask = store.Locate(
-            store.Keys.of(
-                [
-                    (object_key(key, group=slot.group, shard=slot.shard), slot.shard)
-                    for (key, _), slot in zip(objects, named, strict=True)
-                ]
-            )
-        )
+        self, shape: Shape, keys: bytes, slots: Sequence[int], names: Sequence[bytes]
+    ) -> Sequence[bytes]:
+        """For each name in turn: what the stores say of it, if it is not remembered. One that cannot say has nothing.
+
+        All objects of a chunk of which one is not remembered are asked for."""
+        width = len(slots)
+        unknown = bytes([ObjectState.UNKNOWN]) * len(self._stores)
+        states = [unknown] * len(names)
+        asked: list[int] = []  # chunks
+        for chunk in range(len(names) // width):
+            if not all(map(self._books.knows, names[chunk * width : (chunk + 1) * width])):
+                asked.append(chunk)
+            if chunk % STEP_OBJECTS == 0:
+                await checkpoint()
+        if not asked or not self._stores:
+            return states
+        some = b"".join([keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES] for chunk in asked])
+        ask = store.Locate(await object_keys_in_steps(shape, some, slots))
         answers = await gather_asks(
             ref.ask(ask, within=self._limits.locate_s) for ref in self._stores
         )
-        none = bytes(len(objects))
-        found = [none if isinstance(one, PenstockError) else one for one in answers]
-        states = (ObjectState.UNKNOWN, ObjectState.SAVED)
-        return {
-            name_of(*one): bytes(states[bool(there[place])] for there in found)
-            for place, one in enumerate(objects)
-        }
+        none = bytes(len(asked) * width)
+        found = [none if isinstance(one, PenstockError) else bytes(one) for one in answers]
+        columns = [one.translate(_STATE_LOCATED) for one in found]
+        for place, chunk in enumerate(asked):
+            for slot in range(width):
+                at = place * width + slot
+                states[chunk * width + slot] = bytes([column[at] for column in columns])
+            if place % STEP_OBJECTS == 0:
+                await checkpoint()
+        return states
 
     # Staging and hints.
 
@@ -256,44 +274,49 @@ class StoreWriter(writer.StoreWriter):
         """Pending nowhere any more: in staging L1 has no further use for them."""
         if not self._is_staging or not objects:
             return
-        keys = b"".join(key for key, _ in objects)
-        slots = b"".join(l1_saving.SLOT.pack(slot) for _, slot in objects)
-        self.start_soon(self._drop, l1_saving.Named(shape, keys, slots), name="drop saved")
+        self.start_soon(self._drop_saved, _named(shape, objects), name="drop saved")
 
     async def _drop_forgotten(self) -> None:
-        """What a writer before this one had begun to save, nobody would ever drop: once now, and once when the stores
-        have done with it for certain."""
-        await self._drop_idle()
-        await anyio.sleep(self._limits.save_s)
-        await self._drop_idle()
+        """Now and then, what nobody else would ever drop: what a writer before this one had begun to save, what was
+        lost from the news, and what L1 refused to drop."""
+        while True:
+            await self._drop_idle()
+            await anyio.sleep(self._limits.save_s)
 
     async def _drop_idle(self) -> None:
-        """Whatever is in L1 and is neither held nor on its way to a store."""
-        held = []  # so that the next victims are others
+        """Whatever is in L1 and is neither held nor on its way to a store. What becomes a leaf by that is next."""
+        held = []  # what is on its way, so that the next victims are others
         try:
             while True:
                 ask = l1_saving.Victims(VICTIMS_STEP_BYTES, VICTIMS_STEP_CHUNKS)
                 batch = await self._l1.ask(ask, within=self._limits.ask_s)
                 if batch is None:
                     return
-                held.append(batch.hold)
                 await self._take_committed()  # what is news is on its way
                 idle = [
                     (one.key, one.slot)
                     for one in batch
                     if not self._books.is_pending(name_of(one.key, one.slot))
                 ]
-                self._released(batch.shape, idle)
+                if len(idle) < len(batch):
+                    held.append(batch.hold)
+                dropped = _named(batch.shape, idle)
+                del batch
+                await self._drop(dropped)
                 await checkpoint()
         except PenstockError as refusal:
             self._log.warning_once("not_dropped", str(refusal), reason=str(refusal))
             forget_frames(refusal)  # they would hold what is borrowed
 
-    async def _drop(self, objects: l1_saving.Named) -> None:
+    async def _drop_saved(self, objects: l1_saving.Named) -> None:
         try:
-            await self._l1.ask(l1_saving.DropSaved(objects), within=self._limits.ask_s)
+            await self._drop(objects)
         except PenstockError as refusal:
             self._log.warning_once("not_dropped", str(refusal), reason=str(refusal))
+
+    async def _drop(self, objects: l1_saving.Named) -> None:
+        """Raises PenstockError."""
+        await self._l1.ask(l1_saving.DropSaved(objects), within=self._limits.ask_s)
 
     def _tell_backlog(self) -> None:
         usage = self._measure()
@@ -310,3 +333,23 @@ class StoreWriter(writer.StoreWriter):
 
 def _split(keys: bytes) -> list[bytes]:
     return [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
+
+
+def _named(shape: Shape, objects: Sequence[tuple[bytes, int]]) -> l1_saving.Named:
+    keys = b"".join([key for key, _ in objects])
+    slots = b"".join([l1_saving.SLOT.pack(slot) for _, slot in objects])
+    return l1_saving.Named(shape, keys, slots)
+
+
+async def _names_in_steps(keys: bytes, slots: Sequence[int]) -> list[bytes]:
+    """Of these slots of every chunk, chunk-major; others get their turn between its steps."""
+    names: list[bytes] = []
+    step_bytes = max(1, STEP_OBJECTS // len(slots)) * KEY_BYTES
+    for start in range(0, len(keys), step_bytes):
+        part = _split(keys[start : start + step_bytes])
+        names += [name_of(key, slot) for key in part for slot in slots]
+        await checkpoint()
+    return names
+
+
+_STATE_LOCATED = bytes([ObjectState.UNKNOWN]) + bytes([ObjectState.SAVED]) * 255  # by Locate

@@ -22,6 +22,7 @@ from penstock.actors.api.types import GeometryId, Memory, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
 from penstock.actors.keys import object_key
+from penstock.actors.load_targets import whole_pages
 from penstock.actors.writer_books import Books, name_of
 from penstock.actors.writer_metrics import Fate, WriterMetrics
 from penstock.runtime.errors import PenstockError, forget_frames
@@ -29,7 +30,6 @@ from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
-PAGE_BYTES = 4096
 _FATES = {
     store.SaveOutcome.SAVED: Fate.SAVED,
     store.SaveOutcome.NO_ROOM: Fate.NO_ROOM,
@@ -85,7 +85,7 @@ class _Queued:
 
     def size_bytes(self) -> int:
         slots = range(len(self.shape.slots)) if self.slots is None else self.slots
-        return sum(_pages(self.shape.slots[slot].bytes) for slot in slots)
+        return sum(whole_pages(self.shape.slots[slot].bytes) for slot in slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Lane:
             known = self._queue.setdefault((shape.geometry, key), _Queued(shape, set()))
             if known.slots is not None:
                 known.slots.add(slot)
-                self._queued_bytes += _pages(shape.slots[slot].bytes)
+                self._queued_bytes += whole_pages(shape.slots[slot].bytes)
                 self._queued_objects += 1
         self._wake.set()
 
@@ -208,7 +208,7 @@ class Lane:
             return False
         queued.slots.remove(slot)
         self._queued_objects -= 1
-        self._queued_bytes -= _pages(shape.slots[slot].bytes)
+        self._queued_bytes -= whole_pages(shape.slots[slot].bytes)
         if not queued.slots:
             del self._queue[shape.geometry, key]
         return True
@@ -251,11 +251,12 @@ class Lane:
         shape = taken[0][1].shape
         wanted = {key: queued.slots for key, queued in taken}
         ask = l1_saving.Borrow(b"".join(wanted), shape.geometry)
+        missing = Fate.GONE
         try:
             batch = await self._tools.manager.ask(ask, within=self._limits.ask_s)
         except PenstockError as refusal:
             self._log.warning_once("not_borrowed", reason=str(refusal))
-            batch = None
+            batch, missing = None, Fate.FAILED
         found: list[BorrowedObject] = []
         for one in batch or ():
             slots = wanted[one.key]
@@ -268,8 +269,8 @@ class Lane:
                 found.append(one)
         if batch is not None:
             self._start(self._parts(batch, found, Countdown(len(found))))
-        gone = [(key, slot) for key, slots in wanted.items() for slot in slots or ()]
-        self._settle(shape, gone, Fate.GONE)
+        rest = [(key, slot) for key, slots in wanted.items() for slot in slots or ()]
+        self._settle(shape, rest, missing)
 
     # Saving.
 
@@ -279,7 +280,7 @@ class Lane:
         """Saves of bounded size. What has no run digests cannot be verified when it is loaded, and is not saved."""
         parts: list[_Part] = []
         for one in objects:
-            arena_bytes = _pages(one.logical_bytes)
+            arena_bytes = whole_pages(one.logical_bytes)
             if not one.run_digests:
                 self._settle(batch.shape, [(one.key, one.slot)], Fate.UNDIGESTED)
                 count.settle(is_saved=False)
@@ -307,7 +308,7 @@ class Lane:
             digest=one.digest,
             run_digests=one.run_digests,
             tenant=one.tenant,
-            payload=self._tools.memory.view(one.offset, _pages(one.logical_bytes)),
+            payload=self._tools.memory.view(one.offset, whole_pages(one.logical_bytes)),
             hold=batch.hold,
         )
 
@@ -374,7 +375,3 @@ def _take_sources(part: _Part, places: Sequence[int]) -> store.Save:
     save = store.Save(tuple(part.sources[place] for place in places))
     part.sources.clear()
     return save
-
-
-def _pages(size_bytes: int) -> int:
-    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES

@@ -17,6 +17,7 @@ class WriterLimits:
     queued_objects_max: int  # that wait for one store
     settled_objects_max: int  # whose outcome is remembered
     waited_objects_max: int  # by all who wait for outcomes
+    waiters_max: int  # who wait for them
     hits_max: int  # chunks remembered that were hit once
     save_s: float  # for one batch, waiting included
     locate_s: float  # to ask stores about objects nobody remembers

@@ -80,6 +80,14 @@ class Borrowed:
             yield BorrowedObject(key, slot, offset, size, digest, own_runs, self.tenants[tenant])
             start = end
 
+    def presence(self) -> bytes:
+        """One byte per slot of each chunk, chunk-major: 1, if its object is among these."""
+        width = len(self.shape.slots)
+        presence = bytearray(len(self.keys) // KEY_BYTES * width)
+        for _, _, _, chunk, _, slot, _, _ in BORROWED.iter_unpack(self.objects):
+            presence[chunk * width + slot] = 1
+        return bytes(presence)
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -142,9 +150,11 @@ class Victims(Msg["L1Manager", Borrowed | None]):
 
 @dataclass(frozen=True, slots=True)
 class EvictThese(Msg["L1Manager", "Room"]):
-    """Evict those of these chunks that nobody holds."""
+    """Evict those of these chunks that nobody holds, and that have no other resident objects than these."""
 
+    shape: Shape
     keys: bytes
+    presence: bytes = field(repr=False)  # one byte per slot of each chunk: 1, if its object may go
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,11 +97,12 @@ class Fates:
         return True
 
     def skip(self, name: bytes) -> None:
-        """No tier wants it: that is remembered too."""
-        if name not in self._pending:
-            self._settled[name] = bytes([ObjectState.NOT_WANTED]) * self._tiers
-            if len(self._settled) > self._settled_max:
-                self._settled.popitem(last=False)
+        """No tier wants it now: that is remembered too, of what nothing better is known of."""
+        if name in self._pending or name in self._settled:
+            return
+        self._settled[name] = bytes([ObjectState.NOT_WANTED]) * self._tiers
+        if len(self._settled) > self._settled_max:
+            self._settled.popitem(last=False)
 
     def is_pending(self, name: bytes) -> bool:
         return name in self._pending

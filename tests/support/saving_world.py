@@ -9,6 +9,7 @@ import hashlib
 import random
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from unittest import mock
 
@@ -32,6 +33,7 @@ from penstock.actors.core.watches import Watches
 from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
 from penstock.actors.l1_manager import L1Manager
+from penstock.actors.l1_saving import Saving
 from penstock.actors.object_keys import object_keys
 from penstock.actors.store_writer import StoreWriter
 from penstock.actors.writer_limits import WriterLimits
@@ -181,6 +183,7 @@ class SavingConfig:
     queued_objects_max: int = 4096
     settled_objects_max: int = 4096
     waited_objects_max: int = 4096
+    waiters_max: int = 64
     is_staging: bool = False
     news_max: int = 4096
     save_s: float = 5.0
@@ -243,6 +246,7 @@ class SavingWorld:
             eviction_controller=self.eviction,
             store_writer=self.writer,
             hits_max=1024,
+            is_staging=self.config.is_staging,
         )
 
     def _make_writer(self) -> StoreWriter:
@@ -262,6 +266,7 @@ class SavingWorld:
                 queued_objects_max=config.queued_objects_max,
                 settled_objects_max=config.settled_objects_max,
                 waited_objects_max=config.waited_objects_max,
+                waiters_max=config.waiters_max,
                 hits_max=1024,
                 save_s=config.save_s,
                 locate_s=1.0,
@@ -300,14 +305,19 @@ class SavingWorld:
     def slots(self) -> tuple[int, ...]:
         return tuple(range(len(self.shape.slots)))
 
-    async def reserve(self, prompt: bytes, *, parent: bytes = b"") -> l1.WriteLease:
-        want = l1.Reserve(prompt, parent, GeometryId(0), self.slots, SALT, SessionId(1), 1e6)
+    async def reserve(
+        self, prompt: bytes, *, slots: tuple[int, ...] | None = None
+    ) -> l1.WriteLease:
+        slots = slots or self.slots
+        want = l1.Reserve(prompt, b"", GeometryId(0), slots, SALT, SessionId(1), 1e6)
         return await self.l1.ask(want, within=1)
 
-    async def commit(self, prompt: bytes, lease: l1.WriteLease) -> int:
+    async def commit(
+        self, prompt: bytes, lease: l1.WriteLease, *, slots: tuple[int, ...] | None = None
+    ) -> int:
         """Answers the backlog it was told."""
         digests = b""
-        names = object_keys(self.shape, prompt, self.slots)
+        names = object_keys(self.shape, prompt, slots or self.slots)
         for name, (offset, size, _), granted in zip(
             names, _EXTENT.iter_unpack(lease.extents.packed), lease.answers, strict=True
         ):
@@ -325,6 +335,13 @@ class SavingWorld:
             await self.eviction.ask(eviction.MakeRoom(lease.bytes_missing), within=10)
             lease = await self.reserve(prompt)
         return await self.commit(prompt, lease) if lease.lease else -1
+
+    async def put_slots(self, prompt: bytes, slots: tuple[int, ...]) -> None:
+        """As one worker of several does. There has to be room."""
+        await self.commit(prompt, await self.reserve(prompt, slots=slots), slots=slots)
+
+    async def make_room(self, size_bytes: int) -> int:
+        return await self.eviction.ask(eviction.MakeRoom(size_bytes), within=10)
 
     async def lookup(self, prompt: bytes) -> int:
         ticket = TicketId(next(self._numbers).to_bytes(16, "big"))
@@ -345,6 +362,11 @@ class SavingWorld:
         width = len(self.stores)
         assert len(answer.states) == len(prompt) // 32 * len(self.slots) * width
         return [[ObjectState(one) for one in answer.states[at::width]] for at in range(width)]
+
+    def refusing_borrows(self) -> AbstractContextManager[object]:
+        """While it is entered, L1 has no lease left for what waits to be saved."""
+        refusal = UnavailableError("no lease is left")
+        return mock.patch.object(Saving, "_borrow", side_effect=refusal)
 
     # Oracles.
 
