@@ -79,6 +79,8 @@ class Saver:
         return told
 
     async def wait_idle(self) -> None:
+        """Until nothing is being written. What is to be taken back is not waited for: a store that fails may never do
+        it, and what is whole there when it is opened again is found and counted."""
         await self._is_idle.wait()
 
     def _is_here(self, key: bytes) -> bool:
@@ -110,12 +112,12 @@ class Saver:
                 unsure = await self._write(job)
                 job.sources.clear()  # their memory is theirs again, however long the rest takes
                 job.is_done.set()
-                if unsure:
-                    await self._take_back(unsure)
             finally:
                 self._jobs -= 1
                 if not self._jobs:
                     self._is_idle.set()
+            if unsure:
+                await self._take_back(unsure)
 
     async def _write(self, job: _Job) -> list[Record]:
         """Fill in the answers. Returns those of which nobody knows whether they are on the medium."""

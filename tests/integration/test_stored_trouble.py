@@ -248,6 +248,18 @@ async def purge_to_disk(node: Node, engine: RawEngine) -> None:
     await nobody_reads(node)
 
 
+async def test_a_store_that_fails_does_not_hold_up_the_end_of_the_node(tmp_path: Path) -> None:
+    """B1: saves that failed, and nobody knows how, are still to be taken back when the node is told to stop.
+
+    Seen to fail: it waited for that, 5 s, until it was cut off.
+    """
+    files = Files(tmp_path / "kv")
+    async with one_engine(files.config(attempts_max=1, faults={"error": 1.0})) as (_, engine):
+        await put_and_save(engine, Prompt.made("a", 3))
+        told = time.monotonic()
+    assert time.monotonic() - told < 3.0
+
+
 async def test_a_store_that_is_gone_at_the_start_comes_back_by_itself(tmp_path: Path) -> None:
     """B1, B14: the folder of a store cannot be made when the node starts: the node serves without it, says so, and
     takes it up when it can."""
