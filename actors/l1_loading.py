@@ -148,7 +148,7 @@ class Loading:
                 lease, hold = rest, self._table.lease_handle(rest, session=NODE_SESSION)
             else:
                 lease = NO_LEASE
-            self._watching.advance(self._now())  # others may have hoped for what was lost
+            self._watching.look_again(self._now())  # others may have hoped for what was lost
         return l1_loading.Landed(self._move(msg.tickets), lease, hold)
 
     def _move(self, tickets: Iterable[tuple[TicketId, int]]) -> tuple[int, ...]:
@@ -160,10 +160,10 @@ class Loading:
         if served is None:
             return NOT_SERVED
         try:
-            hit = self._table.follow(ticket, served.keys, now=now).hit
+            hit = self._table.step(ticket, served.keys, now=now).hit
             if chunks > hit:
                 self._table.extend(ticket, served.keys[: chunks * KEY_BYTES], now=now)
-                hit = self._table.follow(ticket, served.keys, now=now).hit
+                hit = self._table.step(ticket, served.keys, now=now).hit
         except _native.TableError:
             return NOT_SERVED  # it is over, and its watcher hears so by the same
         finally:

@@ -344,7 +344,7 @@ class L1Manager(l1.L1Manager):
 
     def _abort(self, msg: l1.Abort | l1.GiveBack) -> bool:
         outcome = self._table.abort(msg.lease, session=msg.session)
-        self._watching.advance(_now())
+        self._watching.look_again(_now())
         return outcome == _native.Outcome.OK
 
     # Room and time.
@@ -371,7 +371,7 @@ class L1Manager(l1.L1Manager):
 
     def _ended(self, now: float) -> None:
         """Leases or tickets may have come to their end."""
-        self._watching.advance(now)
+        self._watching.look_again(now)
         self._loading.sweep()
 
     async def _drain_returned(self) -> None:
@@ -379,7 +379,7 @@ class L1Manager(l1.L1Manager):
         while True:
             await wait_readable(self._table.return_fd)
             self._table.drain()
-            self._watching.advance(_now())  # what a load gave up is promised no more
+            self._watching.look_again(_now())  # what a load gave up is promised no more
 
     # Numbers.
 

@@ -23,14 +23,14 @@ from penstock.actors.api import l1, l1_loading, store
 from penstock.actors.api.types import NODE_SESSION, LeaseId, TicketId
 from penstock.actors.core.load_records import Name, Record, Records, Stage
 from penstock.actors.prefetch_metrics import PrefetchMetrics
-from penstock.runtime.errors import PenstockError
+from penstock.actors.room import Room
+from penstock.runtime.errors import PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
 NO_LEASE = LeaseId(b"")
 HEAD_START_S = 0.05  # at most, of the first load of a prompt: its reader waits for that one
-NOT_SERVED = -1  # as a hit: the ticket is over
 _DIGEST = struct.Struct("<Q")
 
 
@@ -66,6 +66,7 @@ class Load:
     """A record, and what it takes to carry it out. `indices` are those of the lease's answers, as `record.places`."""
 
     record: Record
+    ticket: TicketId  # that began it
     lease: LeaseId
     hold: object
     indices: tuple[int, ...]
@@ -73,31 +74,6 @@ class Load:
     payload_bytes: int
     scope: CancelScope = field(default_factory=CancelScope)
     landed: dict[int, None] = field(default_factory=dict)  # positions in `places`: LOADED, not kept
-
-
-class Room:
-    """Bytes of loads under way, first come first served. One that is larger than all of it has it alone."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._taken = 0
-        self._next = asyncio.Lock()  # who waits for room; the others wait behind it
-        self._freed = asyncio.Event()
-
-    @property
-    def taken_bytes(self) -> int:
-        return self._taken
-
-    async def take(self, count: int) -> None:
-        async with self._next:
-            while self._taken and self._taken + count > self._bytes_max:
-                self._freed.clear()
-                await self._freed.wait()
-            self._taken += count
-
-    def give_back(self, count: int) -> None:
-        self._taken -= count
-        self._freed.set()
 
 
 class Loads:
@@ -114,7 +90,8 @@ class Loads:
         metrics: PrefetchMetrics,
     ) -> None:
         self.records = Records()
-        self.room = Room(inflight_bytes_max)
+        part_bytes = inflight_bytes_max // max(1, len(tiers))  # a tier that hangs keeps no other's
+        self.rooms = tuple(Room(part_bytes) for _ in tiers)
         self.waiting: dict[TicketId, Waiting] = {}
         self._tiers = tiers
         self._l1 = manager
@@ -125,6 +102,10 @@ class Loads:
         # Set when the ticket's first load has landed: side by side, on a disk, all come at the end.
         self._ahead: dict[TicketId, asyncio.Event] = {}
         self._log = Log("prefetcher")
+
+    @property
+    def inflight_bytes(self) -> int:
+        return sum(room.taken_bytes for room in self.rooms)
 
     def begin(
         self,
@@ -141,7 +122,15 @@ class Loads:
         """Load these objects, which `lease` has granted, from a tier."""
         record = self.records.open(tier, names, places, ticket, deadline)
         payload_bytes = sum(target.logical_bytes for target in targets)
-        load = Load(record, lease.lease, lease.hold, tuple(indices), tuple(targets), payload_bytes)
+        load = Load(
+            record,
+            ticket,
+            lease.lease,
+            lease.hold,
+            tuple(indices),
+            tuple(targets),
+            payload_bytes,
+        )
         load.scope.deadline = deadline
         self._loads[record] = load
         is_first = ticket not in self._ahead
@@ -224,7 +213,8 @@ class Loads:
     async def _ask_store(self, load: Load) -> tuple[store.Loaded, ...]:
         """Empty when the store gave no answer: then it may still be writing."""
         tier = self._tiers[load.record.tier]
-        await self.room.take(load.payload_bytes)
+        room = self.rooms[load.record.tier]
+        await room.take(load.payload_bytes, load.ticket)
         try:
             await hazard("prefetch.before_load")
             answers = await tier.ref.ask(store.Load(load.targets), within=tier.load_s)
@@ -233,7 +223,7 @@ class Loads:
             refusal.with_traceback(None)  # its frames hold the message, and so the lease
             return ()
         finally:
-            self.room.give_back(load.payload_bytes)
+            room.give_back(load.payload_bytes)
         return answers
 
     async def _land(self, load: Load, answers: Sequence[store.Loaded], hold: object) -> None:
@@ -248,8 +238,9 @@ class Loads:
         landed = await self._tell_l1(load, answers, good, named)
         load.landed = dict.fromkeys(good if landed.lease else ())
         load.lease, load.hold = landed.lease, landed.hold or hold
-        for (_, waiting), hit in zip(told, landed.hits, strict=True):
-            waiting.moved(hit)
+        if landed.hits:
+            for (_, waiting), hit in zip(told, landed.hits, strict=True):
+                waiting.moved(hit)
         if (
             record.stage is Stage.OVER
         ):  # the last one left while L1 was told, and may have heard of it before us
@@ -296,11 +287,10 @@ class Loads:
                 within=self._ask_s,
             )
         except PenstockError as refusal:
+            # The tickets hear that all was lost, and go on from that: whether they are over is for L1 to say.
             self._log.warning("land_refused", reason=str(refusal))
-        nothing = l1_loading.Land(load.lease, (), b"", b"", len(load.indices), ())
-        with suppress(PenstockError):
-            await self._l1.ask(nothing, within=self._ask_s)
-        return l1_loading.Landed((NOT_SERVED,) * len(tickets), NO_LEASE, None)
+            forget_frames(refusal)
+        return l1_loading.Landed((), NO_LEASE, None)
 
     async def _commit(
         self,

@@ -45,7 +45,7 @@ class Prefetcher(prefetch.Prefetcher):
         metrics = PrefetchMetrics(
             telemetry,
             tickets=lambda: float(len(self._fetchings)),
-            inflight=lambda: float(loads.room.taken_bytes),
+            inflight=lambda: float(loads.inflight_bytes),
         )
         loads = Loads(
             tiers,

@@ -62,11 +62,13 @@ class Records:
         ticket: TicketId,
         deadline: float,
     ) -> Record:
-        """A new load of objects that nobody loads yet."""
+        """A new load of objects that L1 has granted.
+
+        A grant proves that whoever had an object's name before has lost it, though its load may not have heard so yet:
+        the name is the new load's.
+        """
         record = Record(tier, tuple(names), tuple(places), deadline)
-        for name in record.names:
-            assert name not in self._by_name, "an object is loaded twice"
-            self._by_name[name] = record
+        self._by_name.update(dict.fromkeys(record.names, record))
         self._add(record, ticket)
         return record
 

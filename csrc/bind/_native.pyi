@@ -330,7 +330,12 @@ class Table:
 
     def follow(self, ticket: bytes, keys: bytes, *, now: float) -> Hit:
         """As extend, but of what is new only RESIDENT objects count: for tickets that wait for no load, or for
-        others. With nothing but Rule.FULL it costs what is new, and not the prompt.
+        others. With nothing but Rule.FULL it costs what is new and what is promised, and not the prompt.
+        """
+
+    def step(self, ticket: bytes, keys: bytes, *, now: float) -> Hit:
+        """As follow, but with nothing but Rule.FULL at the cost of what is new alone: `promised` is above `hit` when
+        what comes next is on its way, and says nothing of what is beyond.
         """
 
     def has_ticket(self, ticket: bytes) -> bool:
@@ -456,7 +461,8 @@ class Table:
     def salvage(self, lease: bytes, *, session: int, into: bytes) -> bool:
         """A reservation failed in part: what is LOADED of it goes on as the lease `into`, which never expires. The
         rest leaves the index at once, and its memory is quarantined until the old lease is ended, which says that
-        nobody writes it any more. False if nothing was LOADED: there is no new lease. Raises TableFull, IdTaken.
+        nobody writes it any more. False if nothing was LOADED, or if there is no room for one more lease: then all of
+        it leaves the index. Raises IdTaken.
         """
 
     def runs(self, key: bytes, slot: int) -> bytes:

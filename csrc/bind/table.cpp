@@ -239,6 +239,14 @@ void bind_reading(py::class_<Table>& table) {
           },
           "ticket"_a, "keys"_a, py::kw_only(), "now"_a, "As extend, RESIDENT objects only.")
       .def(
+          "step",
+          [](Table& self, const py::bytes& ticket, const py::bytes& keys, double now) {
+            const Table::Hit hit = self.step(id_of(ticket), keys_of(keys), now);
+            return named_tuple(hit_type(), {hit.hit, hit.promised});
+          },
+          "ticket"_a, "keys"_a, py::kw_only(), "now"_a,
+          "As follow, at the cost of what is new: more is promised than hit if the next is coming.")
+      .def(
           "has_ticket",
           [](Table& self, const py::bytes& ticket) { return self.has_ticket(id_of(ticket)); },
           "ticket"_a, "Whether it is not over.")

@@ -106,6 +106,9 @@ class Table {
   [[nodiscard]] std::vector<Presence> presence(KeyBatch keys, std::uint32_t geometry);
   [[nodiscard]] bool has_ticket(const Id& ticket);
   Hit follow(const Id& ticket, KeyBatch keys, double now);
+  // As follow, at the cost of what is new: `promised` is above `hit` if what comes next is on its
+  // way, and says no more than that.
+  Hit step(const Id& ticket, KeyBatch keys, double now);
   bool salvage(const Id& lease, std::uint64_t session, const Id& into);
 
   // Writing: table_writing.cpp.
@@ -275,7 +278,8 @@ class Table {
   void hide_foreign(std::span<ChunkId> found, std::uint32_t geometry) const;
   BookId make_ticket(const TicketRequest& request);
   Ticket& ticket_of(const Id& id);
-  Hit grow(Ticket& ticket, KeyBatch keys, std::uint32_t states);
+  enum class Sight : std::uint8_t { near, far };  // of what is promised: what comes next, or all of it
+  Hit grow(Ticket& ticket, KeyBatch keys, std::uint32_t states, Sight sight);
   void pin_for(Ticket& ticket, std::span<const ChunkId> chunks);
   void end_ticket(BookId place);
   [[nodiscard]] BookId lease_of_rank(const Ticket& ticket, std::uint32_t rank) const;

@@ -42,13 +42,18 @@ bool Table::has_ticket(const Id& id) {
 
 Table::Hit Table::follow(const Id& id, KeyBatch keys, double now) {
   begin(now);
-  return grow(ticket_of(id), keys, Contents::kReadable);
+  return grow(ticket_of(id), keys, Contents::kReadable, Sight::far);
+}
+
+Table::Hit Table::step(const Id& id, KeyBatch keys, double now) {
+  begin(now);
+  return grow(ticket_of(id), keys, Contents::kReadable, Sight::near);
 }
 
 // Pins what has become readable beyond the ticket's end, where an object in one of `states` counts.
 // What the ticket has already counts as it was counted then. With nothing but full groups only what
-// is new is looked at.
-Table::Hit Table::grow(Ticket& ticket, KeyBatch keys, std::uint32_t states) {
+// is new is looked at, and of what is promised, with `Sight::near`, no more than that.
+Table::Hit Table::grow(Ticket& ticket, KeyBatch keys, std::uint32_t states, Sight sight) {
   require_count(keys);
   require_prompt_of(ticket, keys);
   const auto end = static_cast<std::uint32_t>(ticket.chunks.size());
@@ -66,7 +71,9 @@ Table::Hit Table::grow(Ticket& ticket, KeyBatch keys, std::uint32_t states) {
   }
   const std::size_t more = keys.size() - end;
   if (found_.size() < more) found_.resize(more);
+  const bool is_near = sight == Sight::near && only_full;
   for (std::size_t base = 0; base < more && !later.over(); base += ChunkStore::kWindow) {
+    if (is_near && reached.over()) break;
     const std::size_t count = std::min(ChunkStore::kWindow, more - base);
     const std::span<ChunkId> found = std::span(found_).subspan(base, count);
     contents_.find(keys.range(end + base, count), found);
@@ -96,12 +103,10 @@ bool Table::salvage(const Id& id, std::uint64_t session, const Id& into) {
     return false;
   }
   if (leases_.contains(into)) throw IdTaken("a live lease has this id; draw another");
-  if (leases_.full()) {
-    throw TableFull("all " + std::to_string(config_.leases_max) +
-                    " leases are in use; release some, or raise leases_max");
-  }
   Lease& lease = leases_[place];
-  std::vector<ObjectRef> whole(lease.objects.size());
+  // What is whole needs a lease of its own: the old one lasts until nobody writes any more. Without
+  // one nothing is kept, and the loader hears that all was lost.
+  std::vector<ObjectRef> whole(leases_.full() ? 0 : lease.objects.size());
   std::uint32_t count = 0;
   for (std::size_t i = 0; i < whole.size(); ++i) {
     const ObjectRef ref = lease.objects[i];

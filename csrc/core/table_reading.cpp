@@ -82,7 +82,7 @@ void Table::open_ticket(const TicketRequest& request) {
 
 std::uint32_t Table::extend(const Id& id, KeyBatch keys, double now) {
   begin(now);
-  return grow(ticket_of(id), keys, Contents::kReadableByLoad).hit;
+  return grow(ticket_of(id), keys, Contents::kReadableByLoad, Sight::near).hit;
 }
 
 Ticket& Table::ticket_of(const Id& id) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
+from unittest import mock
 
 import anyio
 import pytest
@@ -19,8 +21,10 @@ from support.prefetch_world import (
     prompt,
 )
 
-from penstock.actors.api import prefetch, store
-from penstock.actors.api.types import GroupGeometry, Shortfall
+from penstock.actors.api import l1, l1_loading, prefetch, store
+from penstock.actors.api.errors import QuarantineFull, TooManyInFlight
+from penstock.actors.api.types import GroupGeometry, SessionId, Shortfall
+from penstock.actors.l1_loading import Loading
 from penstock.runtime.hazard import ScriptedHazards
 from penstock.runtime.supervisor import Supervisor
 
@@ -107,6 +111,108 @@ def test_a2_what_was_given_up_is_loaded_from_elsewhere_meanwhile(seed: int) -> N
         await world.assert_nothing_is_held()
 
     play(seed, scene, WorldConfig(tiers=2, load_s=0.5))
+
+
+@SEEDS
+def test_b1_a_store_that_hangs_keeps_no_other_store_from_loading(seed: int) -> None:
+    """B1: each tier has a part of the bytes in flight of its own.
+
+    Seen to fail with one room for all: the second prompt was final at 0, out of time."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one, two = prompt(8, "one"), prompt(4, "two")
+        world.stores[0].put(world.shape, one, range(8))
+        world.stores[1].put(world.shape, two, range(4))
+        world.stores[0].plan.hangs_at_load = True
+        await world.lookup(one)
+        while not world.stores[0].loads:  # noqa: ASYNC110 - virtual time
+            await anyio.sleep(0.001)
+        other = await world.lookup(two, load_s=3.0)
+        assert await world.wait_final(other, within=2.0) == 4
+        assert world.actor is not None
+        assert world.actor._around.loads.inflight_bytes > 0, "the first store hangs no more"
+        world.stores[0].released.set()
+
+    play(seed, scene, WorldConfig(tiers=2, inflight_bytes_max=8 * PAGE))
+
+
+@SEEDS
+def test_a_short_prompt_has_its_turn_among_the_loads_of_a_long_one(seed: int) -> None:
+    """A prompt of many loads has the room of its tier one load at a time, in turns with the others.
+
+    Seen to fail first come, first served: the short one came when the long one had all of its 48 chunks."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        long, short = prompt(48, "long"), prompt(1, "short")
+        world.stores[0].put(world.shape, long, range(48))
+        world.stores[0].put(world.shape, short, range(1))
+        world.stores[0].plan.load_s = 0.5
+        first = await world.lookup(long, load_s=30.0)
+        while not world.stores[0].loads:  # noqa: ASYNC110 - virtual time
+            await anyio.sleep(0.001)
+        second = await world.lookup(short, load_s=4.0)
+        assert await world.wait_final(second) == 1
+        assert first.hit < 24
+        assert await world.wait_final(first) == 48
+
+    play(seed, scene, WorldConfig(inflight_bytes_max=4 * PAGE))
+
+
+@SEEDS
+def test_a_load_that_l1_has_no_lease_for_ends_its_ticket_at_once(seed: int) -> None:
+    """What is whole of a load that failed in part needs one more lease. Without one all of it is lost, and the ticket
+    is final with what it has.
+
+    Seen to fail: L1 refused to land it, which the ticket took for its own end, and was open until that."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        held, one = prompt(1, "held"), prompt(6)
+        await world.store(held, range(1))
+        world.stores[0].put(world.shape, one, range(6))
+        world.stores[0].lose(world.shape, one, range(5, 6))
+        world.stores[0].plan.load_s = 0.5
+        watched = await world.lookup(one, load_s=5.0)
+        while not world.stores[0].loads:  # noqa: ASYNC110 - virtual time
+            await anyio.sleep(0.001)
+        with suppress(TooManyInFlight):
+            while True:
+                reader = await world.lookup(held)
+                for rank in range(4):
+                    acquire = l1.Acquire(reader.ticket, SessionId(1), rank, (0,), 0, 50.0)
+                    await world.l1.ask(acquire, within=1)
+        hit = await world.wait_final(watched, within=10.0)
+        assert hit <= 5
+        assert watched.shortfall is Shortfall.FAILED
+
+    play(seed, scene, WorldConfig(leases_max=12))
+
+
+@SEEDS
+def test_a_landing_that_l1_refuses_is_a_loss_and_not_the_end_of_the_ticket(seed: int) -> None:
+    """Whether a ticket is over is for L1 to say; a landing refused loses a load, which the next tier brings."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(6)
+        for each in world.stores:
+            each.put(world.shape, one, range(6))
+        serve, refused = Loading.receive, 0
+
+        def refuse_one(self: Loading, msg: l1_loading.Message) -> object:
+            nonlocal refused
+            if isinstance(msg, l1_loading.Land) and not refused:
+                refused += 1
+                raise QuarantineFull("by the test")
+            return serve(self, msg)
+
+        with mock.patch.object(Loading, "receive", refuse_one):
+            watched = await world.lookup(one)
+            assert await world.wait_final(watched) == 6
+        assert refused
+        assert await world.read(watched) == 6
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, WorldConfig(tiers=2))
 
 
 @SEEDS
@@ -278,8 +384,14 @@ def _bad_message() -> object:
     return Envelope("no message at all", inf, None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("groups", [FULL, SHARDED, HYBRID])
-@pytest.mark.parametrize("seed", range(12))
+SWARM = [(seed, groups) for seed in range(12) for groups in (FULL, SHARDED, HYBRID)]
+TAKEN_OVER = [
+    (7008, HYBRID),
+    (7152, HYBRID),
+]  # an object is granted anew before its loss is heard of
+
+
+@pytest.mark.parametrize(("seed", "groups"), [*SWARM, *TAKEN_OVER])
 def test_swarm_of_lookups_under_faults_then_healed(
     seed: int, groups: tuple[GroupGeometry, ...]
 ) -> None:

@@ -97,6 +97,7 @@ class WorldConfig:
     locate_s: float = 0.5
     load_s: float = 5.0
     slice_chunks: int = 4
+    leases_max: int = 4096
 
 
 class World:
@@ -121,6 +122,7 @@ class World:
             objects_max=4096,
             policy=_native.Policy.LRU,
             quarantine_bytes_max=config.pages * PAGE,
+            leases_max=config.leases_max,
         )
         self.actor: Prefetcher | None = None  # its present life
         self.watched: dict[TicketId, Watched] = {}

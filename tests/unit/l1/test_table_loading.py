@@ -17,9 +17,13 @@ ABSENT, RESIDENT, COMING = (
 TICKET = b"t" * 16
 
 
-def table_of(*groups: Group) -> Table:
+def table_of(*groups: Group, leases_max: int = 16) -> Table:
     table = Table(
-        arena_bytes=16 * PAGE, objects_max=64, policy=Policy.LRU, quarantine_bytes_max=16 * PAGE
+        arena_bytes=16 * PAGE,
+        objects_max=64,
+        policy=Policy.LRU,
+        quarantine_bytes_max=16 * PAGE,
+        leases_max=leases_max,
     )
     table.add_geometry(groups or (Group(rule=Rule.FULL, shard_bytes=[PAGE]),))
     table.attach(0, instance=0)
@@ -129,6 +133,37 @@ def test_nothing_is_left_of_a_load_that_brought_nothing() -> None:
     assert not table.salvage(b"a" * 16, session=0, into=b"n" * 16)
     assert not table.salvage(b"a" * 16, session=0, into=b"n" * 16)  # over: nothing happens
     assert table.statistics().bytes_quarantined == 2 * PAGE
+    table.validate()
+
+
+def test_without_a_lease_for_what_is_left_of_a_load_all_of_it_is_lost() -> None:
+    """The old lease lasts until nobody writes any more, so that what is whole needs one more."""
+    table = table_of(leases_max=1)
+    reserve(table, 0, 2, b"a")
+    handle = table.lease_handle(b"a" * 16, session=0)
+    load(table, b"a", 0)
+    assert not table.salvage(b"a" * 16, session=0, into=b"n" * 16)
+    numbers = table.statistics()
+    assert (numbers.bytes_loaded, numbers.bytes_quarantined) == (0, PAGE)  # one may be written
+    table.validate()
+    handle.give_back()
+    table.drain()
+    assert table.statistics().bytes_quarantined == 0
+    assert reserve(table, 0, 2, b"b") == bytes([Answer.GRANTED] * 2)
+
+
+def test_a_step_goes_as_far_as_follow_and_looks_no_further_than_what_comes_next() -> None:
+    table = table_of()
+    open_ticket(table)
+    assert table.step(TICKET, KEYS, now=0.0) == (0, 0)
+    reserve(table, 0, 2, b"a")
+    hit, promised = table.step(TICKET, KEYS, now=0.0)
+    assert hit == 0 < promised <= 2
+    table.commit(b"a" * 16, session=0, indices=(0,), digests=bytes(8), now=0.0)
+    hit, promised = table.step(TICKET, KEYS, now=0.0)
+    assert hit == 1 < promised <= 2
+    table.commit(b"a" * 16, session=0, indices=(1,), digests=bytes(8), now=0.0)
+    assert table.step(TICKET, KEYS, now=0.0) == (2, 2)
     table.validate()
 
 

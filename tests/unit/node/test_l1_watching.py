@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,10 +41,13 @@ class Table(_native.Table):
             raise refusal("no")
         return SimpleNamespace(hit=2, promised=3)
 
+    step = follow
+
 
 @pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize(("event", "promised"), [(Watching.advance, 4), (Watching.look_again, 3)])
 def test_a_watch_the_table_refuses_ends_alone_and_hears_so(
-    refusal: type[_native.TableError],
+    refusal: type[_native.TableError], event: Callable[[Watching, float], None], promised: int
 ) -> None:
     """A8, B11: an innocent's step moves the watermarks. What goes wrong with one is told to its own watcher.
 
@@ -57,12 +61,12 @@ def test_a_watch_the_table_refuses_ends_alone_and_hears_so(
         watch = Watch(ticket, SessionId(number), bytes(4 * 32), GeometryId(0), 1, 4, expires=9.0)
         watching.begin(watch, watcher.ref)
     table.refuses[tickets[1]] = refusal
-    watching.advance(1.0)
+    event(watching, 1.0)  # a commit costs what is new: what is promised stays
     news = [envelope.msg for envelope in watcher.ref.mailbox.queue]
     assert [(one.session, one.hit_chunks, one.promised_chunks) for one in news] == [
-        (0, 2, 3),
+        (0, 2, promised),
         (1, 1, 1),
-        (2, 2, 3),
+        (2, 2, promised),
     ]
     assert all(isinstance(one, gateway.TicketMoved) for one in news)
     assert [watching.has(ticket) for ticket in tickets] == [True, False, True]
