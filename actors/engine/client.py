@@ -337,16 +337,12 @@ class Client:
         adapter: bytes = b"",
         within: float,
     ) -> Saves:
-        """What became of a prompt's objects at the node's stores; waits at most so long for what is pending.
-
-        Nothing is known of any store (`Saves()`) while the node is away. Raises InvalidField.
-        """
+        """What became of a prompt's objects at the node's stores; waits at most so long for what is pending."""
         self._check()
-        wait_s = read_wait(within)
         with self._accounts.excusing("wait_stored"):
             session = self._link.current()
             prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
-            return Saves.of(await session.wait_stored(whole(prompt), within=wait_s))
+            return Saves.of(await session.wait_stored(whole(prompt), within=read_wait(within)))
         return Saves()
 
     async def stat(self, *, within: float | None = None) -> engine_pb2.StatReply:

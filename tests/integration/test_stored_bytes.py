@@ -210,7 +210,7 @@ async def test_ranks_do_not_share_a_disk(tmp_path: Path) -> None:
 
 
 async def test_two_nodes_that_share_a_folder_on_purpose_keep_it_whole(tmp_path: Path) -> None:
-    """A19: both save the same objects, and others, at the same time, into one folder; all of them are whole for both."""
+    """A19: both save the same objects, and others, at the same time, into one folder; all are whole for both."""
     files = Files(tmp_path / "kv")
     config = files.config(ownership="shared", capacity=0)
     same = Prompt.made("same", 40)
