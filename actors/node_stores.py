@@ -14,7 +14,7 @@ from penstock.actors.loads import Tier
 from penstock.actors.store_parts import StoreTools
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
-from penstock.actors.stores.header import TENANT_BYTES
+from penstock.actors.stores.header import NO_TENANT, TENANT_BYTES
 from penstock.actors.stores.opening import AnyStoreConfig, open_store
 from penstock.actors.stores.store import Store, StoreContext
 from penstock.actors.surroundings import FetchLimits, PrefetchLimits
@@ -55,10 +55,11 @@ def store_tools(
 
 def tenant_quotas(config: StoreConfig) -> dict[bytes, int]:
     """Bytes by what a tenant is called in headers."""
-    return {
-        hashlib.sha256(one.salt.encode()).digest()[:TENANT_BYTES]: one.bytes
-        for one in config.quotas
-    }
+    return {_called(one.salt): one.bytes for one in config.quotas}
+
+
+def _called(salt: str) -> bytes:
+    return hashlib.sha256(salt.encode()).digest()[:TENANT_BYTES] if salt else NO_TENANT
 
 
 def tier(config: StoreConfig, ref: Ref[store.StoreActor], mode: L1Mode) -> Tier:

@@ -77,6 +77,10 @@ class FaultsConfig(Config, frozen=True):
     drop: Chance = 0.0  # saved, it was said, and then it is not there
 
 
+OF_OWNERS = ("capacity", "policy", "objects_max", "tenant_bytes_max", "tenants_max", "quotas")
+"""What only the owner of a store can keep to."""
+
+
 class StoreConfig(Config, frozen=True, tag_field="type"):
     """One store."""
 
@@ -121,3 +125,13 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
         salts = [quota.salt for quota in self.quotas]
         if len(set(salts)) != len(salts):
             raise ValueError("quotas: one salt has two quotas")
+
+    def check_shared(self) -> None:
+        """Raises ValueError if it says how to keep what nobody keeps, as others write to this store, too."""
+        usual = {field.name: field.default for field in msgspec.structs.fields(StoreConfig)}
+        given = [name for name in OF_OWNERS if getattr(self, name) != usual[name]]
+        if given:
+            problem = (
+                f"{', '.join(given)}: others write there too, so nothing is counted or evicted"
+            )
+            raise ValueError(f"{problem}; leave it out, or give the store to one node alone")

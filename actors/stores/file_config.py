@@ -72,6 +72,8 @@ class FileConfig(StoreConfig, frozen=True, kw_only=True, tag="file"):
             raise ValueError("paths: one folder is named twice")
         if self.ownership is OwnershipName.EXCLUSIVE and not self.capacity:
             raise ValueError("a file store needs a capacity, such as 500GiB, unless it is shared")
+        if self.ownership is OwnershipName.SHARED:
+            self.check_shared()
         if self.jobs_max < self.depth:
             raise ValueError(f"jobs_max must be at least depth, {self.depth}")
 

@@ -30,6 +30,7 @@ class FsspecConfig(StoreConfig, frozen=True, kw_only=True, tag="fsspec"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_shared()
         if "://" not in self.url:
             raise ValueError(f"url must be written protocol://path, not {self.url!r}")
 

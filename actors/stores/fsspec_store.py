@@ -12,10 +12,13 @@ from __future__ import annotations
 import errno
 import importlib
 import itertools
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from penstock._native import copy_bytes
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.fsspec_config import FsspecConfig, PutName
 from penstock.actors.stores.store import (
@@ -33,8 +36,12 @@ from penstock.actors.stores.store import (
 )
 from penstock.actors.stores.threads import Threads
 from penstock.runtime.errors import mapped
+from penstock.runtime.units import MIB
 
 PUT_IS_ATOMIC = frozenset({"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf"})
+STEP_BYTES = MIB  # copied at a time: a fraction of a millisecond
+ASIDE_FOR = timedelta(days=1)  # what lies aside for longer is of a node that died
+_ASIDE = re.compile(r"[0-9a-f]+-[0-9]+")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FAULTS = (OSError, RuntimeError, ValueError)  # what filesystems raise when they fail
 
@@ -82,10 +89,12 @@ class FsspecStore:
         self._numbers = itertools.count()
 
     async def prepare(self) -> None:
-        """Make the folders. Raises StoreFault."""
+        """Make the folders, and remove what nodes that died left aside. Raises StoreFault."""
         folder = self._root if self._is_put else f"{self._root}/.aside"
         with mapped(dict.fromkeys(_FAULTS, self._fault)):
             await self._threads.run(lambda: self._system.makedirs(folder, exist_ok=True))
+            if not self._is_put:
+                await self._threads.run(self._sweep)
 
     async def locate(self, keys: Keys) -> bytes:
         with mapped(dict.fromkeys(_FAULTS, self._fault)):
@@ -122,6 +131,16 @@ class FsspecStore:
 
     # In a thread of their own.
 
+    def _sweep(self) -> None:
+        """Whoever lives wrote to it lately: nobody locks a file there."""
+        oldest = datetime.now(UTC) - ASIDE_FOR
+        for path in self._system.ls(f"{self._root}/.aside", detail=False):
+            if not _ASIDE.fullmatch(path.rpartition("/")[2]):
+                continue
+            with suppress(FileNotFoundError, NotImplementedError):  # gone; or nobody knows its age
+                if _in_utc(self._system.modified(path)) < oldest:
+                    self._system.rm_file(path)
+
     def _load(self, wanted: Wanted) -> Outcome:
         header, room = len(wanted.header), len(wanted.header) + len(wanted.payload)
         with _Told() as told:
@@ -129,14 +148,19 @@ class FsspecStore:
             data = self._system.cat_file(self._path(wanted.key), start=0, end=room + 1)
             if len(data) > room:
                 return Outcome(Fate.REFUSED, 0, f"more than the {room} bytes there is room for")
-            wanted.header[: min(header, len(data))] = data[:header]
-            payload = memoryview(data)[header:]
-            wanted.payload[: len(payload)] = payload
-            return Outcome(Fate.DONE, len(payload))
+            there = memoryview(data)
+            if len(there) <= header:
+                wanted.header[: len(there)] = there
+                return Outcome(Fate.DONE, 0)
+            wanted.header[:] = there[:header]
+            size = len(there) - header
+            # Copied natively: a thread that copies in Python keeps the loop's from running.
+            copy_bytes(source=there[header:], target=wanted.payload[:size])
+            return Outcome(Fate.DONE, size)
         return told.outcome
 
     def _save(self, given: Given) -> Outcome:
-        data = b"".join((given.header, given.payload[: given.payload_bytes]))
+        data = _joined(given)
         path = self._path(given.key)
         with _Told() as told:
             self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -171,6 +195,19 @@ class FsspecStore:
 
     def _fault(self, problem: str) -> StoreFault:
         return StoreFault(f"{self._name}: {problem}")
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def _joined(given: Given) -> bytearray:
+    """Libraries want it in one piece. In steps, between which other threads run: one long copy would keep the loop's
+    from running as long."""
+    data = bytearray(given.header)
+    for start in range(0, given.payload_bytes, STEP_BYTES):
+        data += given.payload[start : min(start + STEP_BYTES, given.payload_bytes)]
+    return data
 
 
 class _Told:

@@ -57,6 +57,7 @@ class MooncakeConfig(StoreConfig, frozen=True, kw_only=True, tag="mooncake"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_shared()
         self.master_address()
         check_durations(self, "connect_within", "rpc_within", "close_within")
         if self.devices and self.protocol is ProtocolName.TCP:

@@ -131,7 +131,8 @@ class NativeIo:
     async def aclose(self) -> None:
         """Take no more jobs, cancel those under way, and wait until the last is over. Idempotent.
 
-        Given up, it leaves the rest to a second call, or to the engine's end, which waits in place.
+        Given up, it leaves the rest to a second call, or to the engine's end, which waits for a second and no longer:
+        what is still under way then keeps its memory until the process ends.
         """
         self._engine.stop()
         while self._engine.jobs:

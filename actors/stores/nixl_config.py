@@ -50,6 +50,8 @@ class NixlConfig(StoreConfig, frozen=True, kw_only=True, tag="nixl"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ownership is OwnershipName.SHARED:
+            self.check_shared()
         check_durations(self, "pause_max", "close_within")
         if self.path and not Path(self.path).is_absolute():
             raise ValueError(f"path: {self.path!r} is not absolute")

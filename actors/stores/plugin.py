@@ -25,7 +25,7 @@ from typing import Annotated, Any, Protocol, cast
 import msgspec
 
 from penstock.actors.stores.config import StoreConfig
-from penstock.actors.stores.store import Store, StoreContext, StoreRefused
+from penstock.actors.stores.store import Ownership, Store, StoreContext, StoreRefused
 from penstock.runtime.config import Config, read_record
 
 PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -56,7 +56,14 @@ async def open_plugin(config: PluginConfig, context: StoreContext) -> Store:
     key = f"stores.{config.name}"
     kind = find_plugin(config.plugin, key=f"{key}.plugin")
     options = read_record(kind.Config, config.options, path=f"{key}.options")
-    return await kind.open(options, context)
+    store = await kind.open(options, context)
+    if store.ownership is Ownership.SHARED:
+        try:
+            config.check_shared()
+        except ValueError as problem:
+            await store.aclose()
+            raise StoreRefused(key, str(problem)) from None
+    return store
 
 
 def find_plugin(name: str, *, key: str) -> StoreClass:

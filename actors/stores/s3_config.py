@@ -68,6 +68,7 @@ class S3Config(StoreConfig, frozen=True, kw_only=True, tag="s3"):
         if self.capacity:
             problem = "capacity: others write there too; let the bucket expire objects instead"
             raise ValueError(problem)
+        self.check_shared()
         if not PART_BYTES_MIN <= self.part_bytes <= PART_BYTES_MAX:
             raise ValueError(f"part_bytes must be 5 to 512 MiB, not {self.part_bytes}")
         if self.credentials_file is not None and url not in S3 | GCS:

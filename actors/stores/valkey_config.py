@@ -75,6 +75,7 @@ class ValkeyConfig(StoreConfig, frozen=True, kw_only=True, tag="valkey"):
         if self.capacity:
             problem = "capacity: others write there too; set maxmemory of the server instead"
             raise ValueError(problem)
+        self.check_shared()
         if not MIB <= self.part_bytes <= PART_BYTES_MAX:
             raise ValueError(f"part_bytes must be 1 to 512 MiB, not {self.part_bytes}")
         if self.ttl and not 1 <= self.ttl <= TTL_S_MAX:

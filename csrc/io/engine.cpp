@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <system_error>
 #include <utility>
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr unsigned kDepthMax = 4096;
 constexpr unsigned kThreadsMax = 256;
+constexpr std::chrono::milliseconds kEndWithin{1000};
 
 void check(const EngineOptions& options) {
   if (options.depth == 0 || options.depth > kDepthMax) {
@@ -56,8 +58,14 @@ void Engine::choose(const EngineOptions& options) {
 }
 
 Engine::~Engine() {
-  if (shared_ && shared_->owner != getpid()) {
-    // The threads stayed behind in the parent: to join them would be to wait for ever.
+  bool gone = false;
+  if (shared_ && shared_->owner == getpid()) {
+    stop();
+    gone = shared_->queue.retired(kEndWithin);
+  }
+  if (!gone) {
+    // To join threads that stayed behind in the parent, or that a dead disk holds, would be to wait
+    // for ever. What they work on is never freed, and so neither is what their jobs keep.
     [[maybe_unused]] const Shared* given_up = shared_.release();
   } else {
     close();

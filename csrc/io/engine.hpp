@@ -51,7 +51,9 @@ class Engine {
  public:
   // Throws std::invalid_argument, and std::system_error when the backend asked for is refused.
   explicit Engine(const EngineOptions& options);
-  // As close(), but in a forked child, which has none of the threads, everything is given up.
+  // As close(), but what is under way is given up after a second, with all that its jobs keep: a
+  // call into a dead disk may never end, and the process has to. In a forked child, which has none
+  // of the threads, at once.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

@@ -81,6 +81,22 @@ void JobQueue::stop() {
   ring(work_event_);
 }
 
+bool JobQueue::retired(std::chrono::milliseconds within) {
+  std::unique_lock lock(mutex_);
+  return retired_.wait_for(lock, within, [this] { return workers_ == 0; });
+}
+
+void JobQueue::enlist() {
+  const std::lock_guard lock(mutex_);
+  ++workers_;
+}
+
+void JobQueue::retire() {
+  const std::lock_guard lock(mutex_);
+  --workers_;
+  retired_.notify_all();
+}
+
 std::unique_ptr<Job> JobQueue::take() {
   std::unique_lock lock(mutex_);
   work_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });

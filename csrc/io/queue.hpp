@@ -1,6 +1,7 @@
 // Jobs on their way in and out, between the thread that asks and those that work.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@ using Jobs = std::vector<std::unique_ptr<Job>>;
 // finished_    mutex    -
 // asleep_      mutex    -
 // stopping_    mutex    -
+// workers_     mutex    -
 // done_event_  -        all: a descriptor that lives as long as this; written and read whole
 // work_event_  -        the same
 //
@@ -42,8 +44,13 @@ class JobQueue {
   void stop();
   // Readable while something has finished and was not taken. May ring for nothing, once.
   [[nodiscard]] int done_event() const noexcept { return done_event_; }
+  // Whether every worker has retired, after at most so long. After stop.
+  [[nodiscard]] bool retired(std::chrono::milliseconds within);
 
-  // The workers' side. `take` waits for a job; nullptr: stopping.
+  // The workers' side: each enlists, works, and retires when it touches nothing any more. `take`
+  // waits for a job; nullptr: stopping.
+  void enlist();
+  void retire();
   [[nodiscard]] std::unique_ptr<Job> take();
   // As many as wait, up to `count_max`, and none when stopping. Where there is none, the next
   // `add` or `stop` will ring work_event.
@@ -55,10 +62,12 @@ class JobQueue {
  private:
   std::mutex mutex_;
   std::condition_variable work_;
+  std::condition_variable retired_;
   std::deque<std::unique_ptr<Job>> waiting_;
   std::deque<std::unique_ptr<Job>> finished_;
   bool asleep_ = false;  // whoever uses take_some waits for work_event_
   bool stopping_ = false;
+  unsigned workers_ = 0;
   int done_event_;
   int work_event_;
 };

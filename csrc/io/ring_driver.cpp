@@ -106,7 +106,11 @@ class RingDriver final : public Driver {
       : queue_(queue),
         ring_(depth + 1),  // and the read of the queue's event
         active_(depth),
-        thread_([this] { work(); }) {}
+        thread_([this] {
+          queue_.enlist();
+          work();
+          queue_.retire();
+        }) {}
 
   void join() noexcept override { thread_.join(); }
 

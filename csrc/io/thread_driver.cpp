@@ -36,6 +36,7 @@ class ThreadDriver final : public Driver {
 
  private:
   static void work(JobQueue& queue) {
+    queue.enlist();
     while (std::unique_ptr<Job> job = queue.take()) {
       for (const Step* step = job->begin(); step != nullptr;) {
         const bool gone = given_up(*step) && queue.stopping();
@@ -45,6 +46,7 @@ class ThreadDriver final : public Driver {
       finished.push_back(std::move(job));
       queue.finish(std::move(finished));
     }
+    queue.retire();
   }
 
   std::deque<QuietThread> threads_;

@@ -275,6 +275,26 @@ TEST_CASE(closing_gives_up_what_would_wait_for_ever) {
   CHECK_EQ(told[0].outcome, -ECANCELED);
 }
 
+TEST_CASE(an_engine_ends_though_a_call_does_not_and_its_job_keeps_what_it_has) {
+  // B1: a process ends whatever a dead disk does. A2: the memory stays the job's.
+  Folder folder;
+  CHECK_EQ(mkfifoat(folder.fd(), "pipe", 0600), 0);
+  static Bytes target(4);  // written by a thread that may outlive this
+  bool dropped = false;
+  {
+    Engine engine({.depth = 2, .threads = 2, .backend = Backend::threads});
+    engine.submit(reading_file(folder, "pipe", {&target}, Caching::buffered),
+                  Keep(static_cast<const void*>(&target), [&](const void*) { dropped = true; }));
+    // Begun, since one that came later is over.
+    engine.submit(std::make_unique<LookJob>(folder.fd(), "absent"), nullptr);
+    while (engine.completed().empty()) {
+      pollfd polled{engine.event_fd(), POLLIN, 0};
+      CHECK_EQ(poll(&polled, 1, 10'000), 1);
+    }
+  }
+  CHECK(!dropped);
+}
+
 TEST_CASE(limits_are_refused_by_name) {
   Folder folder;
   CHECK_THROWS(Engine({.depth = 0}), std::invalid_argument);

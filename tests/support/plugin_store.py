@@ -8,7 +8,14 @@ from typing import ClassVar
 import anyio
 
 from penstock.actors.stores.memory import MemoryStore, Shelf
-from penstock.actors.stores.store import DONE, Given, Outcome, StoreContext, Wanted
+from penstock.actors.stores.store import (
+    DONE,
+    Given,
+    Outcome,
+    Ownership,
+    StoreContext,
+    Wanted,
+)
 from penstock.runtime import config
 
 
@@ -56,3 +63,13 @@ class LateStore(KindStore):
 
 class NoStore:
     """No store at all."""
+
+
+class OthersStore(KindStore):
+    """One that others write, too."""
+
+    ownership = Ownership.SHARED
+    closed: ClassVar[int] = 0
+
+    async def aclose(self) -> None:
+        type(self).closed += 1

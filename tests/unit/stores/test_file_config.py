@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.actors.config_words import PolicyName, TenantQuota
+from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_config import FileConfig, FileIo, Placement
 from penstock.runtime.units import GIB, ByteSize
 
@@ -44,6 +46,17 @@ def test_paths_are_written_as_one_likes(paths: str | tuple[str, ...], folders: l
         ({"paths": "file://elsewhere/a"}, "no file:// URI of this machine"),
         ({"paths": "file:///a?x=1"}, "more than a path"),
         ({"capacity": ByteSize(0)}, "needs a capacity"),
+        ({"ownership": OwnershipName.SHARED}, "capacity: others write there too"),
+        (
+            {
+                "ownership": OwnershipName.SHARED,
+                "capacity": ByteSize(0),
+                "tenant_bytes_max": ByteSize(1),
+                "quotas": (TenantQuota(salt="a", bytes=ByteSize(1)),),
+                "policy": PolicyName.ARC,
+            },
+            "policy, tenant_bytes_max, quotas: others write there too",
+        ),
         ({"jobs_max": 8}, "jobs_max must be at least depth, 64"),
     ],
 )

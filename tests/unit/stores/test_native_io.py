@@ -6,6 +6,8 @@ import asyncio
 import errno
 import gc
 import os
+import subprocess
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -254,3 +256,28 @@ def test_memory_that_may_not_be_written_is_refused_before_a_job_begins(tmp_path:
         assert not asyncio.get_running_loop().is_closed()
 
     run(work, IoBackend.THREADS, tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_process_ends_though_a_read_does_not(backend: IoBackend, tmp_path: Path) -> None:
+    """B1: a call into a dead disk is given up with the process. Seen to fail, by threads, while the engine's end waited
+    for its threads."""
+    os.mkfifo(tmp_path / "pipe")
+    script = f"""
+import asyncio, os, sys
+import anyio
+from penstock._native import Caching, IoBackend
+from penstock.actors.stores.native_io import NativeIo
+
+async def main():
+    folder = os.open(sys.argv[1], os.O_RDONLY)
+    io = NativeIo(depth=2, threads=2, jobs_max=4, backend=IoBackend.{backend.name})
+    io.read_file(folder, "pipe", [bytearray(4096)], caching=Caching.BUFFERED, hold=None)
+    await io.stat_file(folder, "pipe")
+    with anyio.move_on_after(0.1):
+        await io.aclose()
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=15, check=False)
+    assert ended.returncode == 0

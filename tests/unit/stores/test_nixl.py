@@ -281,7 +281,8 @@ def test_a_shared_folder_is_nobodys_alone(tmp_path: Path) -> None:
         with pytest.raises(StoreRefused, match="belongs to another store"):
             await open_it(config(tmp_path / "mine"))
         await alone.aclose()
-        shared = config(tmp_path / "ours", ownership=OwnershipName.SHARED)
+        given = {"ownership": OwnershipName.SHARED, "capacity": ByteSize(0)}
+        shared = config(tmp_path / "ours", **given)
         one, other = await open_it(shared), await open_it(shared)
         sample = await make_sample(1, 20_000)
         await one.save([sample.given()])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.plugin_store import KindStore
+from support.plugin_store import KindStore, OthersStore
 
 from penstock.actors.api.types import Epoch
 from penstock.actors.cli.main import main
@@ -16,7 +16,9 @@ from penstock.actors.stores.plugin import PluginConfig, find_plugin
 from penstock.actors.stores.store import StoreContext, StoreRefused
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
+from penstock.runtime.units import MIB, ByteSize
 
+OTHERS = "support.plugin_store:OthersStore"
 KIND, FORGETFUL = "support.plugin_store:KindStore", "support.plugin_store:ForgetfulStore"
 CONTEXT = StoreContext("mine", Epoch(bytes(16)))
 
@@ -39,6 +41,14 @@ def test_its_options_are_read_as_strictly_as_ours() -> None:
         ConfigError, match=r"stores\.mine\.options\.shelff: there is no such key; did"
     ):
         anyio.run(open_store, config, CONTEXT)
+
+
+def test_what_nobody_keeps_is_refused_once_it_is_known_whose_the_store_is() -> None:
+    """E4: a capacity of a store that others write, too."""
+    config = PluginConfig(name="mine", plugin=OTHERS, capacity=ByteSize(MIB))
+    with pytest.raises(ConfigError, match="capacity: others write there too"):
+        anyio.run(open_store, config, CONTEXT)
+    assert OthersStore.closed == 1
 
 
 @pytest.mark.parametrize(
