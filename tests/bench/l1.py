@@ -23,6 +23,7 @@ HASHED_TOKENS = 128 * 1024
 CHUNK_TOKENS = 256
 KEYS = 10_000_000
 KEYS_FEW = 10_000
+NEWS_MAX = 65_536  # the default of l1.news_max
 KEYS_OF_RUNS = 512_000  # of objects with 64 runs
 
 
@@ -60,14 +61,17 @@ def add_hash_rows(report: Report, options: Options) -> None:
 
 
 def add_table_rows(report: Report, options: Options) -> None:
-    """Without a suffix: 10 million keys resident. `_10k`: ten thousand."""
+    """Without a suffix: 10 million keys resident. `_10k`: ten thousand. `_news`: with stores below, told of commits."""
     many, few = FullTable.of(KEYS), FullTable.of(KEYS_FEW)
+    told = FullTable.of(KEYS_FEW, news_max=NEWS_MAX)
     cases = {
         "lookup_release_us_per_key": many.reading_us_per_key,
         "lookup_release_prompt_us_per_key": many.prompt_reading_us_per_key,
         "reserve_commit_us_per_key": many.writing_us_per_key,
         "lookup_release_us_per_key_10k": few.reading_us_per_key,
         "reserve_commit_us_per_key_10k": few.writing_us_per_key,
+        "reserve_commit_news_us_per_key_10k": told.writing_us_per_key,
+        "take_committed_us_per_key_10k": told.taking_us_per_key,
     }
     for key, sample in interleaved(cases, rounds=options.rounds).items():
         report.add(key, sample, unit="us")

@@ -55,7 +55,7 @@ def test_what_is_committed_is_saved_whole_under_its_own_name(seed: int) -> None:
 def test_a_store_that_hangs_keeps_its_part_and_no_more(seed: int) -> None:
     """B15: the other store gets everything, engines write on, and the hint tells of what waits.
 
-    Seen to fail with one budget for all stores: the second got nothing any more.
+    Seen to fail with one budget for all stores: the first kept up to 14 pages of the 16.
     """
 
     async def scene(world: SavingWorld, _: Supervisor) -> None:

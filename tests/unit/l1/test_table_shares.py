@@ -22,7 +22,7 @@ def fill(rig: BorrowingRig, tenant: int, name: str, chunks: int) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_tenant_within_its_share_loses_nothing_to_one_beyond(policy: Policy) -> None:
-    """D6, seen to fail without `fair_share`: the small tenant's old chunks went first."""
+    """D6, seen to fail without `fair_share`, by LRU and S3-FIFO: the small tenant's old chunks went first."""
     rig = BorrowingRig(policy=policy, fair_share=True)
     fill(rig, 1, "small", 10)
     fill(rig, 2, "large", 54)
