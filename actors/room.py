@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.actors.api.types import TicketId
 
@@ -15,7 +15,7 @@ from penstock.actors.api.types import TicketId
 @dataclass(slots=True, eq=False)
 class _Turn:
     count: int  # bytes
-    granted: asyncio.Future[None]
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Room:
@@ -41,13 +41,13 @@ class Room:
         """Wait for so many bytes, in the name of a ticket."""
         if self.take_now(count):
             return
-        turn = _Turn(count, asyncio.get_running_loop().create_future())
+        turn = _Turn(count)
         self._waiting.setdefault(ticket, deque()).append(turn)
         try:
-            await turn.granted
+            await turn.granted.wait()
         except asyncio.CancelledError:
-            if turn.granted.done() and not turn.granted.cancelled():
-                self.give_back(count)  # granted in the step in which it was given up
+            if turn.granted.is_set():  # in the step in which it was given up
+                self.give_back(count)
             else:
                 self._give_up(ticket, turn)
             raise
@@ -74,7 +74,7 @@ class Room:
                 return
             turn = turns.popleft()
             self._taken += turn.count
-            turn.granted.set_result(None)
+            turn.granted.set()
             if turns:
                 self._waiting.move_to_end(ticket)
             else:

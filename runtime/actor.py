@@ -33,7 +33,7 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from penstock.runtime.deadline import INHERITED
-from penstock.runtime.errors import ActorCrashed, ActorStopped, PenstockError
+from penstock.runtime.errors import ActorCrashed, ActorStopped, PenstockError, forget_frames
 from penstock.runtime.mailbox import Mailbox
 from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.service import Service, choose_service, is_being_cancelled
@@ -93,16 +93,26 @@ class Actor(Generic[M]):
         PenstockError included, ends the actor.
         """
         assert self._background is not None, "start_soon is for an actor that is running"
-
-        async def on_its_own_clock() -> None:
-            INHERITED.set(math.inf)  # it outlives the message that may have caused it
-            await work(*args)
-
         name = name or getattr(work, "__qualname__", "work")
-        self._background.start_soon(on_its_own_clock, name=name)
+        self._background.start_soon(_on_its_own_clock, work, args, name=name)
 
     async def _serve(self, mailbox: Mailbox) -> None:
         await type(self).service(self.receive, self.receive_at_once, self.inflight_max, mailbox)
+
+
+async def _on_its_own_clock(
+    work: Callable[[*Args], Coroutine[Any, Any, object]], args: tuple[*Args]
+) -> None:
+    """What the work holds, it holds no longer than it runs: neither the frames of a bug nor those of its cancellation,
+    which anyio keeps in a circle, are to hold leases until the collector comes by."""
+    INHERITED.set(math.inf)  # it outlives the message that may have caused it
+    running = work(*args)
+    del work, args
+    try:
+        await running
+    except asyncio.CancelledError as given_up:
+        forget_frames(given_up)
+        raise
 
 
 class EndedEarly(RuntimeError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -316,3 +318,51 @@ def test_a_full_mailbox_does_not_keep_the_loop_for_itself() -> None:
             assert turns > 5
 
     asyncio.run(main())
+
+
+class Held:
+    """What an actor holds, such as a lease."""
+
+
+class Starter(Actor[Work]):
+    """Its work beside the messages, one of which dies, is given what it holds."""
+
+    def __init__(self, held: list[weakref.ref[Held]]) -> None:
+        self._held = held
+
+    async def on_start(self) -> None:
+        for bug in (False, True):
+            held = Held()
+            self._held.append(weakref.ref(held))
+            self.start_soon(self._work, held, bug)
+
+    async def _work(self, held: Held, bug: bool) -> None:
+        await anyio.sleep(1)
+        if bug:
+            raise ZeroDivisionError("a bug")
+        await anyio.sleep_forever()
+        assert held
+
+    def receive(self, msg: Work) -> object:
+        return answer(msg, 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_work_beside_the_messages_held_is_let_go_of_with_the_crash(seed: int) -> None:
+    """Leases end with their last holder: none may wait for the collector in the frames of a bug.
+
+    Seen to fail: the work and what it was given were a closure's, which frames keep when they are cleared."""
+    held: list[weakref.ref[Held]] = []
+
+    async def main() -> None:
+        ref = Ref.to(Starter, "starter", messages_max=4)
+        async with supervise(ChildSpec(ref, lambda: Starter(held))):
+            await anyio.sleep(1.5)
+            assert len(held) == 4, "it has begun its second life"
+            assert [one() is None for one in held] == [True, True, False, False]
+
+    gc.disable()
+    try:
+        simulate(seed, main)
+    finally:
+        gc.enable()
