@@ -1,20 +1,19 @@
 """Objects in mapped files or DAX devices: memory that keeps what it holds.
 
-    FREE -taken-> being written -entry written-> HELD -dropped-> FREE, when nobody reads it any more
-                       '- given up before it was begun -> FREE
-
-Where what is, is read from the entries of all slots when the store is opened (`dax_arena.py`). Bytes are copied outside
-the loop's thread when they are more than 64 KiB; a copy that was begun is always ended, also for those who give up.
-Arenas come and go while the store works.
+Where what is, is read from the entries of all slots when the store is opened (`dax_arena.py`), and then kept beside
+them (`dax_slots.py`). Bytes are copied in threads, but for little that lies in memory: a page that is on a disk would
+hold the loop up. Whoever gives up leaves at once; what is being copied keeps its slots and its memory until it is over,
+and what has not begun is not begun. Arenas come and go while the store works.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import anyio
@@ -25,6 +24,7 @@ from penstock._native import copy_bytes
 from penstock.actors.api.store import ArenaUsage, Keys
 from penstock.actors.stores.dax_arena import DaxArena, SlotEntry
 from penstock.actors.stores.dax_config import ARENAS_MAX, DaxConfig, Msync
+from penstock.actors.stores.dax_slots import DaxSlots, Held
 from penstock.actors.stores.digests import INLINE_BYTES_MAX
 from penstock.actors.stores.store import (
     DONE,
@@ -38,6 +38,7 @@ from penstock.actors.stores.store import (
     StoreRefused,
     Wanted,
 )
+from penstock.actors.stores.threads import Threads
 
 ENTRIES_MAX = 1024  # told at a time by recovery
 MOVED_MAX = 16  # objects moved at a time when an arena is drained
@@ -55,15 +56,15 @@ async def open_dax_store(config: DaxConfig) -> DaxStore:
     return store
 
 
-@dataclass(slots=True, eq=False)
-class _Held:
-    """One object in its slot."""
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """Into a slot."""
 
-    arena: DaxArena
-    slot: int
-    entry: SlotEntry
-    readers: int = 0
-    is_dropped: bool = False  # and its slot is free when readers == 0
+    place: Held
+    header: memoryview
+    payload: memoryview
+    hold: object  # until it is over
+    source: Held | None = None  # it is moved from there
 
 
 class DaxStore:
@@ -71,52 +72,55 @@ class DaxStore:
 
     def __init__(self, config: DaxConfig) -> None:
         self._slot_bytes = int(config.slot_bytes)
-        self._is_synced = config.msync is Msync.SAVE
-        self._arenas: list[DaxArena] = []
-        self._held: dict[bytes, _Held] = {}  # oldest first, as far as that is known
-        self._sequence = 0  # of the latest save
-        self._changed = asyncio.Event()  # replaced whenever it is set: a slot was filled or freed
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._msync = config.msync
+        self._slots = DaxSlots()
+        self._threads = Threads("penstock-dax", THREADS)
+        self._is_closed = False
 
     async def locate(self, keys: Keys) -> bytes:
         await checkpoint()
-        return bytes(key in self._held for key in keys)
+        return bytes(self._slots.get(key) is not None for key in keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         await checkpoint()
-        outcomes = [self._refusal(one) for one in wanted]
-        readers: list[_Held] = []
+        outcomes: list[Outcome] = []
+        readers: list[Held] = []
         copies: list[Callable[[], None]] = []
-        for at, one in enumerate(wanted):
-            if outcomes[at].fate is Fate.DONE:
-                held = self._held[one.key]
-                held.readers += 1
+        for one in wanted:
+            held = self._slots.get(one.key)
+            outcomes.append(MISSING if held is None else _refusal(held, one))
+            if held is not None and outcomes[-1].fate is Fate.DONE:
+                self._slots.begin_reading(held)
                 readers.append(held)
                 copies.append(partial(_copy_out, held, one))
-        try:
-            await self._work(copies, sum(one.entry.payload_bytes for one in readers))
-        finally:
+
+        def ended() -> None:
             for held in readers:
-                held.readers -= 1
-                self._free_if_unused(held)
+                self._slots.end_reading(held)
+
+        is_little = sum(one.entry.payload_bytes for one in readers) <= INLINE_BYTES_MAX
+        is_quick = is_little and all(one.arena.is_memory for one in readers)
+        await self._run(_Batch(copies, ended), is_quick=is_quick)
         return outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         await checkpoint()
         outcomes = [DONE] * len(given)
-        places: dict[int, _Held] = {}
+        places: dict[int, Held] = {}
         for at, one in enumerate(given):
             size = len(one.header) + one.payload_bytes
             if size > self._slot_bytes:
                 reason = f"{size} bytes with its header, slot_bytes is {self._slot_bytes}"
                 outcomes[at] = Outcome(Fate.REFUSED, reason=reason)
-            elif (place := self._place(one)) is None:
+            elif (place := self._slots.take(_entry_of(one))) is None:
                 outcomes[at] = Outcome(Fate.FULL, reason="no slot is free")
             else:
                 places[at] = place
-        errors = await self._write(
-            [(held, given[at].header, given[at].payload) for at, held in places.items()]
-        )
+        writes = [
+            _Write(held, given[at].header, given[at].payload, given[at].hold)
+            for at, held in places.items()
+        ]
+        errors = await self._write(writes)
         for at, held in places.items():
             if held in errors:
                 outcomes[at] = Outcome(Fate.FAULT, reason=errors[held])
@@ -125,17 +129,17 @@ class DaxStore:
     async def delete(self, keys: Keys) -> None:
         await checkpoint()
         for key in keys:
-            held = self._held.pop(key, None)
+            held = self._slots.get(key)
             if held is not None:
-                self._drop(held)
+                self._slots.drop(held)
 
     async def recover(self) -> AsyncIterator[list[Entry]]:
-        held = [*self._held.values()]
-        for start in range(0, len(held), ENTRIES_MAX):
+        held = await self._slots.oldest_first()
+        while batch := [*islice(held, ENTRIES_MAX)]:
             await checkpoint()
             yield [
                 Entry(one.entry.key, one.entry.device, self._slot_bytes, one.entry.tenant)
-                for one in held[start : start + ENTRIES_MAX]
+                for one in batch
                 if not one.is_dropped
             ]
 
@@ -145,14 +149,17 @@ class DaxStore:
 
     @property
     def capacity_bytes(self) -> int:
-        slots = sum(one.layout.slots for one in self._arenas if not one.is_draining)
+        slots = sum(one.layout.slots for one in self._slots.arenas if not one.is_draining)
         return slots * self._slot_bytes
 
     async def aclose(self) -> None:
-        arenas, self._arenas = self._arenas, []
-        self._held.clear()
+        """When no thread copies any more: until then the arenas stay locked."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._threads.close()
         with anyio.CancelScope(shield=True):
-            for arena in arenas:
+            for arena in self._slots.arenas:
                 await anyio.to_thread.run_sync(arena.close)
 
     # Arenas at run time.
@@ -160,214 +167,185 @@ class DaxStore:
     def arenas(self) -> tuple[ArenaUsage, ...]:
         return tuple(
             ArenaUsage(str(one.path), one.layout.slots, one.taken, one.is_draining)
-            for one in self._arenas
+            for one in self._slots.arenas
         )
 
     async def add_arena(self, path: Path, size_bytes: int) -> None:
         """From now on objects are kept there, too; and found, if there are any. Raises StoreRefused, StoreFault."""
-        if len(self._arenas) >= ARENAS_MAX:
+        if len(self._slots.arenas) >= ARENAS_MAX:
             raise StoreRefused(
                 "arenas", f"there are {ARENAS_MAX} already, the most a store may have"
             )
-        arena = await anyio.to_thread.run_sync(DaxArena.open, path, size_bytes, self._slot_bytes)
+        opening = partial(DaxArena.open, path, size_bytes, self._slot_bytes, self._msync)
+        arena = await anyio.to_thread.run_sync(opening)
         with ExitStack() as undo:
             undo.callback(arena.close)
-            found = await anyio.to_thread.run_sync(_scanned, arena)
+            found = await anyio.to_thread.run_sync(arena.find)
             undo.pop_all()
-        self._adopt(arena, found)
+        await self._slots.adopt(arena, found)
 
     def close_arena(self, path: Path) -> None:
         """Nothing new is kept there; it does not count for the capacity any more. Raises StoreRefused."""
-        arena = self._arena(path)
-        if not any(one is not arena and not one.is_draining for one in self._arenas):
+        arena = self._slots.arena(path)
+        if not any(one is not arena and not one.is_draining for one in self._slots.arenas):
             raise StoreRefused("arenas", f"{path} is the only one: add another one before")
         arena.is_draining = True
 
     async def drain_arena(self, path: Path) -> set[bytes]:
         """Close it, and move what is there to the others, as far as they have room.
 
-        Returns the keys of what had to be dropped. Given up, it stays closed to new objects, and what was moved stays
-        moved. Raises StoreRefused, StoreFault.
+        Returns the keys of the rest, which is dropped in the last step. Given up, it stays closed to new objects, what
+        was moved stays moved, and nothing was dropped. Raises StoreRefused, StoreFault.
         """
         self.close_arena(path)
-        arena = self._arena(path)
-        dropped: set[bytes] = set()
-        while True:
-            mine = [one for one in self._held.values() if one.arena is arena]
-            if not mine:
-                if not arena.taken:
-                    return dropped
-                await self._changed.wait()  # somebody reads or writes there still
-                continue
-            for start in range(0, len(mine), MOVED_MAX):
-                dropped |= await self._move(mine[start : start + MOVED_MAX])
+        arena = self._slots.arena(path)
+        while arena.held or self._slots.is_written(arena):
+            await self._move_all(arena)
+            rest = await self._slots.of(arena)
+            if not self._slots.is_written(arena):
+                # In one step, so that whoever gives up has been told of nothing, and nothing is gone. The actor has
+                # evicted what there is no room for, so it is little.
+                return self._slots.drop_those(rest)
+            await self._slots.change()
+        return set()
 
     async def remove_arena(self, path: Path) -> None:
-        """Unmap and unlock a drained one; its file stays. Raises StoreRefused."""
-        arena = self._arena(path)
-        if not arena.is_draining or arena.taken:
+        """Unmap and unlock a drained one, when nobody reads there any more; its file stays. Raises StoreRefused."""
+        arena = self._slots.arena(path)
+        if not arena.is_draining or arena.held or self._slots.is_written(arena):
             raise StoreRefused("arenas", f"{path} is in use: drain it first")
-        self._arenas.remove(arena)
+        while arena.taken:
+            await self._slots.change()
+        self._slots.arenas.remove(arena)
         await anyio.to_thread.run_sync(arena.close)
 
-    # Slots.
+    async def _move_all(self, arena: DaxArena) -> None:
+        """To other arenas, as long as there is room."""
+        mine = await self._slots.of(arena)
+        for start in range(0, len(mine), MOVED_MAX):
+            if not await self._move(mine[start : start + MOVED_MAX]):
+                return
 
-    def _arena(self, path: Path) -> DaxArena:
-        for arena in self._arenas:
-            if arena.path == path:
-                return arena
-        known = ", ".join(str(one.path) for one in self._arenas)
-        raise StoreRefused("arenas", f"there is no arena {path}; there are {known}")
+    async def _move(self, some: Sequence[Held]) -> bool:
+        """Whether there was room."""
+        moving: list[tuple[Held, Held]] = []
+        has_room = True
+        for held in some:
+            if self._slots.get(held.entry.key) is not held:
+                continue  # deleted or saved again meanwhile
+            place = self._slots.take(held.entry)
+            if place is None:
+                has_room = False
+                break
+            self._slots.begin_reading(held)
+            moving.append((held, place))
+        writes = [
+            _Write(place, *held.arena.parts(held.slot, held.entry), hold=None, source=held)
+            for held, place in moving
+        ]
+        for reason in (await self._write(writes)).values():
+            raise StoreFault(reason)
+        return has_room
 
-    def _adopt(self, arena: DaxArena, found: Iterable[tuple[int, SlotEntry]]) -> None:
-        """Of two objects of one name the later one counts."""
-        slots: set[int] = set()
-        self._arenas.append(arena)
-        for slot, entry in sorted(found, key=lambda one: one[1].sequence):
-            slots.add(slot)
-            self._sequence = max(self._sequence, entry.sequence)
-        arena.free = [slot for slot in arena.free if slot not in slots]
-        for slot, entry in sorted(found, key=lambda one: one[1].sequence):
-            self._publish(_Held(arena, slot, entry))
+    # Copying.
 
-    def _place(self, given: Given) -> _Held | None:
-        """A slot for it, in the arena that has most of them."""
-        self._sequence += 1
-        entry = SlotEntry(
-            given.key,
-            given.device,
-            given.tenant,
-            self._sequence,
-            len(given.header),
-            given.payload_bytes,
-        )
-        return self._take_slot(entry)
+    async def _write(self, writes: Sequence[_Write]) -> dict[Held, str]:
+        """Fill these slots and publish them. What went wrong with which; a batch that is given up is not published."""
+        written: set[Held] = set()
+        errors: dict[Held, str] = {}
+        is_synced = self._msync is Msync.SAVE
 
-    def _take_slot(self, entry: SlotEntry) -> _Held | None:
-        open_ones = [one for one in self._arenas if one.free and not one.is_draining]
-        if not open_ones:
-            return None
-        arena = max(open_ones, key=lambda one: len(one.free))
-        return _Held(arena, arena.free.pop(), entry)
-
-    async def _write(
-        self, writes: Sequence[tuple[_Held, memoryview, memoryview]]
-    ) -> dict[_Held, str]:
-        """Fill these slots and publish them. What went wrong with which; a batch that is given up goes on or is not
-        begun."""
-        written: set[_Held] = set()
-        errors: dict[_Held, str] = {}
-
-        def write(held: _Held, header: memoryview, payload: memoryview) -> None:
-            write_it = held.arena.write_synced if self._is_synced else held.arena.write
+        def write(one: _Write) -> None:
+            place = one.place
+            write_it = place.arena.write_synced if is_synced else place.arena.write
             try:
-                write_it(held.slot, held.entry, header, payload[: held.entry.payload_bytes])
+                write_it(
+                    place.slot, place.entry, one.header, one.payload[: place.entry.payload_bytes]
+                )
             except OSError as error:
-                errors[held] = f"{held.arena.path}: {error.strerror}"
+                errors[place] = f"{place.arena.path}: {error.strerror}"
             else:
-                written.add(held)
+                written.add(place)
 
-        size = sum(len(header) + held.entry.payload_bytes for held, header, _ in writes)
-        try:
-            copies = [partial(write, *one) for one in writes]
-            await (self._in_thread(copies) if self._is_synced else self._work(copies, size))
-        finally:
-            for held, _, _ in writes:
-                if held in written:
-                    self._publish(held)
-                else:
-                    self._drop(held)
+        def ended() -> None:
+            for one in writes:
+                is_whole = one.place in written and not batch.is_given_up
+                self._slots.settle(one.place, is_whole=is_whole, source=one.source)
+                if one.source is not None:
+                    self._slots.end_reading(one.source)
+
+        batch = _Batch([partial(write, one) for one in writes], ended)
+        size = sum(len(one.header) + one.place.entry.payload_bytes for one in writes)
+        arenas = [one.place.arena for one in writes]
+        is_quick = size <= INLINE_BYTES_MAX and all(one.is_memory for one in arenas)
+        await self._run(batch, is_quick=is_quick and not is_synced)
         return errors
 
-    def _publish(self, held: _Held) -> None:
-        """The one that was saved last stays under its key."""
-        known = self._held.get(held.entry.key)
-        if known is not None and known.entry.sequence > held.entry.sequence:
-            known, held = held, known
-        if known is not None:
-            self._drop(known)
-            self._held.pop(held.entry.key, None)  # what is saved again is the youngest again
-        self._held[held.entry.key] = held
-        self._tell()
-
-    def _drop(self, held: _Held) -> None:
-        held.arena.clear(held.slot)
-        held.is_dropped = True
-        self._free_if_unused(held)
-
-    def _free_if_unused(self, held: _Held) -> None:
-        if held.is_dropped and not held.readers:
-            held.arena.free.append(held.slot)
-            self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _move(self, some: Sequence[_Held]) -> set[bytes]:
-        """To other arenas. Returns the keys of those there was no room for."""
-        dropped: set[bytes] = set()
-        moving: list[tuple[_Held, _Held]] = []
-        for held in some:
-            if self._held.get(held.entry.key) is not held:
-                continue  # deleted or saved again meanwhile
-            self._sequence += 1
-            place = self._take_slot(held.entry._replace(sequence=self._sequence))
-            if place is None:
-                dropped.add(held.entry.key)
-                del self._held[held.entry.key]
-                self._drop(held)
-            else:
-                held.readers += 1
-                moving.append((held, place))
+    async def _run(self, batch: _Batch, *, is_quick: bool) -> None:
+        """Given up, it goes on by itself. Raises StoreFault."""
+        if is_quick or not batch.works:
+            try:
+                batch.run()
+            finally:
+                batch.ended()
+            return
+        answer = await self._begun(batch)
         try:
-            errors = await self._write(
-                [(place, *held.arena.parts(held.slot, held.entry)) for held, place in moving]
-            )
+            await asyncio.shield(answer)
         finally:
-            for held, _ in moving:
-                held.readers -= 1
-                self._free_if_unused(held)
-        for reason in errors.values():
-            raise StoreFault(reason)
-        return dropped
+            batch.is_given_up = True  # or over
 
-    def _refusal(self, wanted: Wanted) -> Outcome:
-        """Of one that is to be loaded; DONE if it may be."""
-        held = self._held.get(wanted.key)
-        if held is None:
-            return MISSING
-        entry = held.entry
-        header, size = entry.header_bytes, entry.payload_bytes
-        if header > len(wanted.header) or size > len(wanted.payload):
-            room = f"{len(wanted.header)} + {len(wanted.payload)}"
-            reason = f"it has {header} + {size} bytes, there is room for {room}"
-            return Outcome(Fate.REFUSED, size, reason)
-        return Outcome(Fate.DONE, size)
-
-    async def _work(self, copies: Sequence[Callable[[], None]], size_bytes: int) -> None:
-        """All of them: at once when it is little, else in a thread."""
-        if size_bytes > INLINE_BYTES_MAX:
-            await self._in_thread(copies)
-        else:
-            _all_of(copies)
-
-    async def _in_thread(self, copies: Sequence[Callable[[], None]]) -> None:
-        """Given up, it returns when nothing is copied any more; or nothing was."""
-        if copies:
-            await anyio.to_thread.run_sync(_all_of, copies, limiter=self._limiter)
+    async def _begun(self, batch: _Batch) -> asyncio.Future[None]:
+        """Given up, nothing of it is begun. Raises StoreFault."""
+        answer: asyncio.Future[None] | None = None
+        try:
+            answer = await self._threads.begin(batch.run)
+        except RuntimeError as error:
+            raise StoreFault(f"no thread can be started: {error}") from None
+        finally:
+            if answer is None:
+                batch.ended()
+        answer.add_done_callback(batch.over)
+        return answer
 
 
-def _all_of(works: Sequence[Callable[[], None]]) -> None:
-    for work in works:
-        work()
+class _Batch:
+    """Copies one after the other."""
+
+    def __init__(self, works: Sequence[Callable[[], None]], ended: Callable[[], None]) -> None:
+        self.works = works
+        self.ended = ended
+        self.is_given_up = False  # set by the loop, read between any two copies
+
+    def run(self) -> None:
+        for work in self.works:
+            if self.is_given_up:
+                return
+            work()
+
+    def over(self, answer: asyncio.Future[None]) -> None:
+        answer.exception()  # heard, also where nobody waits
+        self.ended()
 
 
-def _scanned(arena: DaxArena) -> list[tuple[int, SlotEntry]]:
-    return [*arena.scan()]
+def _entry_of(given: Given) -> SlotEntry:
+    """Its sequence comes with its slot."""
+    return SlotEntry(
+        given.key, given.device, given.tenant, 0, len(given.header), given.payload_bytes
+    )
 
 
-def _copy_out(held: _Held, wanted: Wanted) -> None:
+def _refusal(held: Held, wanted: Wanted) -> Outcome:
+    """Of one that is to be loaded; DONE if it may be."""
+    header, size = held.entry.header_bytes, held.entry.payload_bytes
+    if header > len(wanted.header) or size > len(wanted.payload):
+        room = f"{len(wanted.header)} + {len(wanted.payload)}"
+        reason = f"it has {header} + {size} bytes, there is room for {room}"
+        return Outcome(Fate.REFUSED, size, reason)
+    return Outcome(Fate.DONE, size)
+
+
+def _copy_out(held: Held, wanted: Wanted) -> None:
     header, payload = held.arena.parts(held.slot, held.entry)
     copy_bytes(source=header, target=wanted.header[: len(header)])
     copy_bytes(source=payload, target=wanted.payload[: len(payload)])

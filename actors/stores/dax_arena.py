@@ -1,40 +1,29 @@
 """One mapped file or device: a table of entries, then slots. What an entry says of its slot is all that is known.
 
-    0          4 KiB: what this is, and how large its slots are
-    4 KiB      128 bytes for each slot: its entry, or zeros
-    data       the slots: header, then payload
-
 An entry is written when its slot is whole, and zeroed before its slot is written again: one that is read back with
 its checksum good is of an object that was saved whole. Methods that may wait for the medium say so.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
-import stat
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from penstock._native import copy_bytes, crc64, sync_bytes
-from penstock.actors.stores.header import whole_blocks
+from penstock.actors.stores.dax_config import Msync
+from penstock.actors.stores.dax_layout import ENTRY_BYTES, super_block
+from penstock.actors.stores.dax_medium import DaxMedium, open_dax_medium, unlock
 from penstock.actors.stores.store import BLOCK_BYTES, StoreFault, StoreRefused
 from penstock.runtime.units import MIB
 
-MAGIC = b"PENSTDAX"
-VERSION = 1
-ENTRY_BYTES = 128
-SLOTS_MAX = 1 << 22
-
-_SUPER = struct.Struct("<8sHHIQQQ")  # magic, version, 0, 0, slot bytes, slots, data
 _CRC = struct.Struct("<Q")
 _ENTRY = struct.Struct("<4sHHQ32s16sIIQ")
 _ENTRY_MAGIC = b"SLOT"
 _NOTHING = bytes(ENTRY_BYTES)
+FREE_STEP = 4096  # slots listed at a time, so that no other thread waits for the whole list
 
 
 class SlotEntry(NamedTuple):
@@ -48,38 +37,36 @@ class SlotEntry(NamedTuple):
     payload_bytes: int
 
 
-class Layout(NamedTuple):
-    slot_bytes: int
-    slots: int
-    data: int  # where the first slot begins
-
-
 class DaxArena:
-    """Open, locked and mapped. `free`: slots nobody has; all belong to whoever owns the arena."""
+    """Open, locked and mapped. `free`: slots nobody has; what is counted belongs to whoever owns the arena."""
 
-    def __init__(self, path: Path, fd: int, memory: mmap.mmap, layout: Layout) -> None:
+    def __init__(self, path: Path, medium: DaxMedium) -> None:
         self.path = path
-        self.layout = layout
-        self.free = [*range(layout.slots - 1, -1, -1)]
+        self.layout = medium.layout
+        self.is_memory = medium.is_memory  # touching it never waits for a disk
+        self.free: list[int] = []
+        self.held = 0  # slots with objects that can be found
         self.is_draining = False
-        self._fd = fd
-        self._mapping = memory
-        self._memory = memoryview(memory)
+        self._fd = medium.fd
+        self._mapping = medium.memory
+        self._memory = memoryview(medium.memory)
         self._unsynced: set[int] = set()  # slots whose entry was zeroed since it was last synced
 
     @staticmethod
-    def open(path: Path, size_bytes: int, slot_bytes: int) -> DaxArena:
-        """Blocks. Raises StoreRefused, StoreFault."""
-        with ExitStack() as undo, _faults_of(path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            undo.callback(_unlock, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                problem = f"{path} is in use by another process, or named twice"
-                raise StoreRefused("arenas", problem) from None
-            memory = mmap.mmap(fd, _size(path, fd, size_bytes))
-            arena = DaxArena(path, fd, memory, _layout(path, memoryview(memory), slot_bytes))
+    def open(path: Path, size_bytes: int, slot_bytes: int, msync: Msync) -> DaxArena:
+        """With all slots free, until `scan` tells. Blocks. Raises StoreRefused, StoreFault."""
+        medium = open_dax_medium(path, size_bytes, slot_bytes)
+        arena = DaxArena(path, medium)
+        with ExitStack() as undo:
+            undo.callback(arena.close)
+            if medium.is_device and msync is Msync.SAVE:
+                problem = f"{path} is a DAX device, which has nothing that could be synced"
+                advice = "say msync: none, or make a filesystem on it and mount that with -o dax"
+                raise StoreRefused("msync", f"{problem}: {advice}")
+            if medium.is_blank:
+                arena._format(is_synced=not medium.is_device)
+            for start in range(medium.layout.slots, 0, -FREE_STEP):
+                arena.free.extend(range(start - 1, max(start - FREE_STEP, 0) - 1, -1))
             undo.pop_all()
         return arena
 
@@ -92,7 +79,7 @@ class DaxArena:
         """Blocks. The views that are left keep the mapping; nobody uses it any more. Idempotent."""
         if self._fd < 0:
             return
-        _unlock(self._fd)
+        unlock(self._fd)
         self._fd = -1
         self._memory.release()
         with suppress(BufferError):
@@ -110,6 +97,13 @@ class DaxArena:
                 entry = _decoded(data, start + at, self.layout.slot_bytes)
                 if entry is not None:
                     yield start + at, entry
+
+    def find(self) -> list[tuple[int, SlotEntry]]:
+        """What `scan` finds, oldest first; the slots of it are free no more. Blocks."""
+        found = sorted(self.scan(), key=lambda one: one[1].sequence)
+        slots = {slot for slot, _ in found}
+        self.free = [slot for slot in self.free if slot not in slots]
+        return found
 
     def write(self, slot: int, entry: SlotEntry, header: memoryview, payload: memoryview) -> None:
         """Header and payload, then the entry. Never blocks for the medium but to read a page in."""
@@ -138,6 +132,16 @@ class DaxArena:
         """Nothing is there any more. The medium follows before the slot is written again, or sooner."""
         self._entry(slot)[:] = _NOTHING
         self._unsynced.add(slot)
+
+    def _format(self, *, is_synced: bool) -> None:
+        """Blank it is, so all entries are zeros. Raises StoreFault."""
+        block = super_block(self.layout)
+        self._memory[: len(block)] = block
+        if is_synced:
+            try:
+                sync_bytes(self._memory[: self.layout.data])
+            except OSError as error:
+                raise StoreFault(f"{self.path}: {error.strerror or error}") from error
 
     def _fill(self, slot: int, header: memoryview, payload: memoryview) -> None:
         memory = self._slot(slot)
@@ -168,21 +172,6 @@ class DaxArena:
         return self._memory[begin : begin + self.layout.slot_bytes]
 
 
-@contextmanager
-def _faults_of(path: Path) -> Iterator[None]:
-    """Errors of the system become StoreFault."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreFault(f"{path}: {error.strerror or error}") from error
-
-
-def _unlock(fd: int) -> None:
-    """Explicitly: a mapping has a duplicate of it, and may live on for a while."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
-
-
 def _decoded(data: memoryview, slot: int, slot_bytes: int) -> SlotEntry | None:
     """None: the slot is free, or its entry was not written whole, or for it."""
     magic, device, _, sequence, key, tenant, number, header, payload = _ENTRY.unpack_from(data)
@@ -193,62 +182,3 @@ def _decoded(data: memoryview, slot: int, slot_bytes: int) -> SlotEntry | None:
     if not is_good or number != slot or header + payload > slot_bytes:
         return None
     return SlotEntry(key, device, tenant, sequence, header, payload)
-
-
-def _size(path: Path, fd: int, size_bytes: int) -> int:
-    """Of the file, made larger if it is new, or the device. Raises StoreRefused, OSError."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(status.st_mode) else size_bytes
-        if not size or size < size_bytes:
-            problem = f"{path}: say how much of the device may be used; it has {size} bytes"
-            raise StoreRefused("arenas.bytes", problem)
-        return size_bytes or size
-    if status.st_size == 0 and size_bytes:
-        os.posix_fallocate(fd, 0, size_bytes)  # so that no write finds the disk full
-        return size_bytes
-    if status.st_size < max(size_bytes, 1):
-        problem = f"{path} has {status.st_size} bytes: arenas do not grow, add another one"
-        raise StoreRefused("arenas.bytes", problem)
-    return status.st_size
-
-
-def _layout(path: Path, memory: memoryview, slot_bytes: int) -> Layout:
-    """As it was laid out, or is now. Raises StoreRefused."""
-    first = bytes(memory[:BLOCK_BYTES])
-    if first != bytes(BLOCK_BYTES):
-        return _known_layout(path, first, len(memory), slot_bytes)
-    slots = min((len(memory) - 2 * BLOCK_BYTES) // (slot_bytes + ENTRY_BYTES), SLOTS_MAX)
-    if slots < 1:
-        problem = f"{path} has {len(memory)} bytes: too few for one slot of {slot_bytes}"
-        raise StoreRefused("arenas.bytes", problem)
-    layout = Layout(slot_bytes, slots, whole_blocks(BLOCK_BYTES + slots * ENTRY_BYTES))
-    nothing = bytes(MIB)
-    for start in range(BLOCK_BYTES, layout.data, MIB):
-        part = memory[start : min(start + MIB, layout.data)]
-        copy_bytes(source=nothing[: len(part)], target=part)
-    sync_bytes(memory[: layout.data])
-    body = _SUPER.pack(MAGIC, VERSION, 0, 0, *layout)
-    memory[: len(body) + _CRC.size] = body + _CRC.pack(crc64(body))
-    sync_bytes(memory[:BLOCK_BYTES])
-    return layout
-
-
-def _known_layout(path: Path, first: bytes, size: int, slot_bytes: int) -> Layout:
-    magic, version, _, _, *numbers = _SUPER.unpack_from(first)
-    layout = Layout(*numbers)
-    if magic != MAGIC:
-        problem = f"{path} holds something else: give another path, or zero its first 4096 bytes"
-        raise StoreRefused("arenas.path", problem)
-    if version != VERSION:
-        problem = f"{path} is of version {version}, this release reads {VERSION}"
-        raise StoreRefused("arenas.path", problem)
-    if crc64(first[: _SUPER.size]) != _CRC.unpack_from(first, _SUPER.size)[0]:
-        problem = f"{path}: its first block is damaged; zero it to begin anew"
-        raise StoreRefused("arenas.path", problem)
-    if layout.data + layout.slots * layout.slot_bytes > size:
-        raise StoreRefused("arenas.path", f"{path} has {size} bytes, and once had more")
-    if layout.slot_bytes != slot_bytes:
-        problem = f"{path} has slots of {layout.slot_bytes} bytes: say so, or zero its first block"
-        raise StoreRefused("slot_bytes", problem)
-    return layout

@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from support.dax_rig import SLOT, config, opened, save, some, there
 
-from penstock.actors.stores.dax import DaxStore, open_dax_store
-from penstock.actors.stores.dax_arena import ENTRY_BYTES, DaxArena
+from penstock.actors.stores.dax import open_dax_store
+from penstock.actors.stores.dax_arena import DaxArena
 from penstock.actors.stores.dax_config import ArenaConfig, DaxConfig, Msync
+from penstock.actors.stores.dax_layout import ENTRY_BYTES
 from penstock.actors.stores.pages import fresh_pages
-from penstock.actors.stores.samples import Sample, keys_of, make_sample
+from penstock.actors.stores.samples import keys_of, make_sample
 from penstock.actors.stores.store import BLOCK_BYTES, Fate, StoreRefused
 from penstock.runtime.units import KIB, MIB, ByteSize
-
-SLOT = ByteSize(64 * KIB)
-
-
-def config(directory: Path, *names: str, **given: Any) -> DaxConfig:
-    arenas = tuple(
-        ArenaConfig(path=directory / name, bytes=ByteSize(MIB)) for name in names or ("one",)
-    )
-    return DaxConfig(**{"name": "pmem", "arenas": arenas, "slot_bytes": SLOT, **given})
-
-
-@asynccontextmanager
-async def opened(settings: DaxConfig) -> AsyncIterator[DaxStore]:
-    store = await open_dax_store(settings)
-    try:
-        yield store
-    finally:
-        await store.aclose()
-
-
-async def some(count: int, *, first: int = 0, size: int = 20_000) -> list[Sample]:
-    return [await make_sample(first + n, size, device=n) for n in range(count)]
-
-
-async def save(store: DaxStore, samples: list[Sample]) -> list[Fate]:
-    return [one.fate for one in await store.save([one.given() for one in samples])]
-
-
-async def there(store: DaxStore, samples: list[Sample]) -> list[bool]:
-    """Which of them come back; those that do are whole."""
-    found = []
-    for one in samples:
-        wanted = one.wanted()
-        fate = (await store.load([wanted]))[0].fate
-        assert fate in (Fate.DONE, Fate.MISSING)
-        assert fate is Fate.MISSING or await one.is_in(wanted)
-        found.append(fate is Fate.DONE)
-    return found
 
 
 @pytest.mark.parametrize("msync", [*Msync])
@@ -267,13 +230,13 @@ def test_what_is_not_ours_or_not_as_configured_is_refused(tmp_path: Path) -> Non
     async def run() -> None:
         foreign = tmp_path / "foreign"
         foreign.write_bytes(b"\x7fELF" + os.urandom(MIB))
-        await refused(config(tmp_path, "foreign"), "holds something else.*zero its first 4096")
+        await refused(config(tmp_path, "foreign"), "holds something else.*zero its first 8192")
         (tmp_path / "small").write_bytes(bytes(1000))
         await refused(config(tmp_path, "small"), "add another one")
         tiny = ArenaConfig(path=tmp_path / "tiny", bytes=ByteSize(40 * KIB))
         await refused(config(tmp_path, arenas=(tiny,)), "too few for one slot")
         empty = ArenaConfig(path=tmp_path / "empty")
-        await refused(config(tmp_path, arenas=(empty,)), "do not grow|has 0 bytes")
+        await refused(config(tmp_path, arenas=(empty,)), "does not exist: say how many bytes")
         async with opened(config(tmp_path)):
             await refused(config(tmp_path), "in use by another")
         await refused(config(tmp_path, slot_bytes=ByteSize(32 * KIB)), "has slots of 65536 bytes")
