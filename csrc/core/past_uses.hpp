@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/mapped_array.hpp"
 
@@ -15,7 +16,8 @@ struct PastUse {
 
 // Bounded: a table of buckets of eight, where a new entry replaces the oldest of its bucket. 8
 // bytes an entry. A chunk is taken for another one once in some hundred thousands, which costs
-// nothing but a wrong guess.
+// nothing but a wrong guess. Memory that nothing was inserted into is never looked at: a table that
+// is only asked takes none, and no page faults.
 class PastUses {
  public:
   // Room for about `entries_max` (at least one bucket).
@@ -28,6 +30,7 @@ class PastUses {
 
  private:
   static constexpr std::uint64_t kBucketEntries = 8;
+  static constexpr std::uint64_t kPageEntries = 512;  // 4 KiB
 
   // Zero bytes are an empty entry: time begins at 1.
   struct Entry {
@@ -44,6 +47,7 @@ class PastUses {
   }
 
   MappedArray<Entry> entries_;
+  std::vector<bool> is_page_used_;  // by pages of entries_: something was ever inserted there
   std::uint64_t time_ = 0;
 };
 
