@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from penstock.actors.api.errors import StoreBusy
+from penstock.actors.api.errors import StoreBusy, StoreClogged
 from penstock.actors.core.admission import Admission, AdmissionLimits, Entry, Phase, Work
 
 
@@ -58,16 +58,36 @@ def test_who_waits_no_more_leaves_its_place() -> None:
     assert room.leave(second) == [], "leaving twice changes nothing"
 
 
+def test_what_was_given_up_has_no_place_and_keeps_its_bytes() -> None:
+    """A2: whoever hangs may still touch them; loads that do not fit beside them are refused, saves are not."""
+    room = admission(loads=2, size=100)
+    first, second = room.enter(Work.LOAD, 60), room.enter(Work.LOAD, 60)
+    assert second.phase is Phase.WAITING
+    assert room.give_up(first) == [], "it does not fit beside what was given up"
+    assert (room.running(Work.LOAD), room.waiting(Work.LOAD)) == (0, 1)
+    with pytest.raises(StoreClogged, match="60 bytes of loads"):
+        room.enter(Work.LOAD, 50)
+    assert not room.is_open(50)
+    assert room.enter(Work.SAVE, 90).phase is Phase.RUNNING
+    room.validate()
+    assert room.leave(first) == [second]
+    room.validate()
+
+
 class Life(RuleBasedStateMachine):
     @initialize(loads=st.integers(1, 3), saves=st.integers(1, 3), size=st.integers(1, 50))
     def start(self, loads: int, saves: int, size: int) -> None:
         self.room = admission(loads, saves, size, waiting=6)
         self.inside: list[Entry] = []
+        self.given_up: list[Entry] = []
 
     @rule(work=st.sampled_from(Work), size=st.integers(0, 60))
     def enter(self, work: Work, size: int) -> None:
         try:
             self.inside.append(self.room.enter(work, size))
+        except StoreClogged:
+            assert work is Work.LOAD
+            assert sum(one.bytes for one in self.given_up) > 0
         except StoreBusy:
             assert self.room.waiting(work) == 6
 
@@ -79,6 +99,20 @@ class Life(RuleBasedStateMachine):
         started = self.room.leave(entry)
         assert set(map(id, started)) <= set(map(id, waited))
 
+    @rule(pick=st.integers(0, 1 << 16))
+    def give_up(self, pick: int) -> None:
+        running = [one for one in self.inside if one.phase is Phase.RUNNING]
+        if running:
+            entry = running[pick % len(running)]
+            self.inside.remove(entry)
+            self.given_up.append(entry)
+            self.room.give_up(entry)
+
+    @precondition(lambda self: self.given_up)
+    @rule(pick=st.integers(0, 1 << 16))
+    def come_back(self, pick: int) -> None:
+        self.room.leave(self.given_up.pop(pick % len(self.given_up)))
+
     @invariant()
     def is_sound(self) -> None:
         if not hasattr(self, "room"):
@@ -88,7 +122,8 @@ class Life(RuleBasedStateMachine):
             waiting = [e for e in self.inside if e.work is work and e.phase is Phase.WAITING]
             running = [e for e in self.inside if e.work is work and e.phase is Phase.RUNNING]
             assert len(waiting) == self.room.waiting(work)
-            assert not waiting or running, "one of each kind always makes progress"
+            is_clogged = work is Work.LOAD and bool(self.given_up)
+            assert not waiting or running or is_clogged, "one of each kind always makes progress"
             in_order = [e for e in self.inside if e.work is work]
             phases = [e.phase for e in in_order]
             assert phases == sorted(phases, key=lambda phase: phase is Phase.WAITING), "in order"
@@ -97,6 +132,8 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "room"):
+            while self.given_up:
+                self.room.leave(self.given_up.pop())
             while self.inside:
                 running = next(one for one in self.inside if one.phase is Phase.RUNNING)
                 self.inside.remove(running)
