@@ -157,6 +157,7 @@ class _Refused:
 
     reason: str
     is_damaged: bool
+    is_kept: bool = False  # it may be good once the store is configured otherwise
 
 
 async def _load(parts: Parts, targets: list[Target]) -> list[Loaded]:
@@ -234,7 +235,13 @@ async def _judge(
         elif not runs_agree(header.digest, header.run_digests, header.logical_bytes):
             proofs[at] = _Refused("its run digests are not those of its digest", True)
     if parts.ledger is not None:  # nobody else writes there: what we cannot use is of use to nobody
-        proofs = [replace(p, is_damaged=True) if isinstance(p, _Refused) else p for p in proofs]
+        proofs = [
+            replace(p, is_damaged=True) if isinstance(p, _Refused) and not p.is_kept else p
+            for p in proofs
+        ]
+    kept = [proof.reason for proof in proofs if isinstance(proof, _Refused) and proof.is_kept]
+    if kept:
+        parts.log.warning("locked", objects=len(kept), reason=kept[0])
     await _drop_damaged(parts, targets, proofs)
     return [_told(proof, outcome) for proof, outcome in zip(proofs, outcomes, strict=True)]
 
@@ -243,6 +250,8 @@ def _check_header(target: Target, data: memoryview, outcome: Outcome) -> Header 
     """None: nothing was read."""
     if outcome.fate is Fate.REFUSED:
         return _Refused(outcome.reason, is_damaged=False)
+    if outcome.fate is Fate.LOCKED:
+        return _Refused(outcome.reason, is_damaged=False, is_kept=True)
     if outcome.fate is not Fate.DONE:
         return None
     header: Header | None = None
@@ -309,5 +318,6 @@ def _keep_books(
         return
     pairs = [*zip(targets, answers, strict=True)]
     parts.ledger.touch(b"".join(t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED))
-    missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING}
+    # What is missing with a reason is there, and stays.
+    missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING and not a.reason}
     parts.ledger.removed(missing - changed)

@@ -23,8 +23,31 @@ class Unreadable(UnavailableError):
     """Theirs: what was stored cannot be turned into what had been saved, or was not stored as configured."""
 
 
+class Locked(Unreadable):
+    """Yours: it is whole, for all that is known, and cannot be read as this store is configured now."""
+
+
 class Declined(UnavailableError):
     """Yours: this object is not to be kept on this store."""
+
+
+class Abandoned(UnavailableError):
+    """Yours: nobody waits for this any more."""
+
+
+class Effort:
+    """Whether somebody waits for a piece of work still. Told by the loop, asked by whoever works, on any thread."""
+
+    def __init__(self) -> None:
+        self._is_given_up = False
+
+    def give_up(self) -> None:
+        self._is_given_up = True
+
+    def check(self) -> None:
+        """To be called every few tens of milliseconds. Raises Abandoned."""
+        if self._is_given_up:
+            raise Abandoned("it was given up")
 
 
 class Step(Protocol):
@@ -34,18 +57,18 @@ class Step(Protocol):
     is_required: bool  # nothing is stored without it
 
     def apply(
-        self, header: Header, source: memoryview, room: memoryview
+        self, header: Header, source: memoryview, room: memoryview, effort: Effort, /
     ) -> tuple[Header, memoryview] | None:
         """Write what `source` becomes to the start of `room`, which has as many bytes, in whole blocks.
 
         `header` says already that this step was applied, and `stored_bytes` of `source`. None: it is to stay as it
-        is. Raises Declined.
+        is. Raises Declined, Abandoned.
         """
 
     def undo(
-        self, header: Header, stored: memoryview, room: memoryview
+        self, header: Header, stored: memoryview, room: memoryview, effort: Effort, /
     ) -> tuple[Header, memoryview]:
-        """Write what `stored` was made of to the start of `room`, and never beyond it. Raises Unreadable."""
+        """Write what `stored` was made of to the start of `room`, and never beyond it. Raises Unreadable, Abandoned."""
 
 
 class Pipeline:
@@ -57,11 +80,11 @@ class Pipeline:
         self.rooms = min(len(steps), 2)  # that an object needs at a time, each as large as itself
 
     def apply(
-        self, header: Header, payload: memoryview, rooms: Sequence[memoryview]
+        self, header: Header, payload: memoryview, rooms: Sequence[memoryview], effort: Effort
     ) -> tuple[Header, memoryview | None]:
         """The header on the store, and the room that the stored bytes are at the start of; None: they are `payload`.
 
-        Raises Declined.
+        Raises Declined, Abandoned.
         """
         names = list[bytes]()
         stored, room = payload, None
@@ -69,7 +92,8 @@ class Pipeline:
             transform = SEPARATOR.join([*names, step.name])
             told = replace(header, transform=transform, stored_bytes=len(stored))
             next_room = rooms[len(names) % 2]
-            made = step.apply(told, stored, next_room)
+            effort.check()
+            made = step.apply(told, stored, next_room, effort)
             if made is None:
                 assert not step.is_required, step.name
                 continue
@@ -79,16 +103,19 @@ class Pipeline:
         told = replace(header, transform=SEPARATOR.join(names), stored_bytes=len(stored))
         return told, room
 
-    def undo(self, header: Header, rooms: Sequence[memoryview], target: memoryview) -> Header:
+    def undo(
+        self, header: Header, rooms: Sequence[memoryview], target: memoryview, effort: Effort
+    ) -> Header:
         """Fill `target` with the logical bytes of the object that is stored at the start of the first room.
 
-        Returns its header as it was when it was saved. Raises Unreadable.
+        Returns its header as it was when it was saved. Raises Unreadable, Abandoned.
         """
         steps = self._applied(header.transform)
         stored = rooms[0][: header.stored_bytes]
         for number, step in enumerate(reversed(steps), start=1):
             room = target if number == len(steps) else rooms[number % 2]
-            header, stored = step.undo(header, stored, room)
+            effort.check()
+            header, stored = step.undo(header, stored, room, effort)
         if len(stored) != len(target):
             raise Unreadable(f"it has {len(stored)} bytes, not the {len(target)} its header tells")
         if not steps:

@@ -14,7 +14,7 @@ from penstock._native import (
 )
 from penstock.actors.core.lossy import Element, LossyNamespaces
 from penstock.actors.stores.header import Header, whole_blocks
-from penstock.actors.stores.transform import Declined, Unreadable
+from penstock.actors.stores.transform import Declined, Effort, Unreadable
 
 TRANSFORM_NAME = "fp8_e4m3"  # in namespaces
 KINDS = {Element.BFLOAT16: HalfKind.BFLOAT16, Element.FLOAT16: HalfKind.FLOAT16}
@@ -33,7 +33,7 @@ class Fp8Step:
         self._namespaces = namespaces
 
     def apply(
-        self, header: Header, source: memoryview, room: memoryview
+        self, header: Header, source: memoryview, room: memoryview, _: Effort
     ) -> tuple[Header, memoryview] | None:
         kind = self._kind(header)
         if kind is None:
@@ -54,7 +54,7 @@ class Fp8Step:
         return replace(header, digest=whole, run_digests=digests), cast
 
     def undo(
-        self, header: Header, stored: memoryview, room: memoryview
+        self, header: Header, stored: memoryview, room: memoryview, _: Effort
     ) -> tuple[Header, memoryview]:
         kind = self._kind(header)
         if kind is None:

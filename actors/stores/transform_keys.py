@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from penstock.actors.stores.store import StoreRefused
-from penstock.actors.stores.transform import Unreadable
+from penstock.actors.stores.transform import Locked
 from penstock.actors.stores.transform_config import AesGcmConfig
 from penstock.runtime.config import read_variable
 
@@ -38,11 +38,17 @@ class KeyRing:
     def __repr__(self) -> str:
         return f"KeyRing(newest={self.newest}, of {len(self._keys)})"
 
+    def object_key(self, number: int, tenant: bytes, key: bytes) -> bytes:
+        """The key of one object, from that of its tenant (HKDF-Expand). Raises Locked. Any thread."""
+        info = b"aes-256-gcm of object " + key
+        derive = HKDFExpand(algorithm=hashes.SHA256(), length=KEY_BYTES, info=info)
+        return derive.derive(self.tenant_key(number, tenant))
+
     def _tenant_key(self, number: int, tenant: bytes) -> bytes:
-        """The key of a tenant under a master key, by HKDF-SHA256 (RFC 5869). Raises Unreadable. Any thread."""
+        """The key of a tenant under a master key, by HKDF-SHA256 (RFC 5869). Raises Locked. Any thread."""
         master = self._keys.get(number)
         if master is None:
-            raise Unreadable(f"it was encrypted with master key {number}, which is not given")
+            raise Locked(f"it was encrypted with master key {number}, which is not given")
         derive = HKDF(
             algorithm=hashes.SHA256(),
             length=KEY_BYTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from penstock.actors.stores.config import StoreConfig
+from penstock.actors.stores.digests import INLINE_BYTES_MAX
 from penstock.actors.stores.store import Store, StoreContext, StoreRefused
 from penstock.actors.stores.transform import Pipeline, Step
 from penstock.actors.stores.transform_config import (
@@ -14,6 +15,8 @@ from penstock.actors.stores.transform_config import (
     ZstdConfig,
 )
 from penstock.actors.stores.transform_store import TransformedStore, TransformLimits
+
+QUICK_LEVEL_MAX = 9  # of zstd: 64 KiB are compressed within a millisecond
 
 
 def open_pipeline(config: StoreConfig, context: StoreContext) -> Pipeline | None:
@@ -37,7 +40,12 @@ def transformed(store: Store, pipeline: Pipeline | None, config: StoreConfig) ->
     """`store` behind `pipeline`, if there is one."""
     if pipeline is None:
         return store
-    limits = TransformLimits(int(config.bounce_bytes_max), config.transform_threads)
+    levels = [one.level for one in config.transforms if isinstance(one, ZstdConfig)]
+    limits = TransformLimits(
+        int(config.bounce_bytes_max),
+        config.transform_threads,
+        inline_saved_bytes_max=INLINE_BYTES_MAX if max(levels, default=0) <= QUICK_LEVEL_MAX else 0,
+    )
     return TransformedStore(store, pipeline, limits)
 
 

@@ -36,10 +36,12 @@ from penstock.actors.stores.store import (
     Outcome,
     Ownership,
     Store,
+    StoreFault,
     Wanted,
 )
+from penstock.actors.stores.threads import Threads
 from penstock.actors.stores.together import together
-from penstock.actors.stores.transform import Declined, Pipeline, Unreadable
+from penstock.actors.stores.transform import Declined, Effort, Locked, Pipeline, Unreadable
 from penstock.actors.stores.transform_bounce import Bounce, Room
 
 GROUPS_AT_ONCE = 4  # that the bounce buffer has room for
@@ -53,6 +55,7 @@ class _Payload(Protocol):
 
 Item = TypeVar("Item", bound=_Payload)
 Result = TypeVar("Result")
+_Work: TypeAlias = Callable[[Effort], Result]
 _Move: TypeAlias = Callable[[Sequence[Item], Room], Awaitable[list[Outcome]]]
 
 
@@ -60,7 +63,9 @@ _Move: TypeAlias = Callable[[Sequence[Item], Room], Awaitable[list[Outcome]]]
 class TransformLimits:
     bounce_bytes_max: int
     threads: int
-    inline_bytes_max: int = INLINE_BYTES_MAX  # of a group; more is transformed in a thread
+    # Of a group; more is transformed in a thread.
+    inline_saved_bytes_max: int = INLINE_BYTES_MAX
+    inline_loaded_bytes_max: int = INLINE_BYTES_MAX
 
 
 class TransformedStore:
@@ -71,8 +76,9 @@ class TransformedStore:
         self._store = store
         self._pipeline = pipeline
         self._bounce = Bounce(limits.bounce_bytes_max)
-        self._limiter = anyio.CapacityLimiter(limits.threads)
-        self._inline_bytes_max = limits.inline_bytes_max
+        self._threads = Threads("penstock-transform", limits.threads)
+        self._limits = limits
+        self._is_closed = False
 
     @property
     def below(self) -> Store:
@@ -82,10 +88,10 @@ class TransformedStore:
         return await self._store.locate(keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        return await self._in_groups(self._load, wanted)
+        return await self._in_groups(self._load, wanted, Fate.LOCKED)
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
-        return await self._in_groups(self._save, given)
+        return await self._in_groups(self._save, given, Fate.REFUSED)
 
     async def delete(self, keys: Keys) -> None:
         await self._store.delete(keys)
@@ -103,6 +109,9 @@ class TransformedStore:
 
     async def aclose(self) -> None:
         await self._store.aclose()
+        if not self._is_closed:
+            self._is_closed = True
+            await self._threads.close()
         await anyio.to_thread.run_sync(self._bounce.release)
 
     # Loading.
@@ -117,29 +126,37 @@ class TransformedStore:
         outcomes = await self._store.load(inner)
         done = [at for at, outcome in enumerate(outcomes) if outcome.fate is Fate.DONE]
         undo = [partial(self._undo, group[at], headers[at], rooms[at], outcomes[at]) for at in done]
-        for at, outcome in zip(done, await self._work(undo, _bytes(group)), strict=True):
+        is_quick = _bytes(group) <= self._limits.inline_loaded_bytes_max
+        undone = await self._work(undo, is_quick=is_quick)
+        for at, outcome in zip(done, undone, strict=True):
             outcomes[at] = outcome
         return outcomes
 
     def _undo(
-        self, wanted: Wanted, raw: memoryview, rooms: list[memoryview], read: Outcome
+        self,
+        wanted: Wanted,
+        raw: memoryview,
+        rooms: list[memoryview],
+        read: Outcome,
+        effort: Effort,
     ) -> Outcome:
         try:
             header = decode(raw)
         except HeaderRefused:
             wanted.header[:] = raw  # the actor says what becomes of such a one
             return read
-        reason = _mismatch(wanted, header, read)
+        fate, reason = Fate.REFUSED, _mismatch(wanted, header, read)
         if not reason:
             target = wanted.payload[: header.logical_bytes]
             try:
-                plain = self._pipeline.undo(header, rooms, target)
+                plain = self._pipeline.undo(header, rooms, target, effort)
             except Unreadable as problem:
+                fate = Fate.LOCKED if isinstance(problem, Locked) else Fate.REFUSED
                 reason = str(problem)
             else:
                 encode_into(plain, wanted.header[: header_bytes(plain.runs)])
                 return Outcome(Fate.DONE, whole_blocks(header.logical_bytes))
-        return Outcome(Fate.REFUSED, read.payload_bytes, reason)
+        return Outcome(fate, read.payload_bytes, reason)
 
     # Saving.
 
@@ -150,7 +167,8 @@ class TransformedStore:
             partial(self._apply, one, header, places, room)
             for one, header, places in zip(group, headers, rooms, strict=True)
         ]
-        made = await self._work(apply, _bytes(group))
+        is_quick = _bytes(group) <= self._limits.inline_saved_bytes_max
+        made = await self._work(apply, is_quick=is_quick)
         below = [one for one in made if isinstance(one, Given)]
         saved = iter(await self._store.save(below))
         return [
@@ -159,12 +177,17 @@ class TransformedStore:
         ]
 
     def _apply(
-        self, given: Given, into: memoryview, rooms: list[memoryview], room: Room
+        self,
+        given: Given,
+        into: memoryview,
+        rooms: list[memoryview],
+        room: Room,
+        effort: Effort,
     ) -> Given | Outcome:
         header = decode(given.header)
         payload = given.payload[: min(header.logical_bytes, given.payload_bytes)]
         try:
-            told, place = self._pipeline.apply(header, payload, rooms)
+            told, place = self._pipeline.apply(header, payload, rooms, effort)
         except Declined as refusal:
             return Outcome(Fate.REFUSED, reason=str(refusal))
         encode_into(told, into)
@@ -185,16 +208,22 @@ class TransformedStore:
 
     # Both.
 
-    async def _in_groups(self, move: _Move[Item], items: Sequence[Item]) -> list[Outcome]:
+    async def _in_groups(
+        self, move: _Move[Item], items: Sequence[Item], too_large: Fate
+    ) -> list[Outcome]:
         """`move` all items, side by side as far as there is room; the first StoreFault ends it."""
         groups = [*self._groups(items)]
-        return [*chain.from_iterable(await together(partial(self._in_room, move), groups))]
+        return [
+            *chain.from_iterable(await together(partial(self._in_room, move, too_large), groups))
+        ]
 
-    async def _in_room(self, move: _Move[Item], group: Sequence[Item]) -> list[Outcome]:
+    async def _in_room(
+        self, move: _Move[Item], too_large: Fate, group: Sequence[Item]
+    ) -> list[Outcome]:
         size = self._pipeline.rooms * _bytes(group)
         if size > self._bounce.bytes_max:
             reason = f"transforms need {size} bytes, bounce_bytes_max is {self._bounce.bytes_max}"
-            return [Outcome(Fate.REFUSED, reason=reason)] * len(group)
+            return [Outcome(too_large, reason=reason)] * len(group)
         return await move(group, await self._bounce.take(size))
 
     def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
@@ -221,15 +250,28 @@ class TransformedStore:
             start = ends[-1]
         return rooms
 
-    async def _work(self, works: Sequence[Callable[[], Result]], size_bytes: int) -> list[Result]:
-        """All of them: at once when it is little, else in a thread. Given up, it returns when nobody works any more."""
-        if size_bytes <= self._inline_bytes_max:
-            return _all_of(works)
-        return await anyio.to_thread.run_sync(_all_of, works, limiter=self._limiter)
+    async def _work(self, works: Sequence[_Work[Result]], *, is_quick: bool) -> list[Result]:
+        """All of them: at once, or in a thread. Given up, it returns at once, and the work ends soon; what it may
+        touch until then it keeps. Raises StoreFault."""
+        effort = Effort()
+        if is_quick or not works:
+            return _all_of(works, effort)
+        try:
+            working = await self._threads.begin(partial(_all_of, works, effort))
+        except RuntimeError as error:
+            raise StoreFault(f"no thread can be started: {error}") from None
+        try:
+            return await working
+        finally:
+            effort.give_up()  # or it is over
 
 
-def _all_of(works: Sequence[Callable[[], Result]]) -> list[Result]:
-    return [work() for work in works]
+def _all_of(works: Sequence[_Work[Result]], effort: Effort) -> list[Result]:
+    results: list[Result] = []
+    for work in works:
+        effort.check()
+        results.append(work(effort))
+    return results
 
 
 def _bytes(group: Sequence[_Payload]) -> int:

@@ -41,6 +41,16 @@ def test_a_tenants_key_is_derived_as_rfc_5869_says() -> None:
     assert parse_keys(KEYS_A, WHERE).tenant_key(7, b"t" * 16) == expected
 
 
+def test_the_key_of_an_object_is_derived_from_its_tenants() -> None:
+    """RFC 5869, the second half of it alone; another one for each object, whatever becomes of nonces."""
+    keys = parse_keys(KEYS_A, WHERE)
+    tenant_key = keys.tenant_key(7, b"t" * 16)
+    info = b"aes-256-gcm of object " + b"k" * 32 + b"\x01"
+    expected = hmac.digest(tenant_key, info, hashlib.sha256)
+    assert keys.object_key(7, b"t" * 16, b"k" * 32) == expected
+    assert keys.object_key(7, b"u" * 16, b"k" * 32) != expected
+
+
 def test_the_environment_is_asked_only_without_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

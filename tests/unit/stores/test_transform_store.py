@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from dataclasses import replace
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from support.transforms import KEYS_A, lossy_of_samples
+from support.transform_rig import come_back, seal, settled, transformed, zstd
+from support.transforms import lossy_of_samples
 
 from penstock.actors.api.types import Epoch
 from penstock.actors.stores.config import FaultsConfig
@@ -22,46 +22,12 @@ from penstock.actors.stores.opening import open_store
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.samples import Sample, make_sample
 from penstock.actors.stores.store import Fate, StoreContext, StoreFault, StoreRefused
-from penstock.actors.stores.transform import Pipeline, Step
+from penstock.actors.stores.transform import Pipeline
 from penstock.actors.stores.transform_bounce import Bounce, Room
 from penstock.actors.stores.transform_config import AesGcmConfig, Fp8Config, ZstdConfig
 from penstock.actors.stores.transform_fp8 import Fp8Step
-from penstock.actors.stores.transform_keys import parse_keys
-from penstock.actors.stores.transform_seal import SealStep
 from penstock.actors.stores.transform_store import TransformedStore, TransformLimits
-from penstock.actors.stores.transform_zstd import ZstdStep
 from penstock.runtime.units import KIB, MIB, ByteSize
-
-
-def seal() -> SealStep:
-    return SealStep(parse_keys(KEYS_A, "keys"))
-
-
-def zstd() -> ZstdStep:
-    return ZstdStep(ZstdConfig())
-
-
-def transformed(
-    steps: Sequence[Step], shelf: Shelf | None = None, *, bounce_bytes_max: int = 64 * MIB
-) -> TransformedStore:
-    limits = TransformLimits(bounce_bytes_max, threads=2)
-    return TransformedStore(MemoryStore(shelf), Pipeline(steps), limits)
-
-
-async def settled() -> None:
-    """What other threads told the loop has been heard."""
-    gc.collect()
-    for _ in range(3):
-        await checkpoint()
-
-
-async def come_back(store: TransformedStore, samples: Sequence[Sample]) -> None:
-    wanted = [one.wanted() for one in samples]
-    outcomes = await store.load(wanted)
-    assert {one.fate for one in outcomes} == {Fate.DONE}, outcomes
-    for one, into in zip(samples, wanted, strict=True):
-        assert await one.is_in(into)
-
 
 # The bounce buffer.
 
@@ -213,7 +179,7 @@ def test_an_object_that_does_not_fit_the_bounce_buffer_is_refused_alone() -> Non
         outcomes = await store.save([one.given() for one in (large, small)])
         assert [one.fate for one in outcomes] == [Fate.REFUSED, Fate.DONE]
         assert "bounce_bytes_max is 524288" in outcomes[0].reason
-        assert (await store.load([large.wanted()]))[0].fate is Fate.REFUSED
+        assert (await store.load([large.wanted()]))[0].fate is Fate.LOCKED
         await come_back(store, [small])
 
     anyio.run(run)

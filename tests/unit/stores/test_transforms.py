@@ -17,7 +17,7 @@ from penstock._native import crc64, crc64_join_runs
 from penstock.actors.core.lossy import LossyNamespaces
 from penstock.actors.stores.header import Header, whole_blocks
 from penstock.actors.stores.samples import NAMESPACE
-from penstock.actors.stores.transform import Declined, Pipeline, Step, Unreadable
+from penstock.actors.stores.transform import Declined, Effort, Pipeline, Step, Unreadable
 from penstock.actors.stores.transform_config import ZstdConfig
 from penstock.actors.stores.transform_fp8 import Fp8Step
 from penstock.actors.stores.transform_keys import parse_keys
@@ -64,7 +64,7 @@ def header_of(data: bytes, *, name: str = "a", runs: int = 1, tenant: bytes = by
 def apply(steps: Sequence[Step], header: Header, data: bytes) -> tuple[Header, bytes]:
     pipeline = Pipeline(steps)
     rooms = [memoryview(bytearray(whole_blocks(len(data)))) for _ in range(pipeline.rooms)]
-    told, room = pipeline.apply(header, memoryview(bytearray(data)), rooms)
+    told, room = pipeline.apply(header, memoryview(bytearray(data)), rooms, Effort())
     return told, bytes((room or memoryview(data))[: told.stored_bytes])
 
 
@@ -76,7 +76,7 @@ def undo(steps: Sequence[Step], header: Header, stored: bytes) -> tuple[Header, 
     memory = bytearray(b"\xa5" * (header.logical_bytes + 64))
     target = memoryview(memory)[: header.logical_bytes]
     try:
-        return pipeline.undo(header, rooms, target), bytes(target)
+        return pipeline.undo(header, rooms, target, Effort()), bytes(target)
     finally:
         assert memory[header.logical_bytes :] == b"\xa5" * 64, "written beyond the target"
 
