@@ -11,13 +11,15 @@ Given up at any await it leaves nothing behind: extents live by the handles of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.awaiting import Awaiting, Others
 from penstock.actors.core.cost import shortest, worth_loading
 from penstock.actors.core.load_plan import (
     Batching,
@@ -36,6 +38,7 @@ from penstock.actors.locating import Locating, News
 from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
+from penstock.runtime.ref import gather_asks
 
 PLAN_CHUNKS_MAX = 512  # planned in one step of the loop: about two milliseconds at worst
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
@@ -44,7 +47,11 @@ _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is
 class Fetching:
     """Loads for one ticket."""
 
-    def __init__(self, want: prefetch.Fetch, around: Surroundings) -> None:
+    def __init__(
+        self, want: prefetch.Fetch, around: Surroundings, *, rests: Callable[[], None]
+    ) -> None:
+        """`rests` is called when there is nothing left to load, and what is read has to be held."""
+        self._rests = rests
         self._scope = CancelScope()  # cancelled when the ticket is over
         self.limit_chunks = 0  # see loads.Waiting
         self._want = want
@@ -64,6 +71,7 @@ class Fetching:
             news=self._news,
         )
         self._speeds: list[store.Speed] = []
+        self._awaiting = Awaiting(want, around.l1, ask_s=around.limits.ask_s)
         self._hit = want.hit_chunks
         self._cap = self._total  # there is no room for more, or no use
         self._promised = self._total
@@ -88,6 +96,10 @@ class Fetching:
 
     def _is_mine(self, name: Name, chunk: int) -> bool:
         return self._name(chunk, name[1]) == name
+
+    def stirred(self) -> None:
+        """What others wrote is there, or given up."""
+        self._news.tell()
 
     def end(self, hit_chunks: int) -> None:
         """The ticket is over; its watermark was there."""
@@ -123,6 +135,7 @@ class Fetching:
                 await self._bring()
                 await hazard("prefetch.before_settle")
                 if await self._settle():
+                    self._rests()
                     await sleep(max(0.0, now + want.ticket_s - asyncio.get_running_loop().time()))
         finally:
             self._loads.leave(want.ticket, self._loads.records.of(want.ticket))
@@ -147,12 +160,13 @@ class Fetching:
         """Only for engines that say what computing costs them."""
         if self._want.prefill_tokens_per_s == 0:
             return
-        for tier in self._around.tiers:
-            try:
-                speed = await tier.ref.ask(store.MeasureSpeed(), within=self._limits.ask_s)
-            except PenstockError:
-                speed = store.Speed(0.0, 0.0, 0)
-            self._speeds.append(speed)
+        asks = (
+            tier.ref.ask(store.MeasureSpeed(), within=tier.locate_s) for tier in self._around.tiers
+        )
+        self._speeds = [
+            store.Speed(0.0, 0.0, 0) if isinstance(speed, PenstockError) else speed
+            for speed in await gather_asks(asks)
+        ]
 
     # Planning and loading.
 
@@ -166,7 +180,7 @@ class Fetching:
                 continue
             if self._locating.is_over and not self._loads.records.is_waiting(self._want.ticket):
                 await self._loads.move(self._want.ticket)  # writers may have moved it, too
-                if self._hit >= plan.chunks or not await self._survey_again(plan):
+                if self._hit >= plan.chunks or not await self._look_again(plan):
                     return
                 continue
             await self._promise(plan)
@@ -232,7 +246,9 @@ class Fetching:
         """Somebody brings these: a load that is joined, or a writer, whose commit the ticket hears of anyway."""
         for chunk, slot in places:
             record = self._loads.records.find(self._name(chunk, slot))
-            if record is not None:
+            if record is None:
+                self._awaiting.add(chunk, slot)
+            else:
                 self._loads.join(record, self._want.ticket, self._deadline)
             self._known.hold(chunk, slot)
 
@@ -311,17 +327,28 @@ class Fetching:
     def _name(self, chunk: int, slot: int) -> Name:
         return self._want.keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES], slot
 
-    async def _survey_again(self, plan: Plan) -> bool:
+    async def _look_again(self, plan: Plan) -> bool:
+        """Nothing of its own is under way, and less is hit than was planned. Whether anything may come of it yet."""
+        seen = self._news.count
+        others = await self._awaiting.look()
+        if others is Others.WRITING:
+            if self._news.count == seen:
+                await self._news.wait()
+            return True
+        if others is Others.NOTHING:
+            if self._surveys_left == 0:
+                return False
+            self._surveys_left -= 1
+        await self._survey(plan)
+        return True
+
+    async def _survey(self, plan: Plan) -> None:
         """What L1 had when it was looked at may have gone: evicted, or given up by its writer."""
-        if self._surveys_left == 0:
-            return False
-        self._surveys_left -= 1
         first, last = self._known.first, plan.chunks
         keys = self._want.keys[first * KEY_BYTES : last * KEY_BYTES]
         survey = l1_loading.Survey(keys, self._want.shape.geometry)
         presence = await self._around.l1.ask(survey, within=self._limits.ask_s)
         self._known.survey(first, presence)
-        return True
 
     async def _promise(self, plan: Plan) -> None:
         """Less than before, if it is so; that nothing more comes is said at the end, with the reason."""
@@ -337,28 +364,25 @@ class Fetching:
         so stay until it is over."""
         want, loads = self._want, self._loads
         loads.keep(want.ticket)
-        read = [record for record in loads.records.of(want.ticket) if self._is_read(record)]
-        others = [one for one in loads.records.of(want.ticket) if one not in read]
-        loads.leave(want.ticket, others)
+        mine = loads.records.of(want.ticket)
+        read = {record: None for record in mine if self._is_read(record)}
+        loads.leave(want.ticket, [record for record in mine if record not in read])
         if self._hit >= (self._reach if self._locating.is_over else self._total):
             self._shortfall = Shortfall.NONE
         stays = bool(read) and want.afterwards is prefetch.Afterwards.KEEP
-        try:
-            if stays:
-                last = l1_loading.Hope(want.ticket, 0, self._shortfall)
-                await self._around.l1.ask(last, within=self._limits.ask_s)
-            else:
-                done = l1_loading.Settle(want.ticket, self._shortfall)
-                await self._around.l1.ask(done, within=self._limits.ask_s)
-            if want.afterwards is prefetch.Afterwards.CLOSE:
-                close = l1.CloseTickets((want.ticket,), want.instance, want.session)
+        if stays:
+            last = l1_loading.Hope(want.ticket, 0, self._shortfall)
+            await self._around.telling.tell(want.ticket, last)
+        else:
+            done = l1_loading.Settle(want.ticket, self._shortfall)
+            await self._around.telling.tell(want.ticket, done)
+        if want.afterwards is prefetch.Afterwards.CLOSE:
+            close = l1.CloseTickets((want.ticket,), want.instance, want.session)
+            with suppress(PenstockError):  # then it expires
                 await self._around.l1.ask(close, within=self._limits.ask_s)
-        except PenstockError:
-            return stays  # L1 hears no more of the ticket than it knows: it expires
         return stays
 
     def _is_read(self, record: Record) -> bool:
         if record.stage is not Stage.LANDED or self._around.tiers[record.tier].is_kept:
             return False
-        named = zip(record.names, record.places, strict=True)
-        return any(self.has_passed(name, chunk) for name, (chunk, _) in named)
+        return self.has_passed(record.names[0], record.places[0][0])  # its first chunk, if any

@@ -33,6 +33,7 @@ from penstock.runtime.ref import Ref
 NO_LEASE = LeaseId(b"")
 NOT_SERVED = -1
 _GRANTED = int(_native.Answer.GRANTED)
+_COMING = int(_native.Presence.COMING)
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class Loading:
         self._filled = filled
         self._served: dict[TicketId, Served] = {}  # len <= the table's tickets_max
         self._left: dict[TicketId, Served] = {}  # over, and the loader not told
+        self._awaits: dict[TicketId, l1_loading.Await] = {}  # of tickets that are served
 
     def begin(self, ticket: TicketId, keys: bytes, loader: Ref[prefetch.Prefetcher]) -> None:
         """The loader is going to be told to fetch."""
@@ -81,6 +83,16 @@ class Loading:
             self._left[ticket] = self._served.pop(ticket)
         self._tell_left()
 
+    def came(self, now: float) -> None:
+        """Something was committed."""
+        self._watching.advance(now)
+        self._tell_stirred()
+
+    def went(self, now: float) -> None:
+        """Something was given up, lost or expired."""
+        self._watching.look_again(now)
+        self._tell_stirred()
+
     def receive(self, msg: l1_loading.Message) -> object:
         match msg:
             case l1_loading.Survey():
@@ -97,6 +109,8 @@ class Loading:
                 self._settle(msg.ticket, msg.shortfall)
             case l1_loading.Finish():
                 return self._finish(msg)
+            case l1_loading.Await():
+                return self._await(msg)
             case l1_loading.Forsake():
                 return self._forsake()
         return None
@@ -148,7 +162,7 @@ class Loading:
                 lease, hold = rest, self._table.lease_handle(rest, session=NODE_SESSION)
             else:
                 lease = NO_LEASE
-            self._watching.look_again(self._now())  # others may have hoped for what was lost
+            self.went(self._now())  # others may have hoped for what was lost
         return l1_loading.Landed(self._move(msg.tickets), lease, hold)
 
     def _move(self, tickets: Iterable[tuple[TicketId, int]]) -> tuple[int, ...]:
@@ -197,8 +211,32 @@ class Loading:
         if promised == 0:
             self._table.close_ticket(ticket, instance=msg.instance)
         if msg.loads:
-            self._watching.advance(now)  # others may have hoped for the same
+            self.came(now)  # others may have hoped for the same
         return l1_loading.Finished(hit, promised)
+
+    def _await(self, msg: l1_loading.Await) -> int:
+        present = self._present(msg)
+        if present == _COMING and msg.ticket in self._served:
+            self._awaits[msg.ticket] = msg
+        return present
+
+    def _present(self, wanted: l1_loading.Await) -> int:
+        return self._table.presence(wanted.key, geometry=wanted.geometry)[wanted.slot]
+
+    def _tell_stirred(self) -> None:
+        """Level-triggered: a loader whose mailbox is full hears at the next such event."""
+        for ticket, wanted in [*self._awaits.items()]:
+            served = self._served.get(ticket)
+            if served is not None:
+                if self._present(wanted) == _COMING:
+                    continue
+                try:
+                    served.loader.tell_nowait(prefetch.Stirred(ticket))
+                except MailboxFull:
+                    continue
+                except ActorStopped:
+                    pass
+            del self._awaits[ticket]
 
     def _forsake(self) -> int:
         forsaken = [*self._served]

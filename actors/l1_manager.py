@@ -35,6 +35,7 @@ from penstock.actors.l1_life_cycle import LifeCycle, LifeCycleMessage
 from penstock.actors.l1_loading import Loading
 from penstock.actors.l1_metrics import L1Metrics, usage_of
 from penstock.actors.l1_saving import Saving
+from penstock.actors.l1_staging import StagingBound
 from penstock.actors.l1_watching import Watching
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
 from penstock.runtime.message import answer
@@ -73,12 +74,12 @@ class L1Manager(l1.L1Manager):
         beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
         store_writer: Ref[writer.StoreWriter] | None = None,
         hits_max: int = 0,
-        is_staging: bool = False,
+        staging: StagingBound | None = None,
     ) -> None:
         """`beside`: what goes on beside its messages, such as telling how far the arena is backed.
 
         `store_writer`: who saves below L1, if anybody does. `hits_max`: chunks of hits kept for it, if it counts them.
-        `is_staging`: lookups hit nothing by themselves; what is in L1 is only on its way.
+        `staging`: what is written is only on its way through L1, which is a `StagedTable`, and has this bound.
         """
         self._table = table
         self._arena_bytes = arena_bytes
@@ -102,7 +103,7 @@ class L1Manager(l1.L1Manager):
             hits_max=hits_max,
             evicted=self._room,
         )
-        self._is_staging = is_staging
+        self._staging = staging
         self._pressure_told = False  # and not taken yet
         self._lookups = 0
         self._lookup_chunks = 0
@@ -128,7 +129,7 @@ class L1Manager(l1.L1Manager):
                 case l1.Release():
                     return answer(msg, self._release(msg))
                 case l1.Reserve():
-                    return answer(msg, self._reserve(msg))
+                    return answer(msg, self._reserve_bounded(msg))
                 case l1.MakeReady():
                     self._make_ready(msg)
                     return answer(msg, None)
@@ -179,6 +180,7 @@ class L1Manager(l1.L1Manager):
                 | l1_loading.Hope()
                 | l1_loading.Settle()
                 | l1_loading.Finish()
+                | l1_loading.Await()
                 | l1_loading.Forsake()
             ):
                 return self._loading.receive(msg)
@@ -193,17 +195,15 @@ class L1Manager(l1.L1Manager):
             return l1.Hit(NO_TICKET, 0, 0)
         now, ticket = _now(), msg.ticket
         expires = now + msg.ticket_s
-        hit = promised = 0
-        if not self._is_staging:
-            hit, promised = self._table.lookup(
-                msg.keys,
-                geometry=msg.geometry,
-                ticket=ticket,
-                instance=msg.instance,
-                readers=msg.readers,
-                now=now,
-                expires=expires,
-            )
+        hit, promised = self._table.lookup(
+            msg.keys,
+            geometry=msg.geometry,
+            ticket=ticket,
+            instance=msg.instance,
+            readers=msg.readers,
+            now=now,
+            expires=expires,
+        )
         self._lookups += 1
         self._lookup_chunks += len(msg.keys) // KEY_BYTES
         self._hit_chunks += hit
@@ -246,7 +246,7 @@ class L1Manager(l1.L1Manager):
         return l1.Hit(NO_TICKET, hit, self._table.promised(msg.keys, geometry=msg.geometry))
 
     def _peek(self, keys: bytes, geometry: GeometryId) -> int:
-        return self._table.peek(keys, geometry=geometry) if keys and not self._is_staging else 0
+        return self._table.peek(keys, geometry=geometry) if keys else 0
 
     def _touch(self, keys: bytes) -> int:
         return self._table.touch(keys, now=_now()) if keys else 0
@@ -289,6 +289,11 @@ class L1Manager(l1.L1Manager):
 
     # Writing.
 
+    def _reserve_bounded(self, msg: l1.Reserve) -> l1.WriteLease:
+        if self._staging is None:
+            return self._reserve(msg)
+        return self._staging.reserve(msg, self._geometries.shape(msg.geometry), self._reserve)
+
     def _reserve(self, msg: l1.Reserve) -> l1.WriteLease:
         if not msg.keys:
             return l1.WriteLease(NO_LEASE, b"", Extents(b""), 0, msg.lease_s)
@@ -330,21 +335,24 @@ class L1Manager(l1.L1Manager):
         )
 
     def _commit(self, msg: l1.Commit) -> l1_saving.Committed:
-        outcomes = self._table.commit(
+        outcomes, runs_done = self._table.commit_some(
             msg.lease,
             session=msg.session,
             indices=msg.indices,
             digests=msg.digests,
             runs=msg.runs,
+            done=msg.done,
+            runs_done=msg.runs_done,
+            objects_max=msg.objects_max,
             now=_now(),
         )
-        self._watching.advance(_now())
+        self._loading.came(_now())
         self._saving.committed()
-        return l1_saving.Committed(outcomes, self._saving.backlog_bytes)
+        return l1_saving.Committed(outcomes, self._saving.backlog_bytes, runs_done)
 
     def _abort(self, msg: l1.Abort | l1.GiveBack) -> bool:
         outcome = self._table.abort(msg.lease, session=msg.session)
-        self._watching.look_again(_now())
+        self._loading.went(_now())
         return outcome == _native.Outcome.OK
 
     # Room and time.
@@ -371,7 +379,7 @@ class L1Manager(l1.L1Manager):
 
     def _ended(self, now: float) -> None:
         """Leases or tickets may have come to their end."""
-        self._watching.look_again(now)
+        self._loading.went(now)
         self._loading.sweep()
 
     async def _drain_returned(self) -> None:
@@ -379,7 +387,7 @@ class L1Manager(l1.L1Manager):
         while True:
             await wait_readable(self._table.return_fd)
             self._table.drain()
-            self._watching.look_again(_now())  # what a load gave up is promised no more
+            self._loading.went(_now())  # what a load gave up is promised no more
 
     # Numbers.
 

@@ -11,6 +11,7 @@ index at once, so that its objects can be loaded from elsewhere.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -73,7 +74,9 @@ class Load:
     targets: tuple[store.Target, ...]
     payload_bytes: int
     scope: CancelScope = field(default_factory=CancelScope)
-    landed: dict[int, None] = field(default_factory=dict)  # positions in `places`: LOADED, not kept
+    landed: dict[int, None] = field(
+        default_factory=dict
+    )  # positions in `places`, ascending: LOADED, not kept
 
 
 class Loads:
@@ -175,15 +178,21 @@ class Loads:
             self._start_soon(self._commit, load, passed, load.hold, name="keep")
 
     def _passed(self, load: Load, waiting: Iterable[Waiting]) -> tuple[int, ...]:
-        """Positions of what has landed, is to be kept, and lies below one of these watermarks."""
+        """Positions of what has landed, is to be kept, and lies below one of these watermarks.
+
+        Of what has landed only the begin can be passed: a watermark is below all later chunks, and prompts that have
+        parted have nothing in common any more. So it costs what is new."""
         record = load.record
-        if not self._tiers[record.tier].is_kept:
+        if not load.landed or not self._tiers[record.tier].is_kept:
             return ()
-        return tuple(
-            place
-            for place in load.landed
-            if any(one.has_passed(record.names[place], record.places[place][0]) for one in waiting)
+        waiting = [*waiting]
+        passed = itertools.takewhile(
+            lambda place: any(
+                one.has_passed(record.names[place], record.places[place][0]) for one in waiting
+            ),
+            load.landed,
         )
+        return tuple(passed)
 
     def _drop(self, record: Record) -> None:
         load = self._loads.pop(record)

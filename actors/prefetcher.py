@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import assert_never
 
 from penstock.actors.api import eviction, l1, l1_loading, prefetch
@@ -19,7 +20,7 @@ from penstock.actors.fetching import Fetching
 from penstock.actors.loads import Loads, Tier
 from penstock.actors.prefetch_metrics import PrefetchMetrics
 from penstock.actors.surroundings import PrefetchLimits, Surroundings
-from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.actors.telling import Telling
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
@@ -41,7 +42,9 @@ class Prefetcher(prefetch.Prefetcher):
         """`longest`: the hit rule over columns. `tiers` in the order in which they are preferred."""
         self._l1 = manager
         self._limits = limits
-        self._fetchings: dict[TicketId, Fetching] = {}  # len <= tickets_max
+        # All that are not over: at most tickets_max that load, and those that rest, which are tickets of L1.
+        self._fetchings: dict[TicketId, Fetching] = {}
+        self._resting: set[TicketId] = set()
         metrics = PrefetchMetrics(
             telemetry,
             tickets=lambda: float(len(self._fetchings)),
@@ -55,11 +58,13 @@ class Prefetcher(prefetch.Prefetcher):
             start_soon=self.start_soon,
             metrics=metrics,
         )
+        self._telling = Telling(manager, ask_s=limits.fetch.ask_s, start_soon=self.start_soon)
         self._around = Surroundings(
             tiers=tiers,
             l1=manager,
             evictor=evictor,
             loads=loads,
+            telling=self._telling,
             memory=memory,
             longest=longest,
             limits=limits.fetch,
@@ -90,30 +95,34 @@ class Prefetcher(prefetch.Prefetcher):
                 if (fetching := self._fetchings.get(msg.ticket)) is not None:
                     fetching.end(msg.hit_chunks)
                 return answer(msg, None)
+            case prefetch.Stirred():
+                if (fetching := self._fetchings.get(msg.ticket)) is not None:
+                    fetching.stirred()
+                return answer(msg, None)
             case _:
                 assert_never(msg)
 
     def _fetch(self, want: prefetch.Fetch) -> None:
-        if len(self._fetchings) >= self._limits.tickets_max or want.ticket in self._fetchings:
-            self._decline(want)
+        if self._loading >= self._limits.tickets_max or want.ticket in self._fetchings:
+            self._telling.tell_now(want.ticket, l1_loading.Settle(want.ticket, Shortfall.BUSY))
             return
-        fetching = self._fetchings[want.ticket] = Fetching(want, self._around)
+        rests = partial(self._resting.add, want.ticket)
+        fetching = self._fetchings[want.ticket] = Fetching(want, self._around, rests=rests)
         self.start_soon(self._run, want.ticket, fetching, name="fetching")
+
+    @property
+    def _loading(self) -> int:
+        return len(self._fetchings) - len(self._resting)
 
     async def _run(self, ticket: TicketId, fetching: Fetching) -> None:
         try:
             await fetching.run()
         finally:
             del self._fetchings[ticket]
-
-    def _decline(self, want: prefetch.Fetch) -> None:
-        """Level-triggered by the ticket's own end, should L1 be too full of messages to hear of it."""
-        try:
-            self._l1.tell_nowait(l1_loading.Settle(want.ticket, Shortfall.BUSY))
-        except (MailboxFull, ActorStopped):
-            self._log.warning("decline_not_told")
+            self._resting.discard(ticket)
 
     def validate(self) -> None:
         """For tests: raise AssertionError when an invariant does not hold."""
         self._around.loads.records.validate()
-        assert len(self._fetchings) <= self._limits.tickets_max
+        assert self._loading <= self._limits.tickets_max
+        assert self._resting <= self._fetchings.keys()

@@ -12,6 +12,7 @@ from penstock.actors.core.load_plan import LongestHit
 from penstock.actors.core.probing import Probes
 from penstock.actors.loads import Loads, Tier
 from penstock.actors.prefetch_metrics import PrefetchMetrics
+from penstock.actors.telling import Telling
 from penstock.runtime.ref import Ref
 
 
@@ -44,6 +45,7 @@ class Surroundings:
     l1: Ref[l1.L1Manager]
     evictor: Ref[eviction.EvictionController]
     loads: Loads
+    telling: Telling
     memory: Memory
     longest: LongestHit
     limits: FetchLimits

@@ -126,8 +126,19 @@ class Finish(Msg["L1Manager", Finished]):
 
 
 @dataclass(frozen=True, slots=True)
+class Await(Msg["L1Manager", int]):
+    """What L1 has of this object, as a `_native.Presence`. If it is coming, the ticket's loader hears
+    `prefetch.Stirred` once it is there or given up."""
+
+    ticket: TicketId
+    key: bytes  # of its chunk
+    geometry: GeometryId
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Forsake(Msg["L1Manager", int]):
     """A loader begins its life: whatever one before it has promised is void. Answers how many tickets that were."""
 
 
-Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Finish | Forsake
+Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Finish | Await | Forsake

@@ -58,4 +58,11 @@ class Leave(Msg["Prefetcher", None]):
     hit_chunks: int  # where its watermark was: what lies below is kept
 
 
-Message = Fetch | FetchNow | Leave
+@dataclass(frozen=True, slots=True)
+class Stirred(Msg["Prefetcher", None]):
+    """What this ticket waited for by `l1_loading.Await` is there, or given up."""
+
+    ticket: TicketId
+
+
+Message = Fetch | FetchNow | Leave | Stirred

@@ -252,8 +252,13 @@ def _changes(column: bytes) -> Iterator[int]:
 
 def prefixes(plan: Plan) -> list[int]:
     """The chunks at which a plan may be cut without splitting a part, ascending."""
-    ends = sorted({part.last for part in plan.parts})
-    return [end for end in ends if not any(part.first < end < part.last for part in plan.parts)]
+    ends, reached = [], 0
+    parts = plan.parts  # by their first chunks
+    for place, part in enumerate(parts):
+        reached = max(reached, part.last)
+        if place + 1 == len(parts) or parts[place + 1].first >= reached:
+            ends.append(reached)
+    return ends
 
 
 def cut(plan: Plan, chunks: int) -> Plan:

@@ -25,7 +25,10 @@ from penstock.actors.api import l1, l1_loading, prefetch, store
 from penstock.actors.api.errors import QuarantineFull, TooManyInFlight
 from penstock.actors.api.types import GroupGeometry, SessionId, Shortfall
 from penstock.actors.l1_loading import Loading
+from penstock.runtime.errors import MailboxFull
 from penstock.runtime.hazard import ScriptedHazards
+from penstock.runtime.message import Msg
+from penstock.runtime.ref import Ref
 from penstock.runtime.supervisor import Supervisor
 
 SEEDS = pytest.mark.parametrize("seed", range(6))
@@ -213,6 +216,131 @@ def test_a_landing_that_l1_refuses_is_a_loss_and_not_the_end_of_the_ticket(seed:
         await world.assert_nothing_is_held()
 
     play(seed, scene, WorldConfig(tiers=2))
+
+
+@SEEDS
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_a_chunk_that_an_engine_writes_is_waited_for_and_what_lies_beyond_it_is_kept(
+    seed: int, is_given_up: bool
+) -> None:
+    """A writer is at chunk 2 while a store has the rest: the ticket waits for the commit, or loads what was given up.
+
+    Seen to fail: two looks at L1 later the ticket was final at 2, and the chunks beyond were thrown away."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(8)
+        world.stores[0].put(world.shape, one, range(0 if is_given_up else 3, 8))
+        await world.store(one, range(2))
+        written = await world.reserve(one, range(2, 3))
+        watched = await world.lookup(one, load_s=5.0)
+        await anyio.sleep(1.0)
+        assert (watched.hit, watched.is_final) == (2, False)
+        assert len(world.stores[0].loaded) == 5
+        if is_given_up:
+            await world.l1.ask(l1.Abort(written.lease, SessionId(1)), within=1)
+        else:
+            await world.write(one, range(2, 3), written)
+        assert await world.wait_final(watched, within=1.0) == 8
+        assert watched.shortfall is Shortfall.NONE
+        assert len(world.stores[0].loaded) == (6 if is_given_up else 5)
+        assert await world.read(watched) == 8
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene)
+
+
+@SEEDS
+def test_a_writer_that_never_ends_is_waited_for_no_longer_than_loads_may_take(seed: int) -> None:
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(8)
+        world.stores[0].put(world.shape, one, range(3, 8))
+        await world.store(one, range(2))
+        written = await world.reserve(one, range(2, 3), lease_s=60.0)
+        began = now()
+        watched = await world.lookup(one, load_s=2.0)
+        await anyio.sleep(3.0)
+        assert world.actor is not None
+        assert not world.actor._fetchings
+        await world.l1.ask(l1.Abort(written.lease, SessionId(1)), within=1)
+        assert await world.wait_final(watched, within=1.0) == 2
+        assert watched.shortfall is Shortfall.OUT_OF_TIME
+        assert now() - began < 5.0
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene)
+
+
+@SEEDS
+def test_tiers_that_do_not_say_how_fast_they_are_are_asked_side_by_side(seed: int) -> None:
+    """B1: an engine that says how fast it computes waits for the speeds no longer than for one tier.
+
+    Seen to fail while they were asked one after the other, each for as long as an actor may take."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(4)
+        world.stores[2].put(world.shape, one, range(4))
+        for silent in world.stores[:2]:
+            silent.plan.hangs_at_measure = True
+        began = now()
+        watched = await world.lookup(one, prefill_tokens_per_s=10)
+        assert await world.wait_final(watched) == 4
+        assert now() - began < 0.5 + 0.4  # and what hazards take
+
+    play(seed, scene, WorldConfig(tiers=3, locate_s=0.5))
+
+
+@SEEDS
+def test_a_ticket_is_final_though_l1_was_too_full_to_hear_so(seed: int) -> None:
+    """The last that L1 hears of a ticket is told until it is heard.
+
+    Seen to fail: what was refused by a full mailbox was logged, and the ticket open until its time was over."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        world.stores[0].plan.hangs_at_locate = True
+        for number in range(2):
+            await world.lookup(prompt(3, f"{number}"))
+        third = await world.lookup(prompt(3, "third"))
+        refused, tell = 0, Ref.tell_nowait
+
+        def full_at_first(ref: Ref[l1.L1Manager], msg: Msg[l1.L1Manager, None]) -> None:
+            nonlocal refused
+            if isinstance(msg, l1_loading.Settle) and not refused:
+                refused += 1
+                raise MailboxFull("by the test")
+            tell(ref, msg)
+
+        with mock.patch.object(Ref, "tell_nowait", full_at_first):
+            assert await world.wait_final(third, within=0.3) == 0
+        assert refused
+        assert third.shortfall is Shortfall.BUSY
+
+    play(seed, scene, WorldConfig(tickets_max=2, locate_s=5.0))
+
+
+@SEEDS
+def test_a_ticket_that_only_holds_what_it_reads_takes_no_place_of_one_that_loads(seed: int) -> None:
+    """Objects of a tier that is not written back are held until their tickets are over.
+
+    Seen to fail: as many such tickets as may load kept all others from it."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        tickets = []
+        for number in range(6):
+            one = prompt(3, f"{number}")
+            world.stores[0].put(world.shape, one, range(3))
+            tickets.append(await world.lookup(one))
+            assert await world.wait_final(tickets[-1]) == 3, tickets[-1].shortfall
+        for watched in tickets:
+            assert await world.read(watched) == 3
+            await world.close(watched)
+        usage = await world.assert_nothing_is_held()
+        assert usage.free_bytes == usage.arena_bytes
+        assert world.actor is not None
+        assert not world.actor._fetchings
+
+    play(seed, scene, WorldConfig(tickets_max=2, kept=(False,)))
 
 
 @SEEDS

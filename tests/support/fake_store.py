@@ -39,6 +39,7 @@ class StorePlan:
     locate_s: float = 0.001
     load_s: float = 0.002
     hangs_at_locate: bool = False
+    hangs_at_measure: bool = False
     hangs_at_load: bool = False  # while it writes still: what is given up is written to much later
     fails: bool = False  # every call
     loses: set[bytes] = field(default_factory=set)  # located, and missing when loaded
@@ -63,6 +64,8 @@ class FakeStore(store.StoreActor):
             case store.Load():
                 return await self._load(msg.targets)
             case store.MeasureSpeed():
+                if plan.hangs_at_measure:
+                    await anyio.sleep_forever()
                 return plan.speed
             case _:
                 raise AssertionError(msg)

@@ -268,14 +268,25 @@ class World:
 
     async def store(self, prompt: bytes, chunks: range) -> None:
         """An engine writes these chunks, as whole as a store would load them."""
+        await self.write(prompt, chunks, await self.reserve(prompt, chunks))
+
+    async def reserve(
+        self, prompt: bytes, chunks: range, *, lease_s: float = 10.0
+    ) -> l1.WriteLease:
+        """It is going to write these chunks."""
         slots = tuple(range(len(self.shape.slots)))
         part = prompt[chunks.start * 32 : chunks.stop * 32]
         parent = prompt[max(0, chunks.start - 1) * 32 : chunks.start * 32]
-        reserve = l1.Reserve(part, parent, self.geometry, slots, b"", SessionId(1), 10.0)
+        reserve = l1.Reserve(part, parent, self.geometry, slots, b"", SessionId(1), lease_s)
         lease = await self.l1.ask(reserve, within=1)
         assert set(lease.answers) == {0}
+        return lease
+
+    async def write(self, prompt: bytes, chunks: range, lease: l1.WriteLease) -> None:
+        """It has written them."""
+        slots = tuple(range(len(self.shape.slots)))
         digests = b""
-        names = object_keys(self.shape, part, slots)
+        names = object_keys(self.shape, prompt[chunks.start * 32 : chunks.stop * 32], slots)
         for name, (offset, size, _) in zip(
             names, _EXTENT.iter_unpack(lease.extents.packed), strict=True
         ):
