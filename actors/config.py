@@ -51,6 +51,8 @@ class L1Config(Config, frozen=True):
     evict_batch: ByteSize = ByteSize(256 * MIB)  # evicted in one step of the loop
     evict_batch_chunks: Count = 4096  # the same; whichever comes first
     mode: L1Mode = L1Mode.CACHE
+    # staging: fraction of the arena for what is to be saved; loads have the rest
+    staging_max: float = 0.5
     # A full L1 is shared: who takes less than 7/8 of what its weight gives it loses nothing to who takes more.
     fair_share: bool = True
     save_urgent_within: Seconds = Seconds(1)  # to save a batch that must go now, for stores that
@@ -84,8 +86,9 @@ class L1Config(Config, frozen=True):
             raise ValueError("needs 0 < low_water <= high_water <= 1")
         for name in ("save_urgent_within", "save_relaxed_within"):
             _check_duration(name, getattr(self, name))
-        if not 0 < self.quarantine_max <= 1:
-            raise ValueError("quarantine_max must be above 0 and at most 1")
+        for name in ("quarantine_max", "staging_max"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1")
         if self.object_bytes_min < PAGE_BYTES:
             raise ValueError(f"object_bytes_min must be at least {PAGE_BYTES}")
         if not self.evict_batch:

@@ -26,7 +26,6 @@ from penstock.actors.api import control, eviction, gateway, l1, prefetch, sessio
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
 from penstock.actors.config import L1Mode, NodeConfig
-from penstock.actors.config_words import PolicyName
 from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.lossy import LossyNamespaces
 from penstock.actors.core.quota import Tenants
@@ -41,11 +40,14 @@ from penstock.actors.l1_manager import L1Manager
 from penstock.actors.metrics_http import MetricsServer
 from penstock.actors.node_memory import tell_prefault, wait_for_memory
 from penstock.actors.node_settings import (
+    POLICIES,
     address_text,
     door_limits,
     gateway_limits,
+    l1_table,
     listen_spec,
     metrics_endpoint,
+    staging_bound,
 )
 from penstock.actors.node_stores import (
     READY_MARGIN_S,
@@ -84,7 +86,6 @@ if TYPE_CHECKING:
     from penstock.actors.engine.client import Client
     from penstock.actors.engine.spec import EngineSpec
 
-POLICIES = {name: _native.Policy[name.name] for name in PolicyName}
 ARENA_SOCKET = "arena.sock"
 
 
@@ -250,17 +251,7 @@ class Node:
 
     def _make_l1(self, arena: _native.Arena) -> L1Manager:
         config = self.config.l1
-        table = _native.Table(
-            arena_bytes=config.bytes,
-            objects_max=config.objects_bound(),
-            policy=POLICIES[config.policy],
-            quarantine_bytes_max=int(config.bytes * config.quarantine_max),
-            leases_max=config.leases_max,
-            tickets_max=config.tickets_max,
-            news_max=config.news_max if self.config.stores else 0,
-            fair_share=config.fair_share,
-            hash_seed=int.from_bytes(os.urandom(8), "little"),
-        )
+        table = l1_table(self.config)
         return L1Manager(
             table,
             arena_bytes=config.bytes,
@@ -278,7 +269,7 @@ class Node:
             beside=partial(tell_prefault, arena) if config.prefault_threads else None,
             store_writer=self._refs.writer if self.config.stores else None,
             hits_max=hits_max(self.config),
-            is_staging=self._is_staging,
+            staging=staging_bound(self.config, table),
         )
 
     def _store_child(self, config: AnyStoreConfig, all_: memoryview) -> ChildSpec[store.StoreActor]:

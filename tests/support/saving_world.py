@@ -34,6 +34,7 @@ from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.l1_saving import Saving
+from penstock.actors.l1_staging import StagedTable, StagingBound
 from penstock.actors.object_keys import object_keys
 from penstock.actors.store_writer import StoreWriter
 from penstock.actors.writer_limits import WriterLimits
@@ -185,6 +186,7 @@ class SavingConfig:
     waited_objects_max: int = 4096
     waiters_max: int = 64
     is_staging: bool = False
+    staging_pages: int = 64
     news_max: int = 4096
     save_s: float = 5.0
     urgent_s: float = 1.0
@@ -208,7 +210,7 @@ class SavingWorld:
         self.writer: Ref[writer.StoreWriter] = Ref.to(
             writer.StoreWriter, "store_writer", messages_max=64
         )
-        self.table = _native.Table(
+        self.table = (StagedTable if config.is_staging else _native.Table)(
             arena_bytes=config.pages * PAGE,
             objects_max=4096,
             policy=_native.Policy.LRU,
@@ -246,8 +248,11 @@ class SavingWorld:
             eviction_controller=self.eviction,
             store_writer=self.writer,
             hits_max=1024,
-            is_staging=self.config.is_staging,
+            staging=self._staging_bound() if self.config.is_staging else None,
         )
+
+    def _staging_bound(self) -> StagingBound:
+        return StagingBound(self.table, bytes_max=self.config.staging_pages * PAGE)
 
     def _make_writer(self) -> StoreWriter:
         config = self.config
@@ -379,7 +384,7 @@ class SavingWorld:
         return int(self.telemetry.value(name, store=self.name(place), outcome=outcome) or 0)
 
     def resident(self, prompt: bytes) -> int:
-        return self.table.peek(prompt, geometry=0)
+        return _native.Table.peek(self.table, prompt, geometry=0)  # staged or not
 
     async def assert_nothing_is_held(self) -> l1.Usage:
         """No save under way, no lease, no memory that is neither free nor resident."""
