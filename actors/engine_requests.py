@@ -34,6 +34,7 @@ from penstock.actors.engine_codec import (
     check_indices,
     duration_s,
 )
+from penstock.actors.engine_commits import commit_in_parts
 from penstock.actors.engine_loads import Pace, Prefetching, SessionLoads, load_duration_s
 from penstock.actors.engine_saves import say_stored
 from penstock.actors.gateway_limits import GatewayLimits
@@ -320,9 +321,8 @@ class EngineRequests:
                 raise InvalidField(field, f"{len(packed)} bytes are no packed u64 digests")
         if len(runs) > UNSCANNED_BYTES_MAX:
             await checkpoint()  # taking them out of the message has copied them
-        done = await self._to.l1.ask(
-            l1.Commit(lease, self._attached.session, indices, digests, runs)
-        )
+        commit = l1.Commit(lease, self._attached.session, indices, digests, runs)
+        done = await commit_in_parts(self._to.l1, commit)
         self._holdings.drop_objects(lease, done.outcomes.count(_OK))
         reply.committed.outcomes = done.outcomes
         reply.committed.backlog_bytes = done.backlog_bytes

@@ -287,13 +287,19 @@ class Reserve(Msg["L1Manager", WriteLease]):
 
 @dataclass(frozen=True, slots=True)
 class Commit(Msg["L1Manager", l1_saving.Committed]):
-    """`indices` empty: all that were granted."""
+    """`indices` empty: all that were granted.
+
+    A long one is sent part by part, whole each time: `done` of its objects were committed before, with `runs_done` of
+    its run digests, and this part is of at most `objects_max`."""
 
     lease: LeaseId
     session: SessionId
     indices: tuple[int, ...]
     digests: bytes
     runs: bytes
+    done: int = 0
+    runs_done: int = 0
+    objects_max: int = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,11 @@ class Borrowed:
 @dataclass(frozen=True, slots=True)
 class Committed:
     """`outcomes`: one byte of `_native.Outcome` per index of a Commit. `backlog_bytes`: what waits to be saved below
-    L1, or is being saved: a hint to write less, never a refusal."""
+    L1, or is being saved: a hint to write less, never a refusal. `runs_done`: for the next part of a long one."""
 
     outcomes: bytes
     backlog_bytes: int
+    runs_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -439,6 +439,25 @@ class Table:
         Raises BadArgument.
         """
 
+    def commit_some(
+        self,
+        lease: bytes,
+        *,
+        session: int,
+        indices: Sequence[int],
+        digests: bytes,
+        runs: bytes,
+        done: int,
+        runs_done: int,
+        objects_max: int,
+        now: float,
+    ) -> tuple[bytes, int]:
+        """A part of `commit`, of at most so many objects, when `done` of the request's were committed
+        before with `runs_done` of its run digests. All that is left is checked first. Returns the
+        outcomes of this part, and `runs_done` for the next. Without a living lease all that is left
+        is STALE at once.
+        """
+
     def loaded(
         self,
         lease: bytes,

@@ -19,6 +19,7 @@ using namespace penstock::bind;
 
 void bind_table_words(py::module_& m);  // table_words.cpp
 void bind_table_borrowing(py::module_& m, py::class_<penstock::Table>& table);
+void bind_table_settling(py::class_<penstock::Table>& table);
 
 namespace {
 
@@ -34,21 +35,6 @@ using penstock::PolicyKind;
 using penstock::Table;
 using Slots = std::vector<std::uint16_t>;
 using Indices = std::vector<std::uint32_t>;
-using U64s = std::span<const std::uint64_t>;
-
-// As they lie: a message may hold megabytes of them. The payload of Python's bytes is aligned.
-U64s u64s_of(const py::bytes& packed, const char* what) {
-  const auto bytes = bytes_of(packed);
-  if (bytes.size() % sizeof(std::uint64_t) != 0) {
-    throw penstock::BadArgument(std::string(what) + " of " + std::to_string(bytes.size()) +
-                                " bytes; give packed u64");
-  }
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(std::uint64_t) != 0) {
-    throw std::logic_error("bytes that Python has not aligned");
-  }
-  return {reinterpret_cast<const std::uint64_t*>(bytes.data()),
-          bytes.size() / sizeof(std::uint64_t)};
-}
 
 // A named tuple type, made once and kept for the life of the interpreter.
 py::object struct_sequence(const char* name, const char* doc,
@@ -148,16 +134,6 @@ Reserved reserve(Table& table, const py::bytes& keys, const py::bytes& parent,
   const Table::Reserved reserved = table.reserve(
       keys_of(keys), {parent_key, geometry, slots, tenant, id_of(lease), session, now, expires});
   return {packed(reserved.answers), packed(reserved.extents), reserved.bytes_missing};
-}
-
-template <auto kMethod>
-py::bytes settle(Table& table, const py::bytes& lease, std::uint64_t session,
-                 const Indices& indices, const py::bytes& digests, const py::bytes& runs,
-                 double now) {
-  const U64s digest_words = u64s_of(digests, "digests");
-  const U64s run_words = u64s_of(runs, "runs");
-  return packed((table.*kMethod)(
-      id_of(lease), {session, indices.empty(), indices, digest_words, run_words, now}));
 }
 
 py::object expire(Table& table, double now, std::uint32_t objects_max) {
@@ -294,31 +270,7 @@ void bind_writing(py::class_<Table>& table) {
             self.make_ready(keys_of(keys), geometry, slots, chunks_before);
           },
           "keys"_a, py::kw_only(), "geometry"_a, "slots"_a, "chunks_before"_a = 0,
-          "Back the memory that reserving them will write.")
-      .def("commit", &settle<&Table::commit>, "lease"_a, py::kw_only(), "session"_a,
-           "indices"_a = Indices{}, "digests"_a, "runs"_a = py::bytes(), "now"_a,
-           "Objects are whole: RESERVED or LOADED -> RESIDENT.")
-      .def("loaded", &settle<&Table::loaded>, "lease"_a, py::kw_only(), "session"_a,
-           "indices"_a = Indices{}, "digests"_a, "runs"_a = py::bytes(), "now"_a,
-           "Objects are verified: RESERVED -> LOADED.")
-      .def(
-          "abort",
-          [](Table& self, const py::bytes& lease, std::uint64_t session) {
-            return self.abort(id_of(lease), session);
-          },
-          "lease"_a, py::kw_only(), "session"_a, "The owner no longer writes.")
-      .def(
-          "salvage",
-          [](Table& self, const py::bytes& lease, std::uint64_t session, const py::bytes& into) {
-            return self.salvage(id_of(lease), session, id_of(into));
-          },
-          "lease"_a, py::kw_only(), "session"_a, "into"_a, "LOADED objects go on as another lease.")
-      .def(
-          "runs",
-          [](Table& self, const py::bytes& key, std::uint16_t slot) {
-            return packed(self.runs(key_of(key), slot));
-          },
-          "key"_a, "slot"_a, "Packed run digests of a resident object.");
+          "Back the memory that reserving them will write.");
 }
 
 void bind_life(py::class_<Table>& table) {
@@ -403,4 +355,5 @@ void bind_table(py::module_& m) {
   bind_writing(table);
   bind_life(table);
   bind_table_borrowing(m, table);
+  bind_table_settling(table);
 }

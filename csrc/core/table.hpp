@@ -142,6 +142,13 @@ class Table {
                   std::uint32_t chunks_before);
   Reserved reserve(KeyBatch keys, const ReserveRequest& request);
   std::vector<Outcome> commit(const Id& lease, const CommitRequest& request);
+  // The first part of a commit: of at most so many objects, though all of them are checked. `runs`:
+  // how many of the request's digests of runs it used.
+  struct Committed {
+    std::vector<Outcome> outcomes;
+    std::size_t runs = 0;
+  };
+  Committed commit_some(const Id& lease, const CommitRequest& request, std::uint32_t objects_max);
   std::vector<Outcome> loaded(const Id& lease, const CommitRequest& request);
   Outcome abort(const Id& lease, std::uint64_t session);
   [[nodiscard]] std::vector<std::uint64_t> runs(const Key& key, std::uint16_t slot);
@@ -278,7 +285,10 @@ class Table {
   void hide_foreign(std::span<ChunkId> found, std::uint32_t geometry) const;
   BookId make_ticket(const TicketRequest& request);
   Ticket& ticket_of(const Id& id);
-  enum class Sight : std::uint8_t { near, far };  // of what is promised: what comes next, or all of it
+  enum class Sight : std::uint8_t {
+    near,
+    far
+  };  // of what is promised: what comes next, or all of it
   Hit grow(Ticket& ticket, KeyBatch keys, std::uint32_t states, Sight sight);
   void pin_for(Ticket& ticket, std::span<const ChunkId> chunks);
   void end_ticket(BookId place);
@@ -322,7 +332,8 @@ class Table {
   };
   void count_missing(std::uint64_t pages, Reservation& work);
   void reserve_chunk(const Key& key, ChunkId& id, Reservation& work);
-  std::vector<Outcome> settle_writes(const Id& lease, const CommitRequest& request, Goal goal);
+  Committed settle_writes(const Id& lease, const CommitRequest& request, Goal goal,
+                          std::size_t objects_max);
   std::vector<Outcome> settle_overdue_writes(BookId place, const CommitRequest& request);
   void require_digests(const Lease& lease, const CommitRequest& request,
                        std::span<const std::uint32_t> indices, Goal goal) const;

@@ -107,20 +107,28 @@ void Table::count_missing(std::uint64_t pages, Reservation& work) {
 }
 
 std::vector<Outcome> Table::commit(const Id& lease, const CommitRequest& request) {
-  return settle_writes(lease, request, Goal::resident);
+  return settle_writes(lease, request, Goal::resident, SIZE_MAX).outcomes;
+}
+
+Table::Committed Table::commit_some(const Id& lease, const CommitRequest& request,
+                                    std::uint32_t objects_max) {
+  if (objects_max == 0) throw BadArgument("a commit of no objects: give objects_max of 1 or more");
+  return settle_writes(lease, request, Goal::resident, objects_max);
 }
 
 std::vector<Outcome> Table::loaded(const Id& lease, const CommitRequest& request) {
-  return settle_writes(lease, request, Goal::loaded);
+  return settle_writes(lease, request, Goal::loaded, SIZE_MAX).outcomes;
 }
 
-// The owner says that these objects are whole.
-std::vector<Outcome> Table::settle_writes(const Id& id, const CommitRequest& request, Goal goal) {
+// The owner says that these objects are whole. What no living lease is behind is settled at once,
+// however many there are.
+Table::Committed Table::settle_writes(const Id& id, const CommitRequest& request, Goal goal,
+                                      std::size_t objects_max) {
   begin(request.now);
   const BookId place = lease_of(id, request.session, Lease::Kind::write);
   if (place == kNoBookId) {
     static_cast<void>(stale());
-    return std::vector<Outcome>(outcomes_of(request), Outcome::stale);
+    return {std::vector<Outcome>(outcomes_of(request), Outcome::stale)};
   }
   Lease& lease = leases_[place];
   for (const std::uint32_t index : request.indices) {
@@ -129,7 +137,7 @@ std::vector<Outcome> Table::settle_writes(const Id& id, const CommitRequest& req
                         std::to_string(lease.objects.size()) + " objects");
     }
   }
-  if (lease.overdue) return settle_overdue_writes(place, request);
+  if (lease.overdue) return {settle_overdue_writes(place, request)};
   std::vector<std::uint32_t> indices(request.indices.begin(), request.indices.end());
   if (request.all) {
     for (std::uint32_t i = 0; i < lease.objects.size(); ++i) {
@@ -137,6 +145,7 @@ std::vector<Outcome> Table::settle_writes(const Id& id, const CommitRequest& req
     }
   }
   require_digests(lease, request, indices, goal);
+  indices.resize(std::min(indices.size(), objects_max));
 
   const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
   const std::uint64_t stamp = contents_.next_stamp();
@@ -154,7 +163,7 @@ std::vector<Outcome> Table::settle_writes(const Id& id, const CommitRequest& req
     outcomes[i] = settle_write(lease, write, goal);
   }
   if (lease.objects_left == 0) close_lease(place);
-  return outcomes;
+  return {std::move(outcomes), run};
 }
 
 Outcome Table::settle_write(Lease& lease, const Write& write, Goal goal) {
