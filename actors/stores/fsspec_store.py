@@ -15,7 +15,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from penstock._native import copy_bytes
@@ -132,14 +132,18 @@ class FsspecStore:
     # In a thread of their own.
 
     def _sweep(self) -> None:
-        """Whoever lives wrote to it lately: nobody locks a file there."""
-        oldest = datetime.now(UTC) - ASIDE_FOR
-        for path in self._system.ls(f"{self._root}/.aside", detail=False):
-            if not _ASIDE.fullmatch(path.rpartition("/")[2]):
-                continue
-            with suppress(FileNotFoundError, NotImplementedError):  # gone; or nobody knows its age
-                if _in_utc(self._system.modified(path)) < oldest:
-                    self._system.rm_file(path)
+        """Whoever lives wrote to it lately, by the clock of the filesystem: nobody can lock a file there."""
+        # Nobody knows how old a file is, or may write there: what is aside stays.
+        with suppress(NotImplementedError, OSError):
+            with self._aside_path() as mine:
+                self._system.pipe_file(mine, b"now")
+                oldest = self._system.modified(mine) - ASIDE_FOR
+            for path in self._system.ls(f"{self._root}/.aside", detail=False):
+                with suppress(FileNotFoundError):  # swept by another
+                    if _ASIDE.fullmatch(path.rpartition("/")[2]) and (
+                        self._system.modified(path) < oldest
+                    ):
+                        self._system.rm_file(path)
 
     def _load(self, wanted: Wanted) -> Outcome:
         header, room = len(wanted.header), len(wanted.header) + len(wanted.payload)
@@ -195,10 +199,6 @@ class FsspecStore:
 
     def _fault(self, problem: str) -> StoreFault:
         return StoreFault(f"{self._name}: {problem}")
-
-
-def _in_utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def _joined(given: Given) -> bytearray:
