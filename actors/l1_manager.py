@@ -35,7 +35,7 @@ from penstock.actors.l1_life_cycle import LifeCycle, LifeCycleMessage
 from penstock.actors.l1_loading import Loading
 from penstock.actors.l1_metrics import L1Metrics, usage_of
 from penstock.actors.l1_saving import Saving
-from penstock.actors.l1_staging import StagingBound
+from penstock.actors.l1_staging import UNBOUNDED, WriteBound
 from penstock.actors.l1_watching import Watching
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
 from penstock.runtime.message import answer
@@ -74,12 +74,12 @@ class L1Manager(l1.L1Manager):
         beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
         store_writer: Ref[writer.StoreWriter] | None = None,
         hits_max: int = 0,
-        staging: StagingBound | None = None,
+        bound: WriteBound = UNBOUNDED,
     ) -> None:
         """`beside`: what goes on beside its messages, such as telling how far the arena is backed.
 
         `store_writer`: who saves below L1, if anybody does. `hits_max`: chunks of hits kept for it, if it counts them.
-        `staging`: what is written is only on its way through L1, which is a `StagedTable`, and has this bound.
+        `bound`: of what is written. In staging `table` is a `StagedTable`, through which that is only on its way.
         """
         self._table = table
         self._arena_bytes = arena_bytes
@@ -103,7 +103,7 @@ class L1Manager(l1.L1Manager):
             hits_max=hits_max,
             evicted=self._room,
         )
-        self._staging = staging
+        self._bound = bound
         self._pressure_told = False  # and not taken yet
         self._lookups = 0
         self._lookup_chunks = 0
@@ -129,7 +129,7 @@ class L1Manager(l1.L1Manager):
                 case l1.Release():
                     return answer(msg, self._release(msg))
                 case l1.Reserve():
-                    return answer(msg, self._reserve_bounded(msg))
+                    return answer(msg, self._bound.reserve(msg, self._geometries, self._reserve))
                 case l1.MakeReady():
                     self._make_ready(msg)
                     return answer(msg, None)
@@ -288,11 +288,6 @@ class L1Manager(l1.L1Manager):
         return l1.Closed(closed, seen)
 
     # Writing.
-
-    def _reserve_bounded(self, msg: l1.Reserve) -> l1.WriteLease:
-        if self._staging is None:
-            return self._reserve(msg)
-        return self._staging.reserve(msg, self._geometries.shape(msg.geometry), self._reserve)
 
     def _reserve(self, msg: l1.Reserve) -> l1.WriteLease:
         if not msg.keys:

@@ -15,7 +15,8 @@ from typing import cast
 
 from penstock import _native
 from penstock.actors.api import l1
-from penstock.actors.api.types import KEY_BYTES, Extents, Shape
+from penstock.actors.api.types import KEY_BYTES, Extents
+from penstock.actors.l1_geometries import Geometries
 from penstock.actors.load_targets import whole_pages
 
 _HIT = cast("Callable[[tuple[int, int]], _native.Hit]", _native.Hit)  # a struct sequence
@@ -85,7 +86,23 @@ class StagedTable(_native.Table):
         return chunks
 
 
-class StagingBound:
+class WriteBound:
+    """Of what engines reserve; of a cache, the arena alone."""
+
+    def reserve(
+        self,
+        msg: l1.Reserve,
+        geometries: Geometries,
+        reserve: Callable[[l1.Reserve], l1.WriteLease],
+    ) -> l1.WriteLease:
+        """By `reserve`, as far as it goes."""
+        return reserve(msg)
+
+
+UNBOUNDED = WriteBound()
+
+
+class StagingBound(WriteBound):
     """How much of the arena all but what was loaded may take: what is written, held by saves, or being loaded."""
 
     def __init__(self, table: _native.Table, *, bytes_max: int) -> None:
@@ -93,9 +110,13 @@ class StagingBound:
         self._bytes_max = bytes_max
 
     def reserve(
-        self, msg: l1.Reserve, shape: Shape, reserve: Callable[[l1.Reserve], l1.WriteLease]
+        self,
+        msg: l1.Reserve,
+        geometries: Geometries,
+        reserve: Callable[[l1.Reserve], l1.WriteLease],
     ) -> l1.WriteLease:
         """As many chunks as fit the bound by `reserve`; the others have NO_ROOM."""
+        shape = geometries.shape(msg.geometry)
         numbers = self._table.statistics()
         taken_bytes = numbers.bytes_total - numbers.bytes_free - numbers.bytes_loaded
         chunk_bytes = sum(whole_pages(shape.slots[slot].bytes) for slot in msg.slots)

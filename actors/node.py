@@ -36,18 +36,16 @@ from penstock.actors.gateway import Gateway, NodeFacts, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
 from penstock.actors.l1_geometries import longest_hit
+from penstock.actors.l1_making import POLICIES, l1_table, write_bound
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.metrics_http import MetricsServer
 from penstock.actors.node_memory import tell_prefault, wait_for_memory
 from penstock.actors.node_settings import (
-    POLICIES,
     address_text,
     door_limits,
     gateway_limits,
-    l1_table,
     listen_spec,
     metrics_endpoint,
-    staging_bound,
 )
 from penstock.actors.node_stores import (
     READY_MARGIN_S,
@@ -269,7 +267,7 @@ class Node:
             beside=partial(tell_prefault, arena) if config.prefault_threads else None,
             store_writer=self._refs.writer if self.config.stores else None,
             hits_max=hits_max(self.config),
-            staging=staging_bound(self.config, table),
+            bound=write_bound(self.config, table),
         )
 
     def _store_child(self, config: AnyStoreConfig, all_: memoryview) -> ChildSpec[store.StoreActor]:

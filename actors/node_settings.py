@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from penstock import _native
 from penstock.actors.arena_door import DoorLimits
-from penstock.actors.config import L1Mode, ListenConfig, NodeConfig
-from penstock.actors.config_words import PolicyName
+from penstock.actors.config import ListenConfig, NodeConfig
 from penstock.actors.gateway_limits import GatewayLimits
-from penstock.actors.l1_staging import StagedTable, StagingBound
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.grpc_transport import ListenSpec
 from penstock.runtime.security import (
@@ -22,7 +18,6 @@ from penstock.runtime.security import (
     parse_address,
 )
 
-POLICIES = {name: _native.Policy[name.name] for name in PolicyName}
 ENGINE_SOCKET = "penstock.sock"
 UNARY_MAX = 64  # calls on one connection beside its streams: one stream too many gets a status, and so does Health
 
@@ -95,27 +90,3 @@ def metrics_endpoint(text: str) -> TcpAddress:
     if not isinstance(address, TcpAddress):
         raise ConfigError("metrics_address", f"{text!r} is not host:port")
     return address
-
-
-def l1_table(config: NodeConfig) -> _native.Table:
-    """Empty, of a node that begins."""
-    given = config.l1
-    kind = StagedTable if given.mode is L1Mode.STAGING else _native.Table
-    return kind(
-        arena_bytes=given.bytes,
-        objects_max=given.objects_bound(),
-        policy=POLICIES[given.policy],
-        quarantine_bytes_max=int(given.bytes * given.quarantine_max),
-        leases_max=given.leases_max,
-        tickets_max=given.tickets_max,
-        news_max=given.news_max if config.stores else 0,
-        fair_share=given.fair_share,
-        hash_seed=int.from_bytes(os.urandom(8), "little"),
-    )
-
-
-def staging_bound(config: NodeConfig, table: _native.Table) -> StagingBound | None:
-    """None: L1 is a cache."""
-    if config.l1.mode is not L1Mode.STAGING:
-        return None
-    return StagingBound(table, bytes_max=int(config.l1.bytes * config.l1.staging_max))

@@ -3,21 +3,19 @@ and stores that look at every byte they are given."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import hashlib
-import random
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from unittest import mock
 
 import anyio
 from support.declarations import keys
+from support.saving_stores import StoreSide, payload
 
 from penstock import _native
-from penstock.actors.api import eviction, l1, store, writer
+from penstock.actors.api import eviction, l1, writer
 from penstock.actors.api.types import (
     GeometryId,
     GroupGeometry,
@@ -34,7 +32,7 @@ from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.l1_saving import Saving
-from penstock.actors.l1_staging import StagedTable, StagingBound
+from penstock.actors.l1_staging import UNBOUNDED, StagedTable, StagingBound, WriteBound
 from penstock.actors.object_keys import object_keys
 from penstock.actors.store_writer import StoreWriter
 from penstock.actors.writer_limits import WriterLimits
@@ -52,12 +50,6 @@ FULL = (GroupGeometry(HitRule.FULL, 0, (PAGE,), (1,)),)
 SHARDED = (GroupGeometry(HitRule.FULL, 0, (PAGE, PAGE - 100), (1, 1)),)
 SALT = b"a tenant"
 _EXTENT = struct.Struct("<QQQ")
-
-
-def payload(key: bytes, count: int) -> bytes:
-    """What the object of this key holds: nothing else can be taken for it."""
-    block = hashlib.sha256(key).digest()
-    return (block * (count // len(block) + 1))[:count]
 
 
 class ArenaBytes:
@@ -81,95 +73,6 @@ class Lens:
             self.bug_next = False
             raise ZeroDivisionError("planned")
         return self._memory.view(offset, size_bytes)
-
-
-@dataclass
-class SavePlan:
-    """How a store behaves. Changed by a test at any moment."""
-
-    save_s: float = 0.01
-    hangs: bool = False  # and reads what it was given until `StoreSide.released`
-    fails: bool = False
-    outcome: store.SaveOutcome = store.SaveOutcome.SAVED
-    draw: random.Random | None = None
-    fault_chance: float = 0.0
-
-
-class SavingStore(store.StoreActor):
-    inflight_max = 256
-
-    def __init__(self, side: StoreSide) -> None:
-        self._side = side
-
-    async def receive(self, msg: store.Message) -> object:
-        side = self._side
-        match msg:
-            case store.Locate():
-                if side.plan.fails:
-                    return bytes(len(msg.keys))
-                return bytes(int(key in side.objects) for key in msg.keys)
-            case store.Save():
-                self.start_soon(side.read, msg.sources)
-                return await side.save(msg.sources)
-            case _:
-                raise AssertionError(msg)
-
-
-class StoreSide:
-    """What a store holds over its lives, and what it was given."""
-
-    def __init__(self, name: str) -> None:
-        self.plan = SavePlan()
-        self.objects: dict[bytes, store.Source] = {}  # less payload and hold
-        self.given_bytes = 0  # under way now
-        self.given_bytes_most = 0
-        self.saves = 0
-        self.released = asyncio.Event()
-        self.ref: Ref[store.StoreActor] = Ref.to(
-            store.StoreActor, f"store[{name}]", messages_max=256
-        )
-        self.spec = ChildSpec(self.ref, lambda: SavingStore(self), drain_s=0.1)
-
-    async def read(self, sources: Sequence[store.Source]) -> None:
-        """As a disk does: from the first moment to the last, the bytes are those of the object."""
-        size = sum(len(one.payload) for one in sources)
-        self.given_bytes += size
-        self.given_bytes_most = max(self.given_bytes_most, self.given_bytes)
-        try:
-            check(sources)
-            if self.plan.hangs:
-                await self.released.wait()
-            else:
-                await anyio.sleep(self.plan.save_s / 2)
-            check(sources)
-        finally:
-            self.given_bytes -= size
-
-    async def save(self, sources: Sequence[store.Source]) -> tuple[store.Saved, ...]:
-        plan = self.plan
-        self.saves += 1
-        if plan.hangs:
-            await anyio.sleep_forever()
-        await anyio.sleep(plan.save_s)
-        if plan.fails:
-            raise UnavailableError("the medium is gone")
-        return tuple([self._save_one(one) for one in sources])
-
-    def _save_one(self, one: store.Source) -> store.Saved:
-        plan = self.plan
-        if plan.draw is not None and plan.draw.random() < plan.fault_chance:
-            return store.Saved(store.SaveOutcome.FAILED, "drawn")
-        if plan.outcome is store.SaveOutcome.SAVED:
-            self.objects[one.key] = replace(one, payload=memoryview(b""), hold=None)
-        return store.Saved(plan.outcome)
-
-
-def check(sources: Sequence[store.Source]) -> None:
-    for one in sources:
-        seen = bytes(one.payload[: one.logical_bytes])
-        assert seen == payload(one.key, one.logical_bytes), "what was being saved was written to"
-        assert one.digest == _native.crc64(seen)
-        assert one.hold is not None
 
 
 @dataclass(frozen=True)
@@ -248,10 +151,12 @@ class SavingWorld:
             eviction_controller=self.eviction,
             store_writer=self.writer,
             hits_max=1024,
-            staging=self._staging_bound() if self.config.is_staging else None,
+            bound=self._write_bound(),
         )
 
-    def _staging_bound(self) -> StagingBound:
+    def _write_bound(self) -> WriteBound:
+        if not self.config.is_staging:
+            return UNBOUNDED
         return StagingBound(self.table, bytes_max=self.config.staging_pages * PAGE)
 
     def _make_writer(self) -> StoreWriter:

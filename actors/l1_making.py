@@ -1,0 +1,36 @@
+"""From a node's configuration to the table of its L1, and what bounds it."""
+
+from __future__ import annotations
+
+import os
+
+from penstock import _native
+from penstock.actors.config import L1Mode, NodeConfig
+from penstock.actors.config_words import PolicyName
+from penstock.actors.l1_staging import UNBOUNDED, StagedTable, StagingBound, WriteBound
+
+POLICIES = {name: _native.Policy[name.name] for name in PolicyName}
+
+
+def l1_table(config: NodeConfig) -> _native.Table:
+    """Empty, of a node that begins."""
+    given = config.l1
+    kind = StagedTable if given.mode is L1Mode.STAGING else _native.Table
+    return kind(
+        arena_bytes=given.bytes,
+        objects_max=given.objects_bound(),
+        policy=POLICIES[given.policy],
+        quarantine_bytes_max=int(given.bytes * given.quarantine_max),
+        leases_max=given.leases_max,
+        tickets_max=given.tickets_max,
+        news_max=given.news_max if config.stores else 0,
+        fair_share=given.fair_share,
+        hash_seed=int.from_bytes(os.urandom(8), "little"),
+    )
+
+
+def write_bound(config: NodeConfig, table: _native.Table) -> WriteBound:
+    """Of what engines write into it."""
+    if config.l1.mode is not L1Mode.STAGING:
+        return UNBOUNDED
+    return StagingBound(table, bytes_max=int(config.l1.bytes * config.l1.staging_max))
