@@ -14,10 +14,9 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import TypeAlias
 
+import anyio
 import anyio.to_thread
-from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.given_up import GivenUp
@@ -37,18 +36,23 @@ from penstock.actors.stores.store import (
 )
 from penstock.actors.stores.together import together
 from penstock.actors.stores.valkey_config import Mode, ValkeyConfig
+from penstock.actors.stores.valkey_groups import (
+    Group,
+    Groups,
+    grouped,
+    is_moved,
+    is_there,
+    refused,
+    saved,
+)
 from penstock.actors.stores.valkey_login import read_login
 from penstock.actors.stores.valkey_node import LoginRefused, Request, ValkeyNode
 from penstock.actors.stores.valkey_record import ID_BYTES, META_BYTES, HeadSink, Meta, PartSink
 from penstock.actors.stores.valkey_servers import Cluster, OneServer, Servers
-from penstock.runtime.units import MIB
 
 VERSIONS_MAX = 3  # an object that is replaced while it is read is begun again so often
-ASKED_MAX = 256  # keys in one exchange
-GROUP_BYTES_MAX = MIB  # of objects in one exchange: larger ones go alone, on several connections
-Group: TypeAlias = tuple[ValkeyNode, list[int]]
+UNSEEN_S = 3600  # for which a part may wait for its head, where nothing expires otherwise
 NO_ID = bytes(ID_BYTES)
-FATES = {"OOM": Fate.FULL, "WRONGTYPE": Fate.REFUSED}
 
 
 async def open_valkey_store(config: ValkeyConfig, _: StoreContext) -> ValkeyStore:
@@ -81,12 +85,35 @@ class ValkeyStore:
         self._prefix = config.prefix.encode()
         self._part_bytes = int(config.part_bytes)
         self._expiry = ("PX", str(int(1000 * config.ttl))) if config.ttl else ()
+        # Parts that no head names, as whoever wrote them died, go in any case.
+        self._part_expiry = self._expiry or ("PX", str(1000 * UNSEEN_S))
+        self._answer_s = config.locate_within / 2  # of one server, so that others are heard, too
         self._given_up = GivenUp()
 
     async def locate(self, keys: Keys) -> bytes:
-        groups = await self._groups([(key, 0) for key in keys])
-        asked = [(node, [keys[index] for index in indices]) for node, indices in groups]
-        found = set[bytes]().union(*await together(self._which_are_there, asked))
+        """What a server that does not answer has is not there; nobody answers: StoreFault."""
+        groups = await self._grouped([(key, 0) for key in keys])
+        found: set[bytes] = set()
+        troubles = [groups.reason] if groups.nowhere else []
+        answered = 0
+        within_s = self._answer_s if len(groups.of_servers) > 1 else None
+
+        async def ask(group: Group) -> None:
+            nonlocal answered
+            node, indices = group
+            try:
+                with anyio.fail_after(within_s):
+                    found.update(await self._which_are_there(node, [keys[at] for at in indices]))
+            except StoreFault as fault:
+                troubles.append(str(fault))
+            except TimeoutError:
+                troubles.append(f"{node.address.target()}: no answer within {within_s} s")
+            else:
+                answered += 1
+
+        await together(ask, groups.of_servers)
+        if troubles and not answered:
+            raise StoreFault(troubles[0])
         return bytes(key in found for key in keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
@@ -98,7 +125,9 @@ class ValkeyStore:
             some = [wanted[index] for index in indices]
             outcomes.update(zip(indices, await self._load_group(node, some), strict=True))
 
-        await together(load, await self._groups(sizes))
+        groups = await self._grouped(sizes)
+        outcomes.update((at, _nowhere(groups)) for at in groups.nowhere)
+        await together(load, groups.of_servers)
         return [outcomes[index] for index in range(len(wanted))]
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
@@ -114,7 +143,9 @@ class ValkeyStore:
             told = await self._save_group(node, some)
             outcomes.update((one.key, outcome) for one, outcome in zip(some, told, strict=True))
 
-        await together(save, await self._groups([(one.key, one.payload_bytes) for one in all_]))
+        groups = await self._grouped([(one.key, one.payload_bytes) for one in all_])
+        outcomes.update((all_[at].key, _nowhere(groups)) for at in groups.nowhere)
+        await together(save, groups.of_servers)
         return [outcomes[one.key] for one in given]
 
     async def delete(self, keys: Keys) -> None:
@@ -135,36 +166,22 @@ class ValkeyStore:
         await self._given_up.after_all()
         self._servers.close()
 
-    async def _groups(self, sizes: Sequence[tuple[bytes, int]]) -> list[Group]:
-        """Indices of these (key, bytes) by server, as many as are asked for together. Raises StoreFault."""
-        groups: list[Group] = []
-        open_: dict[ValkeyNode, tuple[list[int], int]] = {}  # the group that grows, and its bytes
-        for index, (key, size) in enumerate(sizes):
-            if index % ASKED_MAX == 0:
-                await checkpoint()
-            node = await self._servers.node(self._name(key))
-            indices, bytes_ = open_.get(node, ([], 0))
-            if not indices or len(indices) >= ASKED_MAX or bytes_ + size > GROUP_BYTES_MAX:
-                indices, bytes_ = [], 0
-                groups.append((node, indices))
-            indices.append(index)
-            open_[node] = indices, bytes_ + size
-        return groups
+    async def _grouped(self, sizes: Sequence[tuple[bytes, int]]) -> Groups:
+        return await grouped(self._servers, [(self._name(key), size) for key, size in sizes])
 
     # Loading.
 
-    async def _which_are_there(self, group: tuple[ValkeyNode, list[bytes]]) -> set[bytes]:
-        node, keys = group
+    async def _which_are_there(self, node: ValkeyNode, keys: list[bytes]) -> set[bytes]:
         asked = [command("EXISTS", self._name(key)) for key in keys]
         replies = await self._ask(node, Request(asked))
         # What was moved to another server is asked for alone.
         return {
             key
             for key, command_, reply in zip(keys, asked, replies, strict=True)
-            if _is_there(reply)
+            if is_there(reply)
             or (
                 isinstance(reply, RespError)
-                and _is_there((await self._servers.ask(self._name(key), Request([command_])))[0])
+                and is_there((await self._servers.ask(self._name(key), Request([command_])))[0])
             )
         }
 
@@ -200,7 +217,7 @@ class ValkeyStore:
                 if reply is None:
                     return MISSING
                 if isinstance(reply, RespError):
-                    return _refused(reply)
+                    return refused(reply)
                 if head.meta is None:
                     return Outcome(Fate.REFUSED, reason=head.reason)
                 if head.meta == before:
@@ -245,7 +262,7 @@ class ValkeyStore:
         except StoreFault as fault:
             return [Outcome(Fate.FAULT, reason=str(fault))] * len(given)
         return [
-            await self._save(one) if _is_moved(reply) else _saved(reply)
+            await self._save(one) if is_moved(reply) else saved(reply)
             for one, reply in zip(given, replies, strict=True)
         ]
 
@@ -255,12 +272,16 @@ class ValkeyStore:
             if size <= self._part_bytes:
                 give_up = partial(self._give_up, given.key)
                 request = Request([self._setting(given)], (), given.hold, give_up)
-                return _saved((await self._servers.ask(name, request))[0])
+                return saved((await self._servers.ask(name, request))[0])
             meta = Meta(len(given.header), size, self._part_bytes, secrets.token_bytes(ID_BYTES))
             outcome = await self._save_parts(given, name, meta)
-            return await self._save_head(given, name, meta) if outcome is DONE else outcome
+            if outcome is DONE:
+                outcome = await self._save_head(given, name, meta)
+            if outcome is DONE and not self._expiry:
+                await together(self._keep, [*meta.part_names(name)])
         except StoreFault as fault:
-            return Outcome(Fate.FAULT, reason=str(fault))
+            outcome = Outcome(Fate.FAULT, reason=str(fault))
+        return outcome
 
     def _setting(self, given: Given) -> list[Data]:
         """Of an object in one value."""
@@ -283,10 +304,10 @@ class ValkeyStore:
         async def save(part: tuple[bytes, int]) -> Outcome:
             part_name, start = part
             data = (payload[start : start + meta.part_bytes],)
-            setting = command("SET", part_name, data, *self._expiry)
+            setting = command("SET", part_name, data, *self._part_expiry)
             request = Request([setting], (), given.hold, partial(give_up, part_name))
             reply = (await self._servers.ask(part_name, request))[0]
-            return _saved(reply)
+            return saved(reply)
 
         is_whole = False
         try:
@@ -297,6 +318,12 @@ class ValkeyStore:
             if not is_whole:
                 self._forget(names)
         return failed[0] if failed else DONE
+
+    async def _keep(self, part_name: bytes) -> None:
+        """A part whose head is there, on a store where nothing expires. Raises StoreFault."""
+        reply = (await self._servers.ask(part_name, Request([command("PERSIST", part_name)])))[0]
+        if isinstance(reply, RespError):
+            raise StoreFault(f"a part may not be kept: refused with {reply.code}")
 
     async def _save_head(self, given: Given, name: bytes, meta: Meta) -> Outcome:
         """Of an object whose parts are there: makes it visible. Raises StoreFault."""
@@ -326,7 +353,7 @@ class ValkeyStore:
     def _settled(self, name: bytes, meta: Meta, replies: list[Reply]) -> Outcome:
         """What became of a head; parts that no head names any more are removed, as soon as may be."""
         old, done = replies
-        outcome = _saved(done)
+        outcome = saved(done)
         if outcome is not DONE:
             self._forget(meta.part_names(name))
             return outcome
@@ -365,20 +392,5 @@ class ValkeyStore:
         return self._prefix + key.hex().encode()
 
 
-def _refused(error: RespError) -> Outcome:
-    return Outcome(FATES.get(error.code, Fate.FAULT), reason=f"refused with {error.code}")
-
-
-def _saved(reply: Reply) -> Outcome:
-    return _refused(reply) if isinstance(reply, RespError) else DONE
-
-
-def _is_moved(reply: Reply) -> bool:
-    return isinstance(reply, RespError) and reply.code in {"MOVED", "ASK"}
-
-
-def _is_there(reply: Reply) -> bool:
-    """Raises StoreFault."""
-    if isinstance(reply, RespError) and not _is_moved(reply):
-        raise StoreFault(f"a question is refused with {reply.code}")
-    return reply == 1
+def _nowhere(groups: Groups) -> Outcome:
+    return Outcome(Fate.FAULT, reason=groups.reason)

@@ -19,7 +19,7 @@ import msgspec
 
 from penstock.actors.stores.config import StoreConfig, check_durations
 from penstock.runtime.errors import ConfigError
-from penstock.runtime.security import Address, TcpAddress, parse_address
+from penstock.runtime.security import Address, TcpAddress, UnixAddress, parse_address
 from penstock.runtime.units import MIB, ByteSize, Seconds
 
 PART_BYTES_MAX = 512 * MIB  # what a server takes as one value, unless it is told otherwise
@@ -30,6 +30,11 @@ Connections: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Prefix: TypeAlias = Annotated[
     str, msgspec.Meta(pattern=r"^[!-z|~]{0,64}$")
 ]  # no braces, which place keys
+
+
+def is_far(address: Address) -> bool:
+    """Whether what is sent there leaves this machine."""
+    return isinstance(address, TcpAddress) and not address.is_loopback
 
 
 class Mode(enum.Enum):
@@ -109,7 +114,11 @@ class ValkeyConfig(StoreConfig, frozen=True, kw_only=True, tag="valkey"):
         if self.mode is Mode.STANDALONE and len(self.addresses) > 1:
             raise ValueError("addresses: one server has one; write mode: cluster for several")
         for address in self.parsed():
-            is_far = isinstance(address, TcpAddress) and not address.is_loopback
-            if is_far and not self.is_tls and not self.allow_clear:
+            if self.is_tls and isinstance(address, UnixAddress):
+                problem = (
+                    "is a socket of this machine, which has no TLS: take tls and tls_ files away"
+                )
+                raise ValueError(f"addresses: {address.target()} {problem}")
+            if is_far(address) and not self.is_tls and not self.allow_clear:
                 problem = "is reached in the clear: set tls_ca or tls, or allow_clear"
                 raise ValueError(f"addresses: {address.target()} {problem}")

@@ -36,6 +36,7 @@ def read_login(config: ValkeyConfig) -> Login:
         connect_s=config.connect_within,
         stall_s=config.stall_within,
         connections_max=config.connections_max,
+        allow_clear=config.allow_clear,
     )
 
 

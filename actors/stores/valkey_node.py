@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
+from penstock.actors.stores.background import Background
 from penstock.actors.stores.resp import ConnectionLost, RespConnection, Sink
 from penstock.actors.stores.resp_words import Data, Reply, RespError, command
 from penstock.actors.stores.store import StoreFault
+from penstock.actors.stores.valkey_config import is_far
 from penstock.runtime.security import Address, Secret, UnixAddress
 
 
@@ -30,6 +33,7 @@ class Login:
     connect_s: float
     stall_s: float
     connections_max: int
+    allow_clear: bool  # to servers beyond this machine, when there is no tls
 
     def commands(self) -> list[list[Data]]:
         commands = []
@@ -55,27 +59,43 @@ class Request:
 class _Place:
     """For one connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Callable[[], Coroutine[Any, Any, RespConnection]]) -> None:
         self.connection: RespConnection | None = None
-        self.opening = anyio.Lock()
-        self.wanted = 0  # those that wait for it to open
+        self._opened = opened
+        # It goes on, so that one with a short deadline learns of a dead server, too, and the next one has it sooner.
+        self.opening = Background(self._open)
+
+    async def _open(self) -> RespConnection:
+        self.connection = await self._opened()
+        return self.connection
 
     @property
     def load(self) -> tuple[int, int]:
         """The lower the better; an idle connection is better than one that is not there yet."""
         connection = self.connection
         if connection is None or not connection.is_open:
-            return (self.wanted, 1)
-        return (self.wanted + connection.waiting, 0)
+            return (self.opening.waiting, 1)
+        return (self.opening.waiting + connection.waiting, 0)
+
+
+def _nobody(_: ValkeyNode) -> None:
+    """There is no other server."""
 
 
 class ValkeyNode:
     """Belongs to the loop."""
 
-    def __init__(self, address: Address, login: Login) -> None:
+    def __init__(
+        self, address: Address, login: Login, lost: Callable[[ValkeyNode], None] = _nobody
+    ) -> None:
+        """`lost` is told when it cannot be connected. Raises StoreFault: it must not be."""
+        if login.tls is None and not login.allow_clear and is_far(address):
+            problem = "would be reached in the clear: set tls_ca or tls, or allow_clear"
+            raise StoreFault(f"{address.target()} {problem}")
         self.address = address
         self._login = login
-        self._places = [_Place() for _ in range(login.connections_max)]
+        self._lost = lost
+        self._places = [_Place(self._opened) for _ in range(login.connections_max)]
 
     async def ask(self, request: Request) -> list[Reply]:
         """What they answer. Given up, nothing is placed any more. Raises StoreFault."""
@@ -95,14 +115,7 @@ class ValkeyNode:
         place = min(self._places, key=lambda one: one.load)
         if place.connection is not None and place.connection.is_open:
             return place.connection
-        place.wanted += 1
-        try:
-            async with place.opening:
-                if place.connection is None or not place.connection.is_open:
-                    place.connection = await self._opened()
-                return place.connection
-        finally:
-            place.wanted -= 1
+        return await place.opening.result()
 
     def open_connection(self) -> RespConnection | None:
         """The least busy one of those that are open."""
@@ -111,6 +124,7 @@ class ValkeyNode:
 
     def close(self) -> None:
         for place in self._places:
+            place.opening.close()
             if place.connection is not None:
                 place.connection.close()
 
@@ -132,6 +146,7 @@ class ValkeyNode:
         finally:
             if not replies:
                 made.close("it could not be opened")
+                self._lost(self)
         for reply in replies:
             if isinstance(reply, RespError):
                 made.close()

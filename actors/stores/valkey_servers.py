@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import anyio
 
+from penstock.actors.stores.background import Background
 from penstock.actors.stores.resp_words import Reply, RespError, command
 from penstock.actors.stores.store import StoreFault
 from penstock.actors.stores.valkey_node import Login, LoginRefused, Request, ValkeyNode
@@ -16,6 +17,7 @@ from penstock.runtime.security import Address, TcpAddress, parse_address
 
 SLOTS = 16384
 REDIRECTIONS_MAX = 5
+NODES_MAX = 1024  # a cluster is to have at most 1000, says its specification
 ASKING = command("ASKING")
 
 
@@ -45,6 +47,9 @@ class OneServer:
     async def node(self, key: bytes) -> ValkeyNode:
         return self._node
 
+    async def learn(self) -> None:
+        """There is nothing to learn."""
+
     def known(self, key: bytes) -> ValkeyNode | None:
         """As far as it is known without asking."""
         return self._node
@@ -70,29 +75,44 @@ class Cluster:
         self._login = login
         self._nodes: dict[str, ValkeyNode] = {}  # by address
         self._slots: list[ValkeyNode | None] = [None] * SLOTS
-        self._learning = anyio.Lock()
+        self._learning = Background(self._ask_around)
 
     async def prepare(self) -> None:
-        """Learn who has which keys. Raises StoreFault."""
-        async with self._learning:
-            await self._ask_around()
+        """Raises StoreFault."""
+        await self.learn()
+
+    async def learn(self) -> None:
+        """Who has which keys. Given up, it goes on: a deadline may be shorter than it takes. Raises StoreFault."""
+        await self._learning.result()
 
     async def _ask_around(self) -> None:
-        trouble: StoreFault | None = None
-        known = [*self._nodes.values()]
-        for node in [*known, *(self._node_at(seed) for seed in self._seeds)]:
-            try:
-                reply = (await node.ask(Request([command("CLUSTER", "SLOTS")])))[0]
-            except LoginRefused:
-                raise
-            except StoreFault as fault:
-                trouble = fault
-                continue
-            if isinstance(reply, RespError):
-                raise Refusal(node.address.target(), reply.code)
-            self._learn(reply, node)
-            return
-        raise trouble or StoreFault("no server of the cluster is known")
+        """All that may know, side by side: who is dead keeps nobody waiting. The first map counts."""
+        troubles: list[StoreFault] = []
+        asked = {id(node): node for node in self._nodes.values()}
+        for seed in self._seeds:
+            node = self._node_at(seed)
+            asked[id(node)] = node
+        is_learned = False
+        async with anyio.create_task_group() as group:
+
+            async def ask(node: ValkeyNode) -> None:
+                nonlocal is_learned
+                try:
+                    reply = (await node.ask(Request([command("CLUSTER", "SLOTS")])))[0]
+                    if isinstance(reply, RespError):
+                        raise Refusal(node.address.target(), reply.code)
+                    if not is_learned:
+                        self._learn(reply, node)
+                        is_learned = True
+                        group.cancel_scope.cancel()
+                except StoreFault as fault:
+                    troubles.append(fault)
+
+            for node in asked.values():
+                group.start_soon(ask, node)
+        if not is_learned:
+            refused = [one for one in troubles if isinstance(one, LoginRefused)]
+            raise [*refused, *troubles][0]
 
     def known(self, key: bytes) -> ValkeyNode | None:
         """As far as it is known without asking."""
@@ -106,9 +126,7 @@ class Cluster:
         """Raises StoreFault."""
         node = self.known(key)
         if node is None:
-            async with self._learning:
-                if self.known(key) is None:
-                    await self._ask_around()
+            await self.learn()
             node = self.known(key)
         if node is None:
             raise StoreFault(f"the cluster has no server for slot {slot_of(key)}")
@@ -132,6 +150,7 @@ class Cluster:
         raise StoreFault(f"the cluster sends on after {REDIRECTIONS_MAX} servers")
 
     def close(self) -> None:
+        self._learning.close()
         for node in self._nodes.values():
             node.close()
 
@@ -167,7 +186,9 @@ class Cluster:
     def _node_at(self, address: Address) -> ValkeyNode:
         name = address.target()
         if name not in self._nodes:
-            self._nodes[name] = ValkeyNode(address, self._login)
+            if len(self._nodes) >= NODES_MAX:
+                raise StoreFault(f"the cluster names more than {NODES_MAX} servers")
+            self._nodes[name] = ValkeyNode(address, self._login, self.lost)
         return self._nodes[name]
 
 

@@ -23,7 +23,7 @@ from support.valkey_server import (
 
 from penstock.actors.api.types import Epoch
 from penstock.actors.stores.samples import Sample, keys_of, make_sample
-from penstock.actors.stores.store import Fate, StoreContext, StoreFault, StoreRefused
+from penstock.actors.stores.store import Fate, Outcome, StoreContext, StoreFault, StoreRefused
 from penstock.actors.stores.valkey import ValkeyStore, open_valkey_store
 from penstock.actors.stores.valkey_config import Mode, ValkeyConfig
 from penstock.actors.stores.valkey_servers import slot_of
@@ -92,6 +92,33 @@ def test_a_large_object_is_in_parts_and_leaves_none_behind() -> None:
         assert names(server, prefix) == []
 
     play([server], scene)
+
+
+def test_where_nothing_expires_parts_do_until_their_head_is_there() -> None:
+    """A node that dies between the parts and the head leaves nothing for ever."""
+    server = shared_valkey_server()
+
+    def ttls(found: list[bytes]) -> set[bytes]:
+        return {server.ask("TTL", name) for name in found}
+
+    async def cut(*_: object) -> Outcome:
+        return Outcome(Fate.FAULT, reason="the node has died")
+
+    async def scene(store: ValkeyStore, prefix: str) -> None:
+        sample = await make_sample(1, LARGE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "_save_head", cut)
+            assert await saved(store, sample) == [Fate.FAULT]
+        left = names(server, prefix)
+        assert len(left) == 4
+        assert all(0 < int(ttl[1:]) <= 3600 for ttl in ttls(left))
+        assert await saved(store, sample) == [Fate.DONE]
+        kept = [name for name in names(server, prefix) if name not in left]
+        assert len(kept) == 5
+        assert ttls(kept) == {b":-1\r\n"}
+        assert await loaded(store, sample) == [Fate.DONE]
+
+    play([server], scene, ttl=Seconds(0))
 
 
 def test_an_object_without_one_of_its_parts_is_a_miss() -> None:

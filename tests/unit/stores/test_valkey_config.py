@@ -32,6 +32,7 @@ def configured(**given: Any) -> ValkeyConfig:
         ({"tls_certificate": Path("/x")}, "given together"),
         ({"tls": TlsMode.OFF, "tls_ca": Path("/x")}, "tls is off"),
         ({"mode": Mode.CLUSTER, "database": 1}, "only number 0"),
+        ({"addresses": ("unix:///run/v.sock",), "tls_ca": Path("/x")}, "which has no TLS"),
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any], problem: str) -> None:
