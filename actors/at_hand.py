@@ -3,7 +3,7 @@
     survey -> locate -> plan -> reserve -> load -> finish      each answered at once, or the ticket goes its way
 
 Few bytes, that a store can give without waiting, of a prompt that ends with them; or the news that no store has the
-next chunk, which is what most prompts hear. By what was measured it is not judged: it costs less than to judge it.
+next chunk, which is what most prompts hear. It is judged by its cost, and takes of the room of its tier, as any load.
 Whatever was begun and cannot be finished here ends with its leases, and is begun anew by the ticket's coroutine.
 """
 
@@ -15,29 +15,26 @@ from dataclasses import dataclass
 
 from penstock.actors.api import l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES, Shortfall
-from penstock.actors.core.load_plan import Batching, Known, Part, Plan, plan_load
+from penstock.actors.core.cost import worth_loading
+from penstock.actors.core.load_plan import Batching, Known, Part, Plan, part_bytes, plan_load
 from penstock.actors.load_targets import load_targets, reservation, whole_pages
 from penstock.actors.object_keys import object_keys
 from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.message import NOT_AT_ONCE
-from penstock.runtime.units import KIB
 
-BYTES_MAX = 128 * KIB  # of all objects: read and digested in one step
-OBJECTS_MAX = 16
 _GRANTED = 0  # of _native.Answer
-_COMING = 2  # of _native.Presence
+_RESIDENT, _COMING = 1, 2  # of _native.Presence
 _DIGEST = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The chunks of a prompt from the first missing one up to `end`, as L1 has them."""
+    """The chunks of a prompt from the first missing one, as L1 has them: all of them, or that one."""
 
     presence: bytes
     names: store.Keys
-    end: int
-    total: int
+    is_all: bool  # up to the prompt's end, and little enough to be brought
 
 
 class AtHand:
@@ -58,7 +55,7 @@ class AtHand:
     def _bring(self, want: prefetch.Fetch) -> l1_loading.Finished | None:
         seen = self._look(want)
         plan = None if seen is None else self._plan(want, seen)
-        if seen is None or plan is None:
+        if seen is None or plan is None or not self._is_worth(want, plan):
             return None
         loaded = self._load_all(want, plan, seen.names)
         if loaded is None:
@@ -68,6 +65,9 @@ class AtHand:
         finished = self._around.l1.ask_now(finish)
         if finished is NOT_AT_ONCE:
             return None
+        for part in plan.parts:
+            count = (part.last - part.first) * len(part.slots)
+            self._around.metrics.loaded(self._around.tiers[part.source].name, count, 0)
         self._around.metrics.over(finished.hit_chunks - want.hit_chunks, Shortfall.NONE)
         return finished
 
@@ -76,21 +76,28 @@ class AtHand:
         total = len(want.keys) // KEY_BYTES
         slots = range(len(want.shape.slots))
         chunk_bytes = sum(whole_pages(slot.bytes) for slot in want.shape.slots)
-        chunks = total - want.hit_chunks
-        if chunks * chunk_bytes > BYTES_MAX or chunks * len(slots) > OBJECTS_MAX:
+        chunks, is_all = total - want.hit_chunks, True
+        limits = self._around.limits
+        if (
+            chunks * chunk_bytes > limits.at_hand_bytes_max
+            or chunks * len(slots) > limits.at_hand_objects_max
+        ):
             if not want.shape.is_all_full:
                 return None  # what its groups need lies anywhere
-            chunks = 1
+            chunks, is_all = 1, False
         keys = want.keys[want.hit_chunks * KEY_BYTES : (want.hit_chunks + chunks) * KEY_BYTES]
         presence = self._around.l1.ask_now(l1_loading.Survey(keys, want.shape.geometry))
         if presence is NOT_AT_ONCE or _COMING in presence:
             return None
+        if not is_all and _RESIDENT in presence:
+            return None  # more may come behind it
         names = object_keys(want.shape, keys, slots)
-        return _Seen(presence, names, want.hit_chunks + chunks, total)
+        return _Seen(presence, names, is_all)
 
     def _plan(self, want: prefetch.Fetch, seen: _Seen) -> Plan | None:
         """What to load to reach the end; None when that is not at hand, or not known."""
-        tiers, first = self._around.tiers, want.hit_chunks
+        tiers, first, limits = self._around.tiers, want.hit_chunks, self._around.limits
+        total = len(want.keys) // KEY_BYTES
         known: Known | None = None
         plan = Plan(first, ())
         for number, tier in enumerate(tiers):
@@ -99,20 +106,40 @@ class AtHand:
                 return None
             if not any(found):
                 continue
-            if seen.end < seen.total or not tier.is_kept:
+            if not seen.is_all or not tier.is_kept:
                 return None
             if want.shape.is_all_full and all(found) and not any(seen.presence):
                 slots = tuple(range(len(want.shape.slots)))
-                return Plan(seen.total, (Part(number, first, seen.total, slots),))
+                return Plan(total, (Part(number, first, total, slots),))
             if known is None:
                 known = Known(want.shape, first=first, tiers=len(tiers))
                 known.grow(seen.presence)
             known.found(number, first, found)
-            batching = Batching(BYTES_MAX, chunks_begun=OBJECTS_MAX)
-            plan = plan_load(known, seen.total, batching, self._around.longest)
-            if plan.chunks == seen.total:
+            batching = Batching(limits.at_hand_bytes_max, chunks_begun=limits.at_hand_objects_max)
+            plan = plan_load(known, total, batching, self._around.longest)
+            if plan.chunks == total:
                 break
         return plan
+
+    def _is_worth(self, want: prefetch.Fetch, plan: Plan) -> bool:
+        """Whether all of it takes less time than the engine needs, by what was measured; if nobody says, it does."""
+        if want.prefill_tokens_per_s == 0 or not plan.parts:
+            return True
+        speeds = []
+        for tier in self._around.tiers:
+            speed = tier.ref.ask_now(store.MeasureSpeed())
+            if speed is NOT_AT_ONCE:
+                return False
+            speeds.append(speed)
+        worth = worth_loading(
+            plan,
+            want.shape,
+            speeds,
+            first=want.hit_chunks,
+            chunk_tokens=want.chunk_tokens,
+            prefill_tokens_per_s=want.prefill_tokens_per_s,
+        )
+        return worth >= plan.chunks
 
     def _load_all(
         self, want: prefetch.Fetch, plan: Plan, names: store.Keys
@@ -129,6 +156,17 @@ class AtHand:
     def _load(
         self, want: prefetch.Fetch, part: Part, names: store.Keys
     ) -> tuple[l1_loading.Whole, object] | None:
+        room, count = self._around.loads.rooms[part.source], part_bytes(want.shape, part)
+        if not room.take_now(count):
+            return None
+        try:
+            return self._load_into(want, part, names)
+        finally:
+            room.give_back(count)
+
+    def _load_into(
+        self, want: prefetch.Fetch, part: Part, names: store.Keys
+    ) -> tuple[l1_loading.Whole, object] | None:
         lease = self._around.l1.ask_now(reservation(want, part))
         if lease is NOT_AT_ONCE or set(lease.answers) != {_GRANTED}:
             return None
@@ -142,7 +180,6 @@ class AtHand:
         answers = tier.ref.ask_now(store.Load(tuple(targets)))
         if answers is NOT_AT_ONCE or not _all_loaded(answers):
             return None
-        self._around.metrics.loaded(tier.name, len(answers), 0)
         digests = b"".join([_DIGEST.pack(one.digest) for one in answers])
         runs = b"".join([one.run_digests for one in answers])
         return l1_loading.Whole(lease.lease, digests, runs), lease.hold

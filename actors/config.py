@@ -195,9 +195,14 @@ class PrefetchConfig(Config, frozen=True):
         1
     )  # making room for a prompt; then a shorter part of it is loaded
     probe_every: Seconds = Seconds(10)  # a store that computing beats is measured so often
+    head_start: Seconds = Seconds(0.05)  # of a prompt's first load before its others, at most
+    plan_chunks: Count = 512  # of a prompt planned in one step of the loop: two milliseconds
+    surveys_max: Count = 2  # L1 is looked at again, when something that it had has gone
+    at_hand: ByteSize = ByteSize(128 * KIB)  # brought in the step of a lookup; 0B: nothing is
+    at_hand_objects: Count = 16  # the same
 
     def __post_init__(self) -> None:
-        for name in ("load_within", "room_within", "probe_every"):
+        for name in ("load_within", "room_within", "probe_every", "head_start"):
             _check_duration(name, getattr(self, name))
         if not self.batch or not self.inflight:
             raise ValueError("batch and inflight must not be 0")

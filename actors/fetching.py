@@ -40,7 +40,6 @@ from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
 from penstock.runtime.ref import gather_asks
 
-PLAN_CHUNKS_MAX = 512  # planned in one step of the loop: about two milliseconds at worst
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
 
 
@@ -211,9 +210,9 @@ class Fetching:
 
     def _limit(self) -> int:
         """How far is planned now: a long prompt in several steps, where less of it is of use, too."""
-        limit = min(self._cap, self._known.end)
-        if self._want.shape.is_all_full and limit - self._known.first > PLAN_CHUNKS_MAX:
-            limit = min(limit, first_missing(self._known) + PLAN_CHUNKS_MAX)
+        limit, step = min(self._cap, self._known.end), self._limits.plan_chunks_max
+        if self._want.shape.is_all_full and limit - self._known.first > step:
+            limit = min(limit, first_missing(self._known) + step)
         return limit
 
     def _plans_on(self, plan: Plan) -> bool:

@@ -31,7 +31,6 @@ from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
 NO_LEASE = LeaseId(b"")
-HEAD_START_S = 0.05  # at most, of the first load of a prompt: its reader waits for that one
 _DIGEST = struct.Struct("<Q")
 
 
@@ -89,6 +88,7 @@ class Loads:
         *,
         inflight_bytes_max: int,
         ask_s: float,
+        head_start_s: float,
         start_soon: Callable[..., None],
         metrics: PrefetchMetrics,
     ) -> None:
@@ -99,6 +99,7 @@ class Loads:
         self._tiers = tiers
         self._l1 = manager
         self._ask_s = ask_s
+        self._head_start_s = head_start_s
         self._start_soon = start_soon
         self._metrics = metrics
         self._loads: dict[Record, Load] = {}  # of all records in the book
@@ -206,7 +207,7 @@ class Loads:
             ahead.set()
 
     async def _run_after(self, load: Load, ahead: asyncio.Event) -> None:
-        with move_on_after(HEAD_START_S):
+        with move_on_after(self._head_start_s):
             await ahead.wait()
         await self._run(load)
 

@@ -21,7 +21,6 @@ from penstock.actors.surroundings import FetchLimits, PrefetchLimits
 from penstock.runtime.ref import Ref
 
 RESTARTS_MAX = 10  # of one store in a minute; beyond, the node stops
-SURVEYS_MAX = 2  # how often a load looks at L1 again when something that was there has gone
 READY_MARGIN_S = 20.0  # of a store's start beyond open_within: to close the one of the life before
 
 
@@ -81,10 +80,14 @@ def prefetch_limits(config: NodeConfig) -> PrefetchLimits:
         fetch=FetchLimits(
             slice_chunks=given.slice_chunks,
             batch_bytes=given.batch,
-            surveys_max=SURVEYS_MAX,
+            surveys_max=given.surveys_max,
             ask_s=config.ask_within,
             room_s=given.room_within,
             probe_every_s=given.probe_every,
+            head_start_s=given.head_start,
+            plan_chunks_max=given.plan_chunks,
+            at_hand_bytes_max=given.at_hand,
+            at_hand_objects_max=given.at_hand_objects,
         ),
     )
 

@@ -55,6 +55,7 @@ class Prefetcher(prefetch.Prefetcher):
             manager,
             inflight_bytes_max=limits.inflight_bytes_max,
             ask_s=limits.fetch.ask_s,
+            head_start_s=limits.fetch.head_start_s,
             start_soon=self.start_soon,
             metrics=metrics,
         )

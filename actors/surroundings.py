@@ -14,6 +14,7 @@ from penstock.actors.loads import Loads, Tier
 from penstock.actors.prefetch_metrics import PrefetchMetrics
 from penstock.actors.telling import Telling
 from penstock.runtime.ref import Ref
+from penstock.runtime.units import KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,10 @@ class FetchLimits:
     ask_s: float  # how long another actor may take for a step
     room_s: float  # how long making room may take
     probe_every_s: float = 10.0  # of a tier that is never worth its load
+    head_start_s: float = 0.05  # at most, of the first load of a prompt: its reader waits for it
+    plan_chunks_max: int = 512  # planned in one step of the loop: about two milliseconds at worst
+    at_hand_bytes_max: int = 128 * KIB  # of all objects: read and digested in one step
+    at_hand_objects_max: int = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from penstock.actors.api import store
 from penstock.actors.api.types import Shape
 from penstock.actors.object_keys import object_keys
 from penstock.runtime.errors import UnavailableError
+from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.ref import Ref
 from penstock.runtime.supervisor import ChildSpec
 
@@ -41,6 +42,7 @@ class StorePlan:
     hangs_at_locate: bool = False
     hangs_at_measure: bool = False
     hangs_at_load: bool = False  # while it writes still: what is given up is written to much later
+    loads_free: int | None = None  # loads beyond so many wait until they are released
     fails: bool = False  # every call
     loses: set[bytes] = field(default_factory=set)  # located, and missing when loaded
     speed: store.Speed = UNKNOWN
@@ -70,6 +72,22 @@ class FakeStore(store.StoreActor):
             case _:
                 raise AssertionError(msg)
 
+    def receive_at_once(self, msg: store.Message) -> object:
+        """As a store in memory: where nothing hangs or fails, it has what it has at hand."""
+        world, plan = self._world, self._world.plan
+        if plan.hangs_at_locate or plan.hangs_at_load or plan.fails or self._by_chance():
+            return NOT_AT_ONCE
+        match msg:
+            case store.Locate():
+                world.located += 1
+                return bytes(int(key in world.objects) for key in msg.keys)
+            case store.Load():
+                world.loads.append([target.key for target in msg.targets])
+                return tuple([self._load_now(target) for target in msg.targets])
+            case store.MeasureSpeed() if not plan.hangs_at_measure:
+                return plan.speed
+        return NOT_AT_ONCE
+
     async def _pause(self, seconds: float, *, hangs: bool) -> None:
         plan = self._world.plan
         if hangs:
@@ -92,17 +110,32 @@ class FakeStore(store.StoreActor):
                 await anyio.sleep_forever()
             finally:
                 world.given_up += 1
+        if plan.loads_free is not None and len(world.loads) > plan.loads_free:
+            await world.released.wait()
         await self._pause(plan.load_s, hangs=False)
         return tuple([await self._load_one(target) for target in targets])
 
     async def _load_one(self, target: store.Target) -> store.Loaded:
+        if self._is_lost(target):
+            return store.Loaded(store.LoadOutcome.MISSING)
+        await self._write(target)
+        return self._whole(target)
+
+    def _load_now(self, target: store.Target) -> store.Loaded:
+        if self._is_lost(target):
+            return store.Loaded(store.LoadOutcome.MISSING)
+        target.payload[: target.logical_bytes] = payload(target.key, target.logical_bytes)
+        return self._whole(target)
+
+    def _is_lost(self, target: store.Target) -> bool:
         world = self._world
         assert len(target.payload) % 4096 == 0
         assert target.hold is not None
-        if target.key not in world.objects or target.key in world.plan.loses or self._by_chance():
-            return store.Loaded(store.LoadOutcome.MISSING)
-        await self._write(target)
-        world.loaded.append(target.key)
+        is_there = target.key in world.objects and target.key not in world.plan.loses
+        return not is_there or self._by_chance()
+
+    def _whole(self, target: store.Target) -> store.Loaded:
+        self._world.loaded.append(target.key)
         runs = digest_of(target.key).to_bytes(8, "little") * target.runs
         return store.Loaded(store.LoadOutcome.LOADED, digest_of(target.key), runs)
 

@@ -36,6 +36,7 @@ from penstock.actors.object_keys import object_keys
 from penstock.actors.prefetcher import Prefetcher
 from penstock.actors.surroundings import FetchLimits, PrefetchLimits
 from penstock.runtime.hazard import Hazards
+from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import Simulation
 from penstock.runtime.supervisor import ChildSpec, Supervisor, supervise
@@ -50,6 +51,7 @@ HYBRID = (
     GroupGeometry(HitRule.WINDOW, 2, (PAGE - 8,), (1,)),
     GroupGeometry(HitRule.STATE, 0, (100,), (1,)),
 )
+LARGE = (GroupGeometry(HitRule.FULL, 0, (33 * PAGE,), (2,)),)  # one chunk is not at hand
 HYBRID_SHARDED = (
     GroupGeometry(HitRule.FULL, 0, (PAGE, PAGE), (2, 2)),
     GroupGeometry(HitRule.WINDOW, 2, (PAGE - 8, PAGE - 16), (1, 1)),
@@ -98,6 +100,7 @@ class WorldConfig:
     load_s: float = 5.0
     slice_chunks: int = 4
     leases_max: int = 4096
+    is_at_hand: bool = False  # lookups are brought in their own step where that is possible
 
 
 class World:
@@ -218,23 +221,48 @@ class World:
         hit = await self.l1.ask(asked, within=1)
         watched.hit, watched.promised = max(watched.hit, hit.hit_chunks), hit.promised_chunks
         if hit.is_hoped:
-            self.prefetcher.tell_nowait(
-                prefetch.Fetch(
-                    ticket=ticket,
-                    session=SessionId(1),
-                    instance=InstanceId(1),
-                    shape=self.shape,
-                    keys=prompt,
-                    salt=b"",
-                    hit_chunks=hit.hit_chunks,
-                    load_s=load_s,
-                    ticket_s=ticket_s,
-                    chunk_tokens=16,
-                    prefill_tokens_per_s=prefill_tokens_per_s,
-                    afterwards=afterwards,
-                )
+            want = self.fetch_of(
+                watched,
+                prompt,
+                hit_chunks=hit.hit_chunks,
+                load_s=load_s,
+                ticket_s=ticket_s,
+                prefill_tokens_per_s=prefill_tokens_per_s,
+                afterwards=afterwards,
             )
+            finished = self.prefetcher.ask_now(prefetch.FetchNow(want))
+            if finished is NOT_AT_ONCE:
+                self.prefetcher.tell_nowait(want)
+            elif finished is not None:
+                watched.hit, watched.promised = finished.hit_chunks, finished.promised_chunks
         return watched
+
+    def fetch_of(
+        self,
+        watched: Watched,
+        prompt: bytes,
+        *,
+        hit_chunks: int,
+        load_s: float = 10.0,
+        ticket_s: float = 60.0,
+        prefill_tokens_per_s: int = 0,
+        afterwards: prefetch.Afterwards = prefetch.Afterwards.KEEP,
+    ) -> prefetch.Fetch:
+        """What the gateway tells the prefetcher of a lookup."""
+        return prefetch.Fetch(
+            ticket=watched.ticket,
+            session=SessionId(1),
+            instance=InstanceId(1),
+            shape=self.shape,
+            keys=prompt,
+            salt=b"",
+            hit_chunks=hit_chunks,
+            load_s=load_s,
+            ticket_s=ticket_s,
+            chunk_tokens=16,
+            prefill_tokens_per_s=prefill_tokens_per_s,
+            afterwards=afterwards,
+        )
 
     async def wait_final(self, watched: Watched, *, within: float = 20.0) -> int:
         with anyio.fail_after(within):
@@ -329,7 +357,9 @@ def play(
                 await world.begin()
                 await scene(world, supervisor)
 
-    Simulation(seed, hazards=hazards).run(main)
+    simulation = Simulation(seed, hazards=hazards)
+    simulation.loop.permutes_steps = not (config or WorldConfig()).is_at_hand
+    simulation.run(main)
 
 
 async def _soon(*_: object) -> None:

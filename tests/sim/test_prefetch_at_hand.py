@@ -1,0 +1,137 @@
+"""What comes in the very step of its lookup: the same bytes, under the same bounds, and otherwise the long way."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from support.prefetch_world import (
+    FULL,
+    HYBRID,
+    LARGE,
+    PAGE,
+    SHARDED,
+    World,
+    WorldConfig,
+    play,
+    prompt,
+)
+
+from penstock.actors.api import store
+from penstock.actors.api.types import GroupGeometry, Shortfall
+from penstock.runtime.supervisor import Supervisor
+
+SEEDS = pytest.mark.parametrize("seed", range(6))
+
+
+AT_HAND = WorldConfig(is_at_hand=True)
+
+
+@SEEDS
+@pytest.mark.parametrize("groups", [FULL, SHARDED, HYBRID])
+def test_little_that_a_store_has_at_hand_comes_with_the_answer(
+    seed: int, groups: tuple[GroupGeometry, ...]
+) -> None:
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(3)
+        world.stores[0].put(world.shape, one, range(3))
+        watched = await world.lookup(one)
+        assert (watched.hit, watched.promised, watched.hits) == (3, 3, [])
+        assert world.actor is not None
+        assert not world.actor._fetchings
+        assert await world.read(watched) >= 3
+        loaded = world.telemetry.value(
+            "penstock_prefetch_objects_total", store="store[s0]", outcome="landed"
+        )
+        assert loaded == len(world.stores[0].loaded)
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, WorldConfig(groups=groups, is_at_hand=True))
+
+
+@SEEDS
+def test_a_prompt_that_no_store_has_leaves_no_ticket(seed: int) -> None:
+    async def scene(world: World, _: Supervisor) -> None:
+        watched = await world.lookup(prompt(200))
+        assert (watched.hit, watched.promised) == (0, 0)
+        usage = await world.assert_nothing_is_held()
+        assert usage.tickets == 0
+
+    play(seed, scene, AT_HAND)
+
+
+@SEEDS
+def test_a_large_chunk_goes_the_long_way_though_it_is_the_only_one(seed: int) -> None:
+    """Seen to fail: one chunk was brought in the step of the lookup, whatever its size."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(1)
+        world.stores[0].put(world.shape, one, range(1))
+        watched = await world.lookup(one)
+        assert not watched.is_final
+        assert await world.wait_final(watched) == 1
+        assert await world.read(watched) == 1
+
+    play(seed, scene, WorldConfig(groups=LARGE, pages=64, is_at_hand=True))
+
+
+@SEEDS
+def test_what_computing_beats_is_not_brought_at_hand_either(seed: int) -> None:
+    """E2: by the engine's rate and what was measured.
+
+    Seen to fail while what is at hand was loaded whatever it cost."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(3)
+        world.stores[0].put(world.shape, one, range(3))
+        world.stores[0].plan.speed = store.Speed(0.1, 1000.0 * PAGE, 0)
+        watched = await world.lookup(one, prefill_tokens_per_s=100_000)
+        assert await world.wait_final(watched) == 0
+        assert watched.shortfall is Shortfall.SLOWER_THAN_PREFILL
+        assert not world.stores[0].loads
+        await world.close(watched)
+        again = await world.lookup(one, prefill_tokens_per_s=100)
+        assert (again.hit, again.hits) == (3, [])
+
+    play(seed, scene, AT_HAND)
+
+
+@SEEDS
+def test_what_is_at_hand_waits_for_room_as_any_load(seed: int) -> None:
+    """The bytes in flight of a tier bound all of its loads.
+
+    Seen to fail while what is at hand took of no room."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(2)
+        world.stores[0].put(world.shape, one, range(2))
+        assert world.actor is not None
+        room = world.actor._around.loads.rooms[0]
+        assert room.take_now(8 * PAGE)
+        watched = await world.lookup(one)
+        await anyio.sleep(1.0)
+        assert watched.hit == 0
+        assert not world.stores[0].loads
+        room.give_back(8 * PAGE)
+        assert await world.wait_final(watched) == 2
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, WorldConfig(inflight_bytes_max=8 * PAGE, is_at_hand=True))
+
+
+@SEEDS
+def test_a_chunk_that_is_only_on_its_way_through_l1_is_no_end_of_the_prompt(seed: int) -> None:
+    """In staging L1 has chunks that lookups do not hit, and stores may have what comes behind them.
+
+    Seen to fail: no store had the first chunk yet, and the lookup was a miss."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(20)
+        await world.store(one, range(1))
+        want = world.fetch_of(await world.lookup(prompt(20, "another")), one, hit_chunks=0)
+        assert world.actor is not None
+        seen = world.actor._at_hand.bring(want)
+        assert seen is None
+
+    play(seed, scene, AT_HAND)
