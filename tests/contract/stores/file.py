@@ -30,7 +30,7 @@ def subject(
         config = FileConfig(
             name="disk",
             paths=tuple(str(directory / f"path{n}") for n in range(folders)),
-            capacity=ByteSize(128 * MIB),
+            capacity=ByteSize(128 * MIB if ownership is OwnershipName.EXCLUSIVE else 0),
             io=io,
             placement=placement,
             durability=durability,
