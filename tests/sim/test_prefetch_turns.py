@@ -7,6 +7,7 @@ from unittest import mock
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from support.prefetch_world import (
     PAGE,
     World,
@@ -253,3 +254,20 @@ def test_a_ticket_that_only_holds_what_it_reads_takes_no_place_of_one_that_loads
         assert not world.actor._fetchings
 
     play(seed, scene, WorldConfig(tickets_max=2, kept=(False,)))
+
+
+@SEEDS
+def test_a_long_prompt_is_planned_in_steps_and_comes_whole(seed: int) -> None:
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(700)
+        for tier, store in enumerate(world.stores):
+            for chunk in range(tier, 700, 2):
+                store.put(world.shape, one, range(chunk, chunk + 1))
+                await checkpoint()
+        watched = await world.lookup(one)
+        assert await world.wait_final(watched) == 700
+        assert await world.read(watched) == 700
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, WorldConfig(pages=800, tiers=2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 from support.prefetch_world import (
     FULL,
     HYBRID,
@@ -361,23 +360,6 @@ def test_a_hybrid_hit_by_what_others_brought_lasts_as_long_as_its_ticket(seed: i
         assert usage.free_bytes == usage.arena_bytes
 
     play(seed, scene, WorldConfig(groups=HYBRID, tiers=2, kept=(False, False)))
-
-
-@SEEDS
-def test_a_long_prompt_is_planned_in_steps_and_comes_whole(seed: int) -> None:
-    async def scene(world: World, _: Supervisor) -> None:
-        one = prompt(700)
-        for tier, store in enumerate(world.stores):
-            for chunk in range(tier, 700, 2):
-                store.put(world.shape, one, range(chunk, chunk + 1))
-                await checkpoint()
-        watched = await world.lookup(one)
-        assert await world.wait_final(watched) == 700
-        assert await world.read(watched) == 700
-        await world.close(watched)
-        await world.assert_nothing_is_held()
-
-    play(seed, scene, WorldConfig(pages=800, tiers=2))
 
 
 @SEEDS
