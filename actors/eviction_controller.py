@@ -189,11 +189,17 @@ class EvictionController(eviction.EvictionController):
         evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease
         given_back = _when_dropped(batch.hold)
         within_s = saves_down.urgent_s if urgency is Urgency.NOW else saves_down.relaxed_s
+        save = writer.SaveDown(batch, room_s=within_s / 2)
+        saving = self._save_down(save, saves_down.store_writer, within_s)
+        del batch, save
         with move_on_after(within_s):
-            await self._save_down(writer.SaveDown(batch), saves_down.store_writer, within_s)
-            del batch
+            late = await saving
             await given_back.wait()
+            if late and urgency is Urgency.SOON:
+                return l1.Room(0, 0, is_over=True)
             evicted = await self._l1.ask(evict, within=self._watermarks.ask_s)
+            if late:
+                saves_down.telemetry.counter(*UNSAVED).add(evicted.chunks_evicted)
             return l1.Room(evicted.bytes_freed, evicted.chunks_evicted, is_over=False)
         if urgency is Urgency.NOW:  # it goes unsaved, and what still reads it keeps its memory
             await self._l1.ask(l1_saving.LetGo(lease), within=self._watermarks.ask_s)
@@ -201,15 +207,16 @@ class EvictionController(eviction.EvictionController):
 
     async def _save_down(
         self, save: writer.SaveDown, store_writer: Ref[writer.StoreWriter], within_s: float
-    ) -> None:
-        """A writer that refuses, or crashes, has finally failed to save it."""
+    ) -> int:
+        """How many were too late. A writer that refuses, or crashes, has finally failed to save it."""
         try:
-            await store_writer.ask(save, within=within_s)
+            return (await store_writer.ask(save, within=within_s)).late
         except DeadlineExceeded:
             await sleep_forever()  # until the time is over here, too
         except PenstockError as refusal:
             self._log.warning_once("not_saved_down", str(refusal), reason=str(refusal))
             forget_frames(refusal)  # they would hold the batch
+        return 0
 
 
 def _when_dropped(hold: object) -> asyncio.Event:

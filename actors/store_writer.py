@@ -103,7 +103,7 @@ class StoreWriter(writer.StoreWriter):
                 self._news.set()
                 return answer(msg, None)
             case writer.SaveDown():
-                return answer(msg, await self._save_down(msg.batch))
+                return answer(msg, await self._save_down(msg.batch, msg.room_s))
             case writer.WaitStored():
                 return answer(msg, await self._wait_stored(msg))
             case writer.Measure():
@@ -186,9 +186,10 @@ class StoreWriter(writer.StoreWriter):
 
     # What leaves.
 
-    async def _save_down(self, batch: l1_saving.Borrowed) -> writer.SavedDown:
+    async def _save_down(self, batch: l1_saving.Borrowed, room_s: float) -> writer.SavedDown:
         """To those that want what leaves, and to those for which it still waits. Given up, what was begun goes on."""
         counts: list[Countdown] = []
+        objects = 0
         async with anyio.create_task_group() as lanes:
             for lane in self._all:
                 wanted = [
@@ -198,22 +199,29 @@ class StoreWriter(writer.StoreWriter):
                     or lane.wants(batch.shape, one.key, one.slot)
                 ]
                 if wanted:
-                    lanes.start_soon(self._save_in, lane, batch, wanted, counts)
+                    objects += len(wanted)
+                    lanes.start_soon(self._save_in, lane, batch, wanted, room_s, counts)
             del batch
-        return writer.SavedDown(
-            saved=sum(count.saved for count in counts), failed=sum(count.failed for count in counts)
-        )
+        saved = sum(count.saved for count in counts)
+        failed = sum(count.failed for count in counts)
+        begun = sum(count.objects for count in counts)
+        return writer.SavedDown(saved=saved, failed=failed, late=objects - begun)
 
     async def _save_in(
         self,
         lane: Lane,
         batch: l1_saving.Borrowed,
         wanted: Sequence[l1_saving.BorrowedObject],
+        room_s: float,
         counts: list[Countdown],
     ) -> None:
-        """In its own time: a lane without room keeps no other from saving."""
-        await lane.wait_room(sum(whole_pages(one.logical_bytes) for one in wanted))
+        """In its own time: a lane without room keeps no other from saving, and no memory beyond its part for long."""
+        with anyio.move_on_after(room_s) as waiting:
+            await lane.wait_room(sum(whole_pages(one.logical_bytes) for one in wanted))
+        if waiting.cancelled_caught:
+            return
         count = lane.save(batch, wanted)
+        count.objects = len(wanted)
         counts.append(count)
         del batch
         self._tell_backlog()
@@ -242,18 +250,20 @@ class StoreWriter(writer.StoreWriter):
 
         All objects of a chunk of which one is not remembered are asked for."""
         width = len(slots)
+        step_chunks = max(1, STEP_OBJECTS // width)
         unknown = bytes([ObjectState.UNKNOWN]) * len(self._stores)
         states = [unknown] * len(names)
         asked: list[int] = []  # chunks
+        some = bytearray()  # keys of them
         for chunk in range(len(names) // width):
             if not all(map(self._books.knows, names[chunk * width : (chunk + 1) * width])):
                 asked.append(chunk)
-            if chunk % STEP_OBJECTS == 0:
+                some += keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES]
+            if chunk % step_chunks == 0:
                 await checkpoint()
         if not asked or not self._stores:
             return states
-        some = b"".join([keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES] for chunk in asked])
-        ask = store.Locate(await object_keys_in_steps(shape, some, slots))
+        ask = store.Locate(await object_keys_in_steps(shape, bytes(some), slots))
         answers = await gather_asks(
             ref.ask(ask, within=self._limits.locate_s) for ref in self._stores
         )
@@ -264,7 +274,7 @@ class StoreWriter(writer.StoreWriter):
             for slot in range(width):
                 at = place * width + slot
                 states[chunk * width + slot] = bytes([column[at] for column in columns])
-            if place % STEP_OBJECTS == 0:
+            if place % step_chunks == 0:
                 await checkpoint()
         return states
 

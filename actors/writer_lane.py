@@ -53,6 +53,7 @@ class Countdown:
     """Of objects that somebody waits for at one lane."""
 
     left: int
+    objects: int = 0  # asked for, those under way already included
     saved: int = 0
     failed: int = 0
     is_over: asyncio.Event = field(default_factory=asyncio.Event)

@@ -36,6 +36,7 @@ class SavedDown:
 
     saved: int
     failed: int  # finally: they may go all the same
+    late: int  # not begun: the store's part of L1 was taken by others for too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class SaveDown(Msg["StoreWriter", SavedDown]):
     Answers when all of that is settled."""
 
     batch: Borrowed
+    room_s: float  # how long the batch is held until a store's part of L1 has room for it
 
 
 @dataclass(frozen=True, slots=True)

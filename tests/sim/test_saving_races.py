@@ -6,6 +6,7 @@ import anyio
 import pytest
 from support.saving_world import PAGE, SHARDED, SavingConfig, SavingWorld, play, prompt
 
+from penstock.actors.api import l1
 from penstock.actors.api.errors import TooManyInFlight
 from penstock.actors.api.types import GeometryId
 from penstock.actors.api.writer import ObjectState, WaitStored
@@ -73,15 +74,21 @@ def test_what_is_committed_while_its_chunk_is_saved_down_is_saved_too(seed: int)
 def test_of_two_that_want_what_leaves_one_that_hangs_takes_nothing_from_the_other(
     seed: int,
 ) -> None:
-    """B15. The first has no room in flight any more; the second gets all that it is given time for."""
+    """B15. The first keeps its own part of L1, and no more; the second gets all that leaves after that.
+
+    Seen to fail while what waited for room in a lane was held until the lane had it: all of L1 was quarantined.
+    """
 
     async def scene(world: SavingWorld, _: Supervisor) -> None:
         world.stores[0].plan.hangs = True
         old = prompt(32, "old")
         await world.put(old)
-        for _ in range(2):
+        for _ in range(3):
             await world.make_room(8 * PAGE)
-        assert len(world.stores[1].objects) == 2 * 8
+        assert len(world.stores[1].objects) == 3 * 8, "all but what went in the place of its part"
+        usage = await world.l1.ask(l1.Measure(), within=1)
+        assert usage.quarantined_bytes == 8 * PAGE
+        assert unsaved(world) == 4 * 8
         world.stores[0].released.set()
         await anyio.sleep(6)
         await world.assert_nothing_is_held()
