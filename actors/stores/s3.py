@@ -27,7 +27,7 @@ from penstock.actors.api.store import Keys
 from penstock.actors.stores.given_up import GivenUp
 from penstock.actors.stores.held import held
 from penstock.actors.stores.s3_client import Trouble, open_client, trouble_of
-from penstock.actors.stores.s3_config import MEMORY, S3Config
+from penstock.actors.stores.s3_config import LOCAL, MEMORY, S3Config
 from penstock.actors.stores.store import (
     DONE,
     MISSING,
@@ -45,7 +45,7 @@ from penstock.actors.stores.together import together
 from penstock.runtime.units import KIB, MIB
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
+    from obstore import Bytes, GetOptions, GetResult
     from obstore.store import ObjectStore
 
 INLINE_BYTES_MAX = 64 * KIB  # copied in the loop's own step; more goes to a thread
@@ -194,14 +194,26 @@ class S3Store:
         """Copy this range to where it belongs. Returns, given up or not, when nobody writes there any more."""
         if tuple(result.range) != wants:
             raise OSError(f"asked for the range {wants}, got {result.range}")
-        data = memoryview(await result.bytes_async())
-        if data.nbytes != wants[1] - wants[0]:
-            raise OSError(f"{data.nbytes} bytes came instead of {wants[1] - wants[0]}")
-        if data.nbytes <= INLINE_BYTES_MAX:
-            _copy(wanted, wants[0], data)
-        else:
-            copy = partial(_copy, wanted, wants[0], data)
-            await anyio.to_thread.run_sync(copy, limiter=self._copying)
+        at, end = wants
+        async for chunk in self._chunks(result):
+            if at + len(chunk) > end:
+                raise OSError(f"more than {end - wants[0]} bytes came")
+            copy = partial(_copy, wanted, at, chunk)
+            if len(chunk) <= INLINE_BYTES_MAX:
+                copy()
+            else:
+                await anyio.to_thread.run_sync(copy, limiter=self._copying)
+            at += len(chunk)
+        if at != end:
+            raise OSError(f"{at - wants[0]} bytes came instead of {end - wants[0]}")
+
+    async def _chunks(self, result: GetResult) -> AsyncIterator[Bytes | bytes]:
+        """Of an answer, as it comes: whoever hears enough leaves the rest unread."""
+        if self._config.scheme in LOCAL | MEMORY:
+            yield await result.bytes_async()
+            return
+        async for chunk in result.stream(min_chunk_size=SLICE_BYTES):
+            yield chunk
 
     # Saving and deleting.
 
@@ -278,8 +290,9 @@ def _path(key: bytes) -> str:
     return f"{name[:2]}/{name}"
 
 
-def _copy(wanted: Wanted, at: int, data: memoryview) -> None:
-    """`data` to byte `at` of header and payload, which have room for it."""
+def _copy(wanted: Wanted, at: int, chunk: Bytes | bytes) -> None:
+    """To byte `at` of header and payload, which have room for it. The view makes one piece of what came in several."""
+    data = memoryview(chunk)
     split = min(max(0, len(wanted.header) - at), data.nbytes)
     wanted.header[at : at + split] = data[:split]
     begin = at + split - len(wanted.header)

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from penstock.actors.stores.s3_config import GCS, LOCAL, MEMORY, S3, S3Config
+from penstock.actors.stores.s3_options import plain_name
 from penstock.actors.stores.store import StoreRefused
 from penstock.runtime.security import Secret
 
@@ -92,7 +93,7 @@ def open_client(config: S3Config) -> ObjectStore:
 
 
 def _options(config: S3Config, key: str) -> dict[str, str]:
-    options = {**config.options}
+    options = {plain_name(option): value for option, value in config.options.items()}
     if config.scheme in S3:
         # What is sent is under a digest of its own, and under TLS: it need not be hashed once more to be signed.
         options.setdefault("unsigned_payload", "true")
@@ -104,8 +105,8 @@ def _options(config: S3Config, key: str) -> dict[str, str]:
         options["service_account"] = str(config.credentials_file)
     signing = SIGNING if config.scheme in S3 else set()
     for option, path in config.secret_files.items():
-        if option not in signing:
-            options[option] = _secret(path, f"{key}.secret_files.{option}").reveal()
+        if plain_name(option) not in signing:
+            options[plain_name(option)] = _secret(path, f"{key}.secret_files.{option}").reveal()
     return options
 
 
@@ -128,7 +129,8 @@ def _provider(config: S3Config, key: str) -> Callable[[], S3Credential] | None:
     """None: the library looks for credentials itself."""
     if config.scheme not in S3:
         return None
-    files = {name: path for name, path in config.secret_files.items() if name in SIGNING}
+    given = {plain_name(option): path for option, path in config.secret_files.items()}
+    files = {name: path for name, path in given.items() if name in SIGNING}
     if config.credentials_file is not None and files:
         raise StoreRefused(f"{key}.secret_files", "credentials_file says the same: give one")
     if config.credentials_file is not None:

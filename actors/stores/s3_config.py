@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from penstock.actors.stores.config import StoreConfig, check_durations
+from penstock.actors.stores.s3_options import check_options
 from penstock.runtime.security import parse_address
 from penstock.runtime.units import MIB, ByteSize, Seconds
 
@@ -28,8 +29,6 @@ SCHEMES = S3 | GCS | AZURE | LOCAL | MEMORY
 
 PART_BYTES_MIN = 5 * MIB  # the least that S3 takes as a part that is not the last
 PART_BYTES_MAX = 512 * MIB
-SECRET_WORDS = ("secret", "key_id", "_key", "token", "password", "sas", "credential")
-SECRET_UNLESS = ("sse_kms_key_id", "sse_bucket_key_enabled", "federated_token_file")
 
 Requests: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
@@ -74,12 +73,7 @@ class S3Config(StoreConfig, frozen=True, kw_only=True, tag="s3"):
         if self.credentials_file is not None and url not in S3 | GCS:
             raise ValueError("credentials_file is for S3 and Google; use secret_files")
         self._check_endpoint()
-        told = [name for name in self.options if _is_secret(name)]
-        if told:
-            raise ValueError(f"options.{told[0]} is a secret: give its file in secret_files")
-        twice = {*self.options} & {*self.secret_files, "region", "endpoint"}
-        if twice:
-            raise ValueError(f"{min(twice)} is given twice")
+        check_options(self.options, self.secret_files)
 
     @property
     def scheme(self) -> str:
@@ -104,15 +98,11 @@ class S3Config(StoreConfig, frozen=True, kw_only=True, tag="s3"):
         if not self.endpoint:
             return
         parts = urlsplit(self.endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+            # Not repeated here: what stands there may be a secret.
             raise ValueError("endpoint must be written https://host:port")
         if parts.scheme == "http" and not self.allow_http and not _is_here(parts.hostname):
             raise ValueError("endpoint is in the clear: write https://, or set allow_http")
-
-
-def _is_secret(option: str) -> bool:
-    name = option.lower().removeprefix("aws_").removeprefix("azure_").removeprefix("google_")
-    return name not in SECRET_UNLESS and any(word in name for word in SECRET_WORDS)
 
 
 def _is_here(host: str) -> bool:

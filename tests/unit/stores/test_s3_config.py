@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from penstock.actors.stores import s3_client
 from penstock.actors.stores.s3_client import FromProfile, open_client, trouble_of
 from penstock.actors.stores.s3_config import S3Config
+from penstock.actors.stores.s3_options import OPEN
 from penstock.actors.stores.store import StoreRefused
 from penstock.runtime.units import GIB, MIB, ByteSize
 
@@ -34,7 +36,23 @@ def configured(**given: Any) -> S3Config:
         ({"options": {"secret_access_key": SECRET}}, "options.secret_access_key is a secret"),
         ({"options": {"aws_session_token": SECRET}}, "options.aws_session_token is a secret"),
         ({"options": {"AZURE_STORAGE_SAS_KEY": SECRET}}, "is a secret"),
-        ({"options": {"region": "a"}, "region": "b"}, "region is given twice"),
+        ({"options": {"regoin": "eu-central-1"}}, "options.regoin is not known"),
+        ({"options": {"AWS_ENDPOINT_URL": "http://x"}}, "has a key of its own: write endpoint"),
+        ({"options": {"aws_default_region": "x"}}, "has a key of its own: write region"),
+        ({"options": {"aws_allow_http": "true"}}, "has a key of its own: write allow_http"),
+        ({"options": {"timeout": "1s"}}, "has a key of its own: write request_within"),
+        ({"options": {"proxy_url": "http://x"}}, "options.proxy_url is not known"),
+        ({"options": {"aws_s3_express": "1", "s3_express": "1"}}, "is given twice"),
+        (
+            {"secret_files": {"access_key_id": Path("/x"), "aws_access_key_id": Path("/y")}},
+            "is given twice",
+        ),
+        ({"secret_files": {"role_arn": Path("/x")}}, "secret_files.role_arn is not known"),
+        ({"endpoint": f"https://:{SECRET}@minio:9000"}, "https://host:port"),
+        (
+            {"options": {"region": "a"}, "region": "b"},
+            "options.region has a key of its own: write region",
+        ),
         ({"url": "az://container", "credentials_file": Path("/x")}, "for S3 and Google"),
     ],
 )
@@ -127,11 +145,17 @@ def test_files_of_secrets_must_be_there_and_complete(tmp_path: Path) -> None:
         open_client(configured(secret_files={"access_key_id": one, **files}))
 
 
-def test_an_unknown_option_is_refused() -> None:
-    """E4: nothing is ignored."""
+@pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket", "az://container"])
+def test_no_option_ends_a_thread_of_the_library(url: str) -> None:
+    """What is of another cloud is refused, all else is taken."""
     pytest.importorskip("obstore", reason="pip install penstock[s3]")
-    with pytest.raises(StoreRefused, match=r"stores\.bucket\.url: the client cannot be made"):
-        open_client(configured(options={"regoin": "eu-central-1"}))
+    made = 0
+    for option in sorted(OPEN):
+        for value in ("true", "x"):
+            with suppress(StoreRefused):
+                open_client(configured(url=url, region="r", options={option: value}))
+                made += 1
+    assert made
 
 
 @pytest.mark.parametrize(
