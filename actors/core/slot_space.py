@@ -1,35 +1,50 @@
 """Which slots of a raw device are free, and which object is where.
 
 Both are made so that no single call takes long, however many slots and objects there are: free slots are found by a
-search of bytes, and the index is in parts, so that none of them is ever rehashed or listed at length.
+search of few bytes, where a longer one would be in vain, and the index is in parts, so that none of them is ever
+rehashed or listed at length.
 """
 
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Iterator, Sequence
 
 from penstock.actors.core.slot_format import RUNS_MAX, Run, key_of, sequence_of
 
 _FREE, _TAKEN = b"\0", b"\1"
 PARTS = 256
+ZONE_SLOTS = 4096  # at least; there are at most ZONES_MAX of them
+ZONES_MAX = 2048
+SEARCHED_MAX = 32  # zones searched for one piece, before a smaller one will do
 
 
 class SlotSpace:
-    """The slots of one device. Taken from where the latest were taken on, so that writes go round the device."""
+    """The slots of one device. Taken from where the latest were taken on, so that writes go round the device.
+
+    Of each zone is known how many of its slots are free, and how long a free run that begins in it may be at most: what
+    was looked for in vain is not looked for again before something was released there.
+    """
 
     def __init__(self, slots: int) -> None:
         assert slots >= 1, slots
         self._map = bytearray(slots)  # 0: free, 1: taken
         self._next = 0
         self.free = slots
+        self._zone_slots = max(ZONE_SLOTS, -(-slots // ZONES_MAX))
+        zones = -(-slots // self._zone_slots)
+        self._free_in = array("q", [self._zone_slots]) * zones
+        self._free_in[-1] -= zones * self._zone_slots - slots
+        self._longest_in = array("q", [slots]) * zones
 
     @property
     def slots(self) -> int:
         return len(self._map)
 
     def take(self, count: int) -> tuple[Run, ...] | None:
-        """So many slots in as few runs as are found quickly; None: there are not so many, or in too many pieces."""
+        """So many slots in as few runs as are found quickly; None: there are not so many, or, for all that was found
+        out until now, in too many pieces."""
         assert count >= 1, count
         if count > self.free:
             return None
@@ -69,14 +84,45 @@ class SlotSpace:
 
     def _find(self, count: int) -> int | None:
         wanted = _FREE * count
-        first = self._map.find(wanted, self._next)
-        if first < 0:
-            first = self._map.find(wanted)
-        return None if first < 0 else first
+        zones = len(self._free_in)
+        here = min(self._next // self._zone_slots, zones - 1)
+        searched = 0
+        for step in range(zones + 1):
+            zone = (here + step) % zones
+            if self._longest_in[zone] < count or not self._free_in[zone]:
+                continue
+            begin = zone * self._zone_slots
+            start = begin if step else max(begin, self._next)
+            first = self._map.find(wanted, start, begin + self._zone_slots + count - 1)
+            if first >= 0:
+                return first
+            if start == begin:
+                self._longest_in[zone] = count - 1
+            searched += 1
+            if searched == SEARCHED_MAX:
+                break
+        return None
 
     def _set(self, run: Run, value: bytes) -> None:
-        self._map[run.first : run.first + run.slots] = value * run.slots
-        self.free += run.slots if value == _FREE else -run.slots
+        first, end = run.first, run.first + run.slots
+        self._map[first:end] = value * run.slots
+        sign = 1 if value == _FREE else -1
+        self.free += sign * run.slots
+        for zone in range(first // self._zone_slots, (end - 1) // self._zone_slots + 1):
+            begin = zone * self._zone_slots
+            part = min(end, begin + self._zone_slots) - max(first, begin)
+            self._free_in[zone] += sign * part
+            self._longest_in[zone] = len(self._map) if sign > 0 else self._longest_in[zone]
+        if sign > 0:
+            self._may_be_longer_before(first // self._zone_slots)
+
+    def _may_be_longer_before(self, zone: int) -> None:
+        """Runs that begin in zones before it may reach into it."""
+        while zone > 0:
+            zone -= 1
+            self._longest_in[zone] = len(self._map)
+            if self._free_in[zone] < self._zone_slots:
+                return
 
 
 class SlotIndex:
