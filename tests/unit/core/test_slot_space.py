@@ -60,9 +60,7 @@ def test_a_run_over_the_edges_of_zones_is_found_when_it_was_released() -> None:
     assert space.take(middle.slots) == (middle,)
 
 
-@pytest.mark.parametrize(
-    ("taken", "of"), [(1, 2), (1, 4), (1, 64), (63, 64)], ids=lambda number: str(number)
-)
+@pytest.mark.parametrize(("taken", "of"), [(1, 2), (1, 4), (1, 64), (63, 64)], ids=str)
 def test_taking_of_a_million_strewn_slots_is_quick(taken: int, of: int) -> None:
     """B13: 5 ms of the loop's time, whatever there is; what the tests' machine has beside is not counted."""
     space = strewn(1 << 20, bytes(of - taken) + b"\1" * taken)
