@@ -10,11 +10,11 @@ from typing import Any
 
 import anyio
 
-from penstock.actors.stores.background import Background
 from penstock.actors.stores.resp import ConnectionLost, RespConnection, Sink
 from penstock.actors.stores.resp_words import Data, Reply, RespError, command
 from penstock.actors.stores.store import StoreFault
 from penstock.actors.stores.valkey_config import is_far
+from penstock.runtime.background import Background
 from penstock.runtime.security import Address, Secret, UnixAddress
 
 
@@ -63,7 +63,7 @@ class _Place:
         self.connection: RespConnection | None = None
         self._opened = opened
         # It goes on, so that one with a short deadline learns of a dead server, too, and the next one has it sooner.
-        self.opening = Background(self._open)
+        self.opening = Background(self._open, StoreFault)
 
     async def _open(self) -> RespConnection:
         self.connection = await self._opened()

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import anyio
 
-from penstock.actors.stores.background import Background
 from penstock.actors.stores.resp_words import Reply, RespError, command
 from penstock.actors.stores.store import StoreFault
 from penstock.actors.stores.valkey_node import Login, LoginRefused, Request, ValkeyNode
+from penstock.runtime.background import Background
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.security import Address, TcpAddress, parse_address
 
@@ -75,7 +75,7 @@ class Cluster:
         self._login = login
         self._nodes: dict[str, ValkeyNode] = {}  # by address
         self._slots: list[ValkeyNode | None] = [None] * SLOTS
-        self._learning = Background(self._ask_around)
+        self._learning = Background(self._ask_around, StoreFault)
 
     async def prepare(self) -> None:
         """Raises StoreFault."""

@@ -6,58 +6,20 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from support.raw_opening import config, four_samples, open_and_close, opened, patch, refusal
 
-from penstock.actors.api.types import Epoch
 from penstock.actors.core.slot_format import HEAD_BYTES, encode_superblock, latest_superblock
-from penstock.actors.stores.pages import fresh_pages
-from penstock.actors.stores.raw_block import RawBlockStore, open_raw_block_store
 from penstock.actors.stores.raw_config import RawBlockConfig
-from penstock.actors.stores.samples import Sample, keys_of, make_sample
-from penstock.actors.stores.store import StoreContext, StoreRefused
+from penstock.actors.stores.samples import keys_of, make_sample
+from penstock.actors.stores.store import StoreRefused
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.units import KIB, MIB, ByteSize
-
-
-def config(**given: Any) -> RawBlockConfig:
-    made = {"name": "raw", "capacity": ByteSize(8 * MIB), "slot_bytes": ByteSize(64 * KIB)}
-    return RawBlockConfig(**{**made, **given})
-
-
-async def opened(settings: RawBlockConfig) -> RawBlockStore:
-    return await open_raw_block_store(settings, StoreContext("raw", Epoch(bytes(16))))
-
-
-def refusal(settings: RawBlockConfig) -> str:
-    async def run() -> str:
-        with pytest.raises(StoreRefused) as told:
-            await opened(settings)
-        return str(told.value)
-
-    return anyio.run(run)
-
-
-def open_and_close(settings: RawBlockConfig, *, save: list[Sample] | None = None) -> list[bytes]:
-    """Keys that are there."""
-
-    async def run() -> list[bytes]:
-        store = await opened(settings)
-        if save is not None:
-            await store.save([one.given() for one in save])
-        found = [entry.key async for batch in store.recover() for entry in batch]
-        await store.aclose()
-        store.validate()
-        return found
-
-    return anyio.run(run)
-
 
 # Two who would overwrite each other.
 
@@ -119,7 +81,7 @@ def test_a_later_versions_metadata_is_refused_and_left_alone(tmp_path: Path) -> 
     """A10"""
     path = tmp_path / "device"
     open_and_close(config(paths=str(path)))
-    _patch(path, 16, b"\x02")
+    patch(path, 16, b"\x02")
     before = path.read_bytes()
     told = refusal(config(paths=str(path)))
     assert "version 2, this Penstock reads 1" in told
@@ -129,11 +91,11 @@ def test_a_later_versions_metadata_is_refused_and_left_alone(tmp_path: Path) -> 
 
 def test_one_damaged_superblock_does_no_harm_and_two_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "device"
-    samples = anyio.run(_samples)
+    samples = anyio.run(four_samples)
     assert open_and_close(config(paths=str(path)), save=samples)
-    _patch(path, 40, b"\xff")
+    patch(path, 40, b"\xff")
     assert len(open_and_close(config(paths=str(path)))) == len(samples)
-    _patch(path, HEAD_BYTES // 2 + 40, b"\xff")
+    patch(path, HEAD_BYTES // 2 + 40, b"\xff")
     assert "neither of its superblocks is whole: erase it" in refusal(config(paths=str(path)))
 
 
@@ -142,7 +104,7 @@ def test_another_ranks_device_is_told_of_and_its_objects_stay(
 ) -> None:
     """A10: warned. The objects of both ranks are found, and counted where they are."""
     one, other = str(tmp_path / "one"), str(tmp_path / "other")
-    samples = anyio.run(_samples)
+    samples = anyio.run(four_samples)
     before = open_and_close(config(per_rank_device_paths={0: one, 1: other}), save=samples)
     assert len(before) == len(samples)
     caplog.clear()
@@ -182,25 +144,25 @@ def _used_since(path: Path, how: str) -> None:
     """Another program has used what was ours, and left a superblock of ours in place."""
     match how:
         case "partition table":
-            _patch(path, 446, b"\x80" + bytes(63) + b"\x55\xaa")
+            patch(path, 446, b"\x80" + bytes(63) + b"\x55\xaa")
         case "LVM":
-            _patch(path, 512, b"LABELONE")
+            patch(path, 512, b"LABELONE")
         case "md":
-            _patch(path, 4096, b"\xfc\x4e\x2b\xa9")
+            patch(path, 4096, b"\xfc\x4e\x2b\xa9")
         case "ext4":
-            _patch(path, 0, bytes(1024))
-            _patch(path, 1080, b"\x53\xef")
+            patch(path, 0, bytes(1024))
+            patch(path, 1080, b"\x53\xef")
         case "erased":
-            _patch(path, 0, bytes(HEAD_BYTES // 2))
+            patch(path, 0, bytes(HEAD_BYTES // 2))
         case "btrfs":
-            _patch(path, 0, bytes(HEAD_BYTES // 2) + b"x" * 64 + b"_BHRfS_M")
+            patch(path, 0, bytes(HEAD_BYTES // 2) + b"x" * 64 + b"_BHRfS_M")
 
 
 @pytest.mark.parametrize("how", ["partition table", "LVM", "md", "ext4", "erased", "btrfs"])
 def test_what_was_ours_and_is_used_by_others_now_is_refused(tmp_path: Path, how: str) -> None:
     """A10: a superblock that somebody left in place does not make a device ours again."""
     path = tmp_path / "device"
-    open_and_close(config(paths=str(path)), save=anyio.run(_samples))
+    open_and_close(config(paths=str(path)), save=anyio.run(four_samples))
     _used_since(path, how)
     before = path.read_bytes()
     told = refusal(config(paths=str(path)))
@@ -219,8 +181,8 @@ def test_a_format_that_was_cut_between_its_superblocks_is_ours(tmp_path: Path) -
     first = encode_superblock(found._replace(generation=1))
     second = encode_superblock(found._replace(generation=2))
     for at_0 in (bytes(len(second)), second):
-        _patch(path, 0, at_0.ljust(HEAD_BYTES // 2, b"\0") + first)
-        assert len(open_and_close(config(paths=str(path)), save=anyio.run(_samples))) == 4
+        patch(path, 0, at_0.ljust(HEAD_BYTES // 2, b"\0") + first)
+        assert len(open_and_close(config(paths=str(path)), save=anyio.run(four_samples))) == 4
 
 
 def test_what_is_refused_is_left_as_it_was(tmp_path: Path) -> None:
@@ -296,7 +258,7 @@ def test_a_larger_capacity_gives_more_slots_and_a_smaller_one_is_kept(
 ) -> None:
     """Less than there was is said at start: objects will go."""
     path = tmp_path / "device"
-    samples = anyio.run(_samples)
+    samples = anyio.run(four_samples)
 
     async def capacity(bound: int) -> int:
         store = await opened(config(paths=str(path), capacity=ByteSize(bound)))
@@ -367,91 +329,3 @@ def test_ranks_may_be_numbers_in_a_file(tmp_path: Path) -> None:
     path.write_text(store.replace("/dev/b", "/dev/a"))
     with pytest.raises(ConfigError, match="ranks 0 and 1 share /dev/a"):
         load_config(NodeConfig, path)
-
-
-# Block devices.
-
-
-@pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[Path]:
-    """A block device over a file."""
-    backing = tmp_path / "backing"
-    backing.touch()
-    os.truncate(backing, 16 * MIB)
-    command = ["losetup", "--find", "--show", str(backing)]
-    try:
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("losetup is missing: install util-linux")
-    if made.returncode:
-        pytest.skip(f"no loop device ({made.stderr.strip()}): run as root, with loop devices")
-    device = Path(made.stdout.strip())
-    yield device
-    subprocess.run(["losetup", "--detach", str(device)], check=True)
-
-
-def test_a_block_device_keeps_objects(loop_device: Path) -> None:
-    """All of it is used when there is no capacity; it is claimed from the kernel."""
-    settings = config(paths=str(loop_device), capacity=ByteSize(0))
-    samples = anyio.run(_samples)
-    assert len(open_and_close(settings, save=samples)) == len(samples)
-
-    async def load() -> None:
-        store = await opened(settings)
-        assert 14 * MIB < store.capacity_bytes < 16 * MIB
-        wanted = [one.wanted() for one in samples]
-        await store.load(wanted)
-        assert [await one.is_in(into) for one, into in zip(samples, wanted, strict=True)]
-        with pytest.raises(OSError, match="busy"):
-            os.open(loop_device, os.O_RDWR | os.O_EXCL)
-        await store.aclose()
-
-    anyio.run(load)
-    (head,) = fresh_pages([HEAD_BYTES])
-    with loop_device.open("rb") as file:
-        head[:] = file.read(HEAD_BYTES)
-    assert latest_superblock(head) is not None
-
-
-def test_a_mounted_device_is_refused(loop_device: Path, tmp_path: Path) -> None:
-    """A10: mounted by us, or in use by whom the kernel knows."""
-    made = subprocess.run(["mkfs.ext4", "-q", str(loop_device)], capture_output=True, check=False)
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", str(loop_device), str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode or mounted.returncode:
-        pytest.skip(f"a filesystem cannot be mounted ({mounted.stderr.strip()}): run as root")
-    try:
-        told = refusal(config(paths=str(loop_device)))
-        assert f"is mounted at {folder}: unmount it" in told
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-    assert "not Penstock's" in refusal(config(paths=str(loop_device)))
-    held = os.open(loop_device, os.O_RDWR | os.O_EXCL)
-    try:
-        assert "is in use" in refusal(config(paths=str(loop_device)))
-    finally:
-        os.close(held)
-
-
-def test_one_block_device_under_two_names_is_refused(loop_device: Path, tmp_path: Path) -> None:
-    """A10: told apart by device number."""
-    other = tmp_path / "other"
-    with suppress(PermissionError):
-        os.mknod(other, 0o60600, loop_device.stat().st_rdev)
-    if not other.exists():
-        pytest.skip("device nodes may not be made here: run as root")
-    told = refusal(config(per_rank_device_paths={0: str(loop_device), 1: str(other)}))
-    assert "ranks 0 and 1 share" in told
-
-
-async def _samples() -> list[Sample]:
-    return [await make_sample(n, 20_000 + 30_000 * n, device=n % 2) for n in range(4)]
-
-
-def _patch(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)

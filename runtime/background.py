@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from penstock.actors.stores.store import StoreFault
+from penstock.runtime.errors import PenstockError
 
 Result = TypeVar("Result")
 
@@ -14,14 +14,19 @@ Result = TypeVar("Result")
 class Background(Generic[Result]):
     """At most one such piece of work at a time: whoever asks meanwhile waits for the same. Belongs to the loop."""
 
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> None:
-        """`work` bounds its own time."""
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, Result]],
+        closed: Callable[[str], PenstockError],
+    ) -> None:
+        """`work` bounds its own time. `closed` makes what those hear who wait when it is closed."""
         self._work = work
+        self._closed = closed
         self._task: asyncio.Task[Result] | None = None
         self.waiting = 0
 
     async def result(self) -> Result:
-        """Of the work that is under way, or begins now. Raises what it raises, and StoreFault when it was closed."""
+        """Of the work that is under way, or begins now. Raises what it raises, or `closed`."""
         task = self._task
         if task is None:
             task = self._task = asyncio.create_task(self._work())
@@ -32,7 +37,7 @@ class Background(Generic[Result]):
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if task.cancelled() and me is not None and not me.cancelling():
-                raise StoreFault("it was closed meanwhile") from None
+                raise self._closed("it was closed meanwhile") from None
             raise
         finally:
             self.waiting -= 1
