@@ -331,6 +331,7 @@ class Fetching:
         seen = self._news.count
         others = await self._awaiting.look()
         if others is Others.WRITING:
+            await self._promise(plan)
             if self._news.count == seen:
                 await self._news.wait()
             return True

@@ -57,7 +57,8 @@ ssize_t read_cached(int fd, const std::vector<iovec>& vectors) noexcept {
 
 }  // namespace
 
-std::int64_t read_file_now(int directory, const std::string& name, std::vector<iovec> vectors) {
+std::int64_t read_file_now(int directory, const std::string& name,
+                           const std::vector<iovec>& vectors) {
   const int fd = open_cached(directory, name.c_str());
   if (fd < 0) return errno == ENOSYS ? -EAGAIN : -std::int64_t{errno};
   const Opened file(fd);
@@ -65,7 +66,7 @@ std::int64_t read_file_now(int directory, const std::string& name, std::vector<i
   if (fstat(fd, &status) != 0) return -std::int64_t{errno};
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size > bytes_of(vectors)) return -EFBIG;
-  const ssize_t bytes = read_cached(fd, first_bytes(std::move(vectors), size));
+  const ssize_t bytes = read_cached(fd, first_bytes(vectors, size));
   if (bytes < 0) return -std::int64_t{errno};
   return static_cast<std::uint64_t>(bytes) == size ? bytes : -EAGAIN;
 }

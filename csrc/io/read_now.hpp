@@ -14,6 +14,6 @@ namespace penstock::io {
 // would not; -EFBIG when it is larger than `vectors`; -errno. After an error `vectors` may have
 // been written to.
 [[nodiscard]] std::int64_t read_file_now(int directory, const std::string& name,
-                                         std::vector<iovec> vectors);
+                                         const std::vector<iovec>& vectors);
 
 }  // namespace penstock::io
