@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from enum import Enum
@@ -68,6 +69,8 @@ class Ticket:
         self._is_lost = False
         self._shortfall = Shortfall.NONE
         self._changed = Event()  # replaced whenever it is set
+        # Of acquire_alone, by rank: its lease; None while it is on its way.
+        self._alone: dict[int, weakref.ref[ReadLease] | None] = {}
         self.total_chunks = total_chunks
 
     def __repr__(self) -> str:
@@ -165,15 +168,27 @@ class Ticket:
         self, rank: int = 0, first_chunk: int = 0, *, within: float | None = None
     ) -> ReadLease:
         """As `acquire`, for a lease that nobody else in this process holds. Raises RankBusy when somebody does."""
-        acquired = await self._acquire(rank, first_chunk, within)
+        if not self._is_free(rank):
+            raise _rank_busy(rank)
+        self._alone[rank] = None
+        try:
+            acquired = await self._acquire(rank, first_chunk, within)
+        finally:
+            del self._alone[rank]
         if acquired.is_new:
+            self._alone[rank] = weakref.ref(acquired.lease)
             return acquired.lease
         if acquired.lease.is_ending:
             raise StaleGrant(f"the last lease of rank {rank} is just being given up")
-        raise RankBusy(
-            f"this process reads under the lease of rank {rank} already: await that first, or look up with more"
-            " readers and load under another rank"
-        )
+        raise _rank_busy(rank)
+
+    def _is_free(self, rank: int) -> bool:
+        """Whether nobody is acquiring it alone, or has: a lease that ends while its twin is on the way is no lease."""
+        if rank not in self._alone:
+            return True
+        known = self._alone[rank]
+        lease = None if known is None else known()
+        return known is not None and (lease is None or lease.is_ending)
 
     async def _acquire(self, rank: int, first_chunk: int, within: float | None) -> AcquiredLease:
         if self._session is None:
@@ -247,6 +262,13 @@ class Ticket:
     def _wake(self) -> None:
         changed, self._changed = self._changed, Event()
         changed.set()
+
+
+def _rank_busy(rank: int) -> RankBusy:
+    return RankBusy(
+        f"this process reads under the lease of rank {rank} already: await that first, or look up with more"
+        " readers and load under another rank"
+    )
 
 
 class Ready:
