@@ -30,6 +30,7 @@ REPLIES = {
     "cancel": "cancelled",
     "prefetch": "prefetched",
     "touch": "touched",
+    "wait_stored": "stored",
     "stat": "stat",
     "heartbeat": "heartbeat",
 }
