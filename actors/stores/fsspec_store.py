@@ -33,6 +33,7 @@ from penstock.actors.stores.store import (
     StoreFault,
     StoreRefused,
     Wanted,
+    nothing_to_count,
 )
 from penstock.actors.stores.threads import Threads
 from penstock.runtime.errors import mapped
@@ -117,11 +118,8 @@ class FsspecStore:
         with mapped(dict.fromkeys(_FAULTS, self._fault)):
             await self._threads.each(self._delete, [*dict.fromkeys(keys)])
 
-    async def recover(self) -> AsyncIterator[list[Entry]]:
-        """Nothing is counted."""
-        nothing: list[list[Entry]] = []
-        for batch in nothing:
-            yield batch
+    def recover(self) -> AsyncIterator[list[Entry]]:
+        return nothing_to_count()
 
     def cost(self, header_bytes: int, payload_bytes: int) -> int:
         return header_bytes + payload_bytes

@@ -179,6 +179,13 @@ def arenas_of(store: Store) -> Arenas | None:
     return store if isinstance(store, Arenas) else None
 
 
+async def nothing_to_count() -> AsyncIterator[list[Entry]]:
+    """What `recover` of a shared store gives: what others keep there is not in our books."""
+    nothing: list[list[Entry]] = []
+    for batch in nothing:
+        yield batch
+
+
 @dataclass(frozen=True, slots=True)
 class StoreContext:
     """What a store is opened with, beside its own configuration."""

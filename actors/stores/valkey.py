@@ -33,6 +33,7 @@ from penstock.actors.stores.store import (
     StoreFault,
     StoreRefused,
     Wanted,
+    nothing_to_count,
 )
 from penstock.actors.stores.together import together
 from penstock.actors.stores.valkey_config import Mode, ValkeyConfig
@@ -153,11 +154,8 @@ class ValkeyStore:
         await self._given_up.after(names)
         await together(self._delete, [*names])
 
-    async def recover(self) -> AsyncIterator[list[Entry]]:
-        """Nothing is counted."""
-        nothing: list[list[Entry]] = []
-        for batch in nothing:
-            yield batch
+    def recover(self) -> AsyncIterator[list[Entry]]:
+        return nothing_to_count()
 
     def cost(self, header_bytes: int, payload_bytes: int) -> int:
         return META_BYTES + header_bytes + payload_bytes
