@@ -24,7 +24,7 @@ from penstock.actors.engine.key_record import write_key_record
 from penstock.actors.keys import chunk_keys
 from penstock.runtime.errors import CallerError
 
-pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio, pytest.mark.loop_step_ms(100)]
+pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
 
 Doctor = Callable[..., tuple[int, str]]
 

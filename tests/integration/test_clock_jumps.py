@@ -20,7 +20,7 @@ from penstock.actors.engine.client import (
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
-pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio, pytest.mark.loop_step_ms(100)]
+pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
 
 DAY_S = 86_400.0
 BLOCKS = list(range(12))
