@@ -16,7 +16,7 @@ from penstock.actors.core.speed import Speedometer
 from penstock.actors.core.store_ledger import LedgerLimits, StoreLedger
 from penstock.actors.store_guard import Guard
 from penstock.actors.store_metrics import Op, StoreMetrics
-from penstock.actors.store_turns import Gate, KeyTurns
+from penstock.actors.store_turns import ChangeTurns, Gate
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.store import Ownership, QuickStore, Store, StoreRefused
@@ -84,7 +84,7 @@ class Parts:
     recovered: asyncio.Event  # set: the ledger has all that was there before
     dropped: set[bytes]  # deleted while what is there is still being counted; then empty
     gate: Gate
-    turns: KeyTurns
+    turns: ChangeTurns
     reads: Guard
     writes: Guard
     metrics: StoreMetrics
@@ -148,7 +148,7 @@ def open_parts(
         recovered=asyncio.Event(),
         dropped=set(),
         gate=Gate(admission),
-        turns=KeyTurns(),
+        turns=ChangeTurns(),
         reads=guard("reads", Op.LOAD),
         writes=guard("writes", Op.SAVE),
         metrics=metrics,

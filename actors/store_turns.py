@@ -102,7 +102,7 @@ class Gate:
         return self._admission.load_bytes()
 
 
-class KeyTurns:
+class ChangeTurns:
     """Changes of one key come one after the other, so that the books tell what is on the medium."""
 
     def __init__(self) -> None:
