@@ -22,6 +22,9 @@ class Driver {
   // Waits for the threads to end, which they do when the queue was stopped and every job that was
   // begun is over.
   virtual void join() noexcept = 0;
+
+  // Waits for no thread: each is freed when it ends, if it does. The queue must outlive them all.
+  virtual void detach() noexcept = 0;
 };
 
 // Throws std::system_error when a thread is refused. `threads` is at least 1.
@@ -44,6 +47,9 @@ class QuietThread {
   explicit QuietThread(Body body) : thread_(start(std::move(body))) {}
   void join() noexcept {
     if (thread_.joinable()) thread_.join();
+  }
+  void detach() noexcept {
+    if (thread_.joinable()) thread_.detach();
   }
 
  private:

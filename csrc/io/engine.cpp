@@ -58,18 +58,18 @@ void Engine::choose(const EngineOptions& options) {
 }
 
 Engine::~Engine() {
-  bool gone = false;
-  if (shared_ && shared_->owner == getpid()) {
+  // To join threads that stayed behind in the parent, or that a dead disk holds, would be to wait
+  // for ever. What they work on is never freed, and so neither is what their jobs keep.
+  const bool forked = shared_ && shared_->owner != getpid();
+  if (shared_ && !forked) {
     stop();
-    gone = shared_->queue.retired(kEndWithin);
+    if (shared_->queue.retired(kEndWithin)) {
+      close();
+      return;
+    }
+    shared_->driver->detach();
   }
-  if (!gone) {
-    // To join threads that stayed behind in the parent, or that a dead disk holds, would be to wait
-    // for ever. What they work on is never freed, and so neither is what their jobs keep.
-    [[maybe_unused]] const Shared* given_up = shared_.release();
-  } else {
-    close();
-  }
+  [[maybe_unused]] const Shared* given_up = shared_.release();
 }
 
 int Engine::event_fd() const noexcept {

@@ -114,6 +114,8 @@ class RingDriver final : public Driver {
 
   void join() noexcept override { thread_.join(); }
 
+  void detach() noexcept override { thread_.detach(); }
+
  private:
   void work() {
     ring_.enable();

@@ -34,6 +34,10 @@ class ThreadDriver final : public Driver {
     for (QuietThread& thread : threads_) thread.join();
   }
 
+  void detach() noexcept override {
+    for (QuietThread& thread : threads_) thread.detach();
+  }
+
  private:
   static void work(JobQueue& queue) {
     queue.enlist();
