@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import anyio
 
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             args.record_keys.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return _fail(f"{args.record_keys} cannot be made: {error.strerror}")
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         documents = _documents(args)
         options = _options(args, documents=len(documents))
@@ -137,6 +138,16 @@ def run(args: argparse.Namespace) -> int:
         return _INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does, also where that is ignored: a shell that is not interactive ignores it for what it runs in the
+    background. Raises KeyboardInterrupt."""
+    as_ctrl_c = signal.getsignal(signal.SIGINT)
+    if callable(as_ctrl_c):
+        as_ctrl_c(number, frame)
+    else:
+        raise KeyboardInterrupt
 
 
 async def _perform(

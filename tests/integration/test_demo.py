@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ import pytest
 TINY = ("--model-size=1m", "--threads=1", "--document-tokens=900", "--answer-tokens=4")
 
 
-def demo(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the demo; its processes are known by `directory`, where their sockets and logs go."""
+def demo(directory: Path, *arguments: str, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start the demo by `prefix`; its processes are known by `directory`, where their sockets and logs go."""
     return subprocess.Popen(
-        [sys.executable, "-m", "penstock.actors.cli.main", "demo", *arguments],
+        [*prefix, sys.executable, "-m", "penstock.actors.cli.main", "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -92,10 +92,11 @@ def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
     assert (said.returncode, found["cause"], found["chunk"]) == (0, "NOTHING", 3), found
 
 
-def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Goal: Ctrl-C and SIGTERM stop the node and both workers, remove the socket, and say nothing
-    more."""
-    process = demo(tmp_path, *TINY, "--documents=1", "--rounds=1000")
+@pytest.mark.parametrize("prefix", [(), ("env", "--ignore-signal=INT")], ids=["", "in_background"])
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, prefix: Sequence[str]) -> None:
+    """Goal: SIGTERM stops the node and both workers, removes the socket, and says nothing more; also where Ctrl-C is
+    ignored, as in what a script runs in the background. Seen to fail: there it went on."""
+    process = demo(tmp_path, *TINY, "--documents=1", "--rounds=1000", prefix=prefix)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("cold")
     assert len(processes_of(tmp_path)) == 3
