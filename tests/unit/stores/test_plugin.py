@@ -8,12 +8,14 @@ import anyio
 import pytest
 from support.plugin_store import KindStore, OthersStore
 
-from penstock.actors.api.types import Epoch
+from penstock.actors.api.types import KEY_BYTES, Epoch
 from penstock.actors.cli.main import main
 from penstock.actors.config import NodeConfig
+from penstock.actors.stores.header import TENANT_BYTES
+from penstock.actors.stores.memory import Held
 from penstock.actors.stores.opening import open_store
 from penstock.actors.stores.plugin import PluginConfig, find_plugin
-from penstock.actors.stores.store import StoreContext, StoreRefused
+from penstock.actors.stores.store import BLOCK_BYTES, StoreContext, StoreRefused
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.units import MIB, ByteSize
@@ -69,10 +71,14 @@ def test_what_is_no_store_is_refused_and_said_why(name: str, said: str) -> None:
 def test_the_command_passes_a_store_that_keeps_its_word(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Also one that is not empty. Seen to fail: what was there before was taken for a mistake."""
+    old = Held(0, bytes(TENANT_BYTES), bytes(BLOCK_BYTES), (bytes(BLOCK_BYTES),), BLOCK_BYTES)
+    KindStore.shelves["one"] = {bytes(KEY_BYTES): old}
     assert main(["store", "check", KIND]) == 0
     said = capsys.readouterr().out
     assert "ok      it returns what was saved" in said
     assert "11 of 11 checks passed" in said
+    assert KindStore.shelves["one"] == {bytes(KEY_BYTES): old}
 
 
 @pytest.mark.loop_step_ms(30)
