@@ -60,6 +60,9 @@ OWNERSHIP = {
     OwnershipName.EXCLUSIVE: Ownership.EXCLUSIVE,
     OwnershipName.SHARED: Ownership.SHARED,
 }
+_ASIDE_LOST = Outcome(
+    Fate.FAULT, reason="its folder of temporaries was taken away", may_be_there=True
+)
 CACHING = {FileIo.DIRECT: Caching.DIRECT, FileIo.BUFFERED: Caching.BUFFERED}
 
 
@@ -127,6 +130,7 @@ class FileStore:
         self._capacity_bytes = int(config.capacity)
         self._tenant = read_tenant if config.has_quotas else unread
         self._threads = threads
+        self._log = log
         self._given_up = GivenUp()  # saves and deletions
         self._io = NativeIo(
             depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log
@@ -161,8 +165,17 @@ class FileStore:
         return outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
-        moved: list[Moved | Outcome] = []
         await self._given_up.after({one.key for one in given})
+        outcomes = await self._save_all(given)
+        lost = [at for at, one in enumerate(outcomes) if one is _ASIDE_LOST]
+        if lost and await self._renew_asides([given[at] for at in lost]):
+            again = await self._save_all([given[at] for at in lost])
+            for at, outcome in zip(lost, again, strict=True):
+                outcomes[at] = outcome
+        return outcomes
+
+    async def _save_all(self, given: Sequence[Given]) -> list[Outcome]:
+        moved: list[Moved | Outcome] = []
         try:
             async for one in _in_steps(given):
                 moved.append(self._started(self._save, one))
@@ -235,6 +248,17 @@ class FileStore:
             hold=one.hold,
         )
 
+    async def _renew_asides(self, lost: Sequence[Given]) -> bool:
+        """Of those folders that these were to be saved in."""
+        try:
+            for folder in {self._place(one.key, one.device)[0] for one in lost}:
+                if await self._threads.run(folder.renew_aside):
+                    self._log.warning("aside_renewed", path=folder.path, reason="it was removed")
+        except StoreFault as fault:
+            self._log.warning("aside_lost", reason=fault)
+            return False
+        return True
+
     def _started(self, start: Callable[[T], Moved], one: T) -> Moved | Outcome:
         try:
             return start(one)
@@ -269,6 +293,8 @@ class FileStore:
                 fate, reason = Fate.FULL, os.strerror(error)
             case errno.EFBIG as error:
                 return Outcome(Fate.REFUSED, reason=os.strerror(error))
+            case errno.ENOENT:
+                return _ASIDE_LOST
             case error if error > 0:
                 fate, reason = Fate.FAULT, f"writing: {os.strerror(error)}"
             case _:

@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def object_name(key: bytes) -> str:
 
 
 class Folder:
-    """An open folder. Holds its locks until `close`."""
+    """An open folder. Holds its locks until `close`. Methods may be called from any thread."""
 
     def __init__(self, path: Path, marker: Marker, ownership: Ownership, epoch: Epoch) -> None:
         """Make it if it is not there, and lock it. Raises StoreRefused, StoreFault."""
@@ -79,8 +80,10 @@ class Folder:
         self._aside = f"{epoch.hex()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._written = 0
         self._fds: list[int] = []
+        self._owner = -1  # of our temporaries
+        self._changing = threading.Lock()  # of `_owner`, and closing
         try:
-            path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            _make(path)
             self.fd = self._keep(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
             self._lock(ownership)
         except StoreRefused:
@@ -123,6 +126,21 @@ class Folder:
                 os.unlink(name, dir_fd=self.fd)
         return Caching.DIRECT
 
+    def renew_aside(self) -> bool:
+        """Make the folder of our temporaries anew if somebody took it away, and whether that was so.
+
+        Raises StoreFault."""
+        with self._changing:
+            if not self._fds or self._has_aside():
+                return False
+            self._let_go_of_aside()
+            try:
+                self._make_aside()
+            except OSError as error:
+                problem = f"{self.path} has lost its folder of temporaries, and gets no other"
+                raise StoreFault(f"{problem}: {error}") from error
+            return True
+
     def sweep(self) -> int:
         """Remove temporaries of stores that are no more: of those whose `owner` nobody has locked. How many."""
         return sum(_remove_if_dead(one) for one in (self.path / "aside").iterdir())
@@ -139,10 +157,12 @@ class Folder:
 
     def close(self) -> None:
         """Unlock, and take the temporaries away. When no job is under way. Idempotent."""
-        if self._fds:
-            shutil.rmtree(self.path / "aside" / self._aside, ignore_errors=True)
-        while self._fds:
-            os.close(self._fds.pop())
+        with self._changing:
+            if self._fds:
+                shutil.rmtree(self.path / "aside" / self._aside, ignore_errors=True)
+            self._let_go_of_aside()
+            while self._fds:
+                os.close(self._fds.pop())
 
     def _keep(self, fd: int) -> int:
         self._fds.append(fd)
@@ -159,16 +179,19 @@ class Folder:
             raise StoreRefused("paths", f"{problem}: {advice}") from None
 
     def _check(self) -> None:
-        told = self._marker.text()
-        place = self.path / "penstock.json"
-        with suppress(FileExistsError):
-            # Linked into place whole: two nodes may come at the same time.
+        told, place = self._marker.text(), self.path / "penstock.json"
+        if not _said_in(place):
+            # Linked into place whole: two nodes may come at the same time. And synced before that: without its marker
+            # nobody would open a folder again that a power cut left with the objects in it.
             aside = self.path / f"penstock.json.{self._aside}"
-            aside.write_text(told)
             try:
-                os.link(aside, place)
+                _write(aside, told)
+                with suppress(FileExistsError):
+                    os.link(aside, place)
+                if not _said_in(place):
+                    _replace_blank(place, aside)
             finally:
-                aside.unlink()
+                aside.unlink(missing_ok=True)
         found = place.read_text()
         if found != told:
             problem = f"{self.path} was made as {found.strip()}, not as {told.strip()}"
@@ -183,16 +206,32 @@ class Folder:
             _sync(objects / first)
         _sync(objects)
         _sync(self.path)
+        self._make_aside()
+
+    def _make_aside(self) -> None:
+        """The folder of our temporaries, and lock it."""
+        mine = self.path / "aside" / self._aside
         while True:
-            mine = self.path / "aside" / self._aside
             mine.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # swept by another before it was locked: again
                 owner = os.open(mine / "owner", os.O_RDWR | os.O_CREAT, 0o600)
                 fcntl.flock(owner, fcntl.LOCK_SH)
                 if os.fstat(owner).st_nlink:
-                    self._keep(owner)
-                    break
+                    self._owner = owner
+                    return
                 os.close(owner)
+
+    def _let_go_of_aside(self) -> None:
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
+    def _has_aside(self) -> bool:
+        owner = self.path / "aside" / self._aside / "owner"
+        try:
+            return self._owner >= 0 and os.path.samestat(owner.stat(), os.fstat(self._owner))
+        except FileNotFoundError:
+            return False
 
     def _entry(self, found: os.DirEntry[str], tenant: TenantOf) -> Entry | None:
         try:
@@ -239,6 +278,39 @@ def _remove_if_dead(aside: Path) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _said_in(marker: Path) -> str:
+    """Nothing, too, where a power cut came before the bytes of a marker."""
+    try:
+        return marker.read_text().strip("\0")
+    except FileNotFoundError:
+        return ""
+
+
+def _replace_blank(marker: Path, by: Path) -> None:
+    """Whoever locks it first does; who comes later finds another file there."""
+    with marker.open("r+b") as blank:
+        fcntl.flock(blank, fcntl.LOCK_EX)
+        is_there = os.path.samestat(os.fstat(blank.fileno()), marker.stat())
+        if is_there and not _said_in(marker):
+            by.rename(marker)
+
+
+def _write(path: Path, text: str) -> None:
+    """And sync it; the folder is not."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _make(path: Path) -> None:
+    """With what is missing above it, and so that a power cut takes none of it."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    for made in missing:
+        _sync(made.parent)
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -133,6 +135,39 @@ def test_a_folder_of_another_arrangement_is_refused(other: Marker, tmp_path: Pat
     with pytest.raises(StoreRefused, match="name the paths as they were, or empty the folder"):
         opened(tmp_path, marker=other)
     opened(tmp_path).close()
+
+
+@pytest.mark.parametrize("left", [b"", bytes(70)])
+def test_a_marker_without_its_bytes_is_made_anew(left: bytes, tmp_path: Path) -> None:
+    """C4: as a power cut left it of a version that did not sync it. Seen to fail: refused for good."""
+    opened(tmp_path).close()
+    (tmp_path / "penstock.json").write_bytes(left)
+    opened(tmp_path).close()
+    with pytest.raises(StoreRefused, match="not as"):
+        opened(tmp_path, marker=Marker(Placement.BY_KEY, paths=2, index=0))
+    assert [one.name for one in tmp_path.glob("penstock*")] == ["penstock.json"]
+
+
+def test_of_two_that_come_to_a_marker_without_bytes_one_makes_it(tmp_path: Path) -> None:
+    """A19: so that two arrangements never share a folder."""
+    markers = [Marker(Placement.BY_KEY, paths=2, index=index) for index in (0, 1)]
+    gate = threading.Barrier(2)
+
+    def come(path: Path, marker: Marker) -> bool:
+        gate.wait(10)
+        try:
+            opened(path, Ownership.SHARED, marker=marker).close()
+        except StoreRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(20):
+            path = tmp_path / str(number)
+            path.mkdir()
+            (path / "penstock.json").touch()
+            came = [threads.submit(come, path, marker) for marker in markers]
+            assert sorted(one.result(10) for one in came) == [False, True]
 
 
 def test_a_folder_of_a_later_format_is_refused(tmp_path: Path) -> None:
