@@ -15,18 +15,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock._native import Caching, Durability, read_file_now
 from penstock.actors.api.store import Keys
+from penstock.actors.stores.beside import opened_beside
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
 from penstock.actors.stores.file_folder import Folder, Marker, object_name, read_tenant, unread
@@ -47,13 +46,11 @@ from penstock.actors.stores.store import (
     Wanted,
 )
 from penstock.actors.stores.threads import Threads
-from penstock.runtime.errors import mapped
 from penstock.runtime.log import Log
 
 T = TypeVar("T")
 Placed: TypeAlias = tuple[Folder, Caching]
 
-GIVE_UP_WITHIN_S = 1.0  # to close what was opened in vain
 STARTED_MAX = 128  # jobs in one step of the loop
 ENTRIES_MAX = 1024  # told at a time by recovery
 OWNERSHIP = {
@@ -69,52 +66,19 @@ CACHING = {FileIo.DIRECT: Caching.DIRECT, FileIo.BUFFERED: Caching.BUFFERED}
 async def open_file_store(config: FileConfig, context: StoreContext) -> FileStore:
     """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    opening = _Opening(config, context, log)
-    store: FileStore | None = None
-    try:
-        with mapped(
-            {RuntimeError: StoreFault, OSError: StoreFault}
-        ):  # no thread or descriptor is left
-            placed = await context.beside.run(opening)
-            store = FileStore(config, placed, context.beside, log)
-    finally:
-        if store is None and (close := opening.give_up()) is not None:
-            with anyio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
-                await context.beside.run(close)
-    return store
+    async with opened_beside(context.beside, partial(_placed, config, context, log)) as placed:
+        return FileStore(config, placed, context.beside, log)
 
 
-class _Opening:
-    """Folders being opened, on a thread that may hang. Whoever comes last closes what nobody wants any more."""
-
-    def __init__(self, config: FileConfig, context: StoreContext, log: Log) -> None:
-        self._config = config
-        self._context = context
-        self._log = log
-        self._lock = threading.Lock()
-        self._is_given_up = False
-        self._close: Callable[[], None] | None = None  # what has been opened and handed over
-
-    def __call__(self) -> tuple[Placed, ...]:
-        """Blocks. Raises StoreRefused, StoreFault."""
-        config = self._config
-        with ExitStack() as opened:
-            folders: list[Folder] = []
-            for marker, path in _marked(config):
-                ownership = OWNERSHIP[config.ownership]
-                folders.append(Folder(path, marker, ownership, self._context.epoch))
-                opened.callback(folders[-1].close)
-            placed = tuple(_claimed(CACHING[config.io], self._log, one) for one in folders)
-            with self._lock:
-                if not self._is_given_up:
-                    self._close = opened.pop_all().close
-        return placed
-
-    def give_up(self) -> Callable[[], None] | None:
-        """Nobody wants it. What is to be called if the thread has done its part; else it closes by itself."""
-        with self._lock:
-            self._is_given_up = True
-            return self._close
+def _placed(
+    config: FileConfig, context: StoreContext, log: Log, opened: ExitStack
+) -> tuple[Placed, ...]:
+    """Blocks. Raises StoreRefused, StoreFault."""
+    folders: list[Folder] = []
+    for marker, path in _marked(config):
+        folders.append(Folder(path, marker, OWNERSHIP[config.ownership], context.epoch))
+        opened.callback(folders[-1].close)
+    return tuple(_claimed(CACHING[config.io], log, one) for one in folders)
 
 
 class FileStore:
