@@ -44,7 +44,7 @@ class Saving:
         self._evicted = evicted
         self._hits: deque[l1_saving.HitChunks] = deque()  # of at most hits_max chunks
         self._hit_chunks = 0  # in _hits
-        self._is_told = False  # and has not asked yet
+        self._is_told = False  # and has not got what it asked for yet
         self._writer_backlog_bytes = 0
 
     @property
@@ -104,7 +104,6 @@ class Saving:
         self._is_told = True
 
     def _take_committed(self, msg: l1_saving.TakeCommitted) -> l1_saving.Taken:
-        self._is_told = False
         lease = os.urandom(16)
         taken = self._table.take_committed(
             msg.objects_max,
@@ -114,6 +113,7 @@ class Saving:
             now=_now(),
             expires=math.inf,
         )
+        self._is_told = False  # a take that is refused is made again by whoever was told
         named = None
         if taken.named_slots:
             shape = self._geometries.shape(taken.geometry)

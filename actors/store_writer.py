@@ -36,6 +36,8 @@ from penstock.runtime.ref import Ref, gather_asks
 HITS_STEP_CHUNKS = 1024  # counted in one step of the loop
 VICTIMS_STEP_BYTES = 1 << 40  # all there are, that is
 VICTIMS_STEP_CHUNKS = 256
+NEWS_PAUSE_S = 0.05  # before news that L1 did not give are asked for again; doubled each time
+NEWS_PAUSE_S_MAX = 5.0
 STEP_OBJECTS = 1024  # of a question for outcomes, in one step of the loop
 
 
@@ -114,16 +116,20 @@ class StoreWriter(writer.StoreWriter):
     # What is committed, and what is hit.
 
     async def _follow_news(self) -> None:
+        pause_s = NEWS_PAUSE_S
         while True:
             await self._news.wait()
             self._news.clear()
             try:
                 await self._take_committed()
                 await self._take_hits()
-            except (
-                PenstockError
-            ) as refusal:  # L1 has no lease left, or is late: asked again with the next news
+            except PenstockError as refusal:  # L1 has no lease left, or is late
                 self._log.warning_once("news_not_taken", str(refusal), reason=str(refusal))
+                await anyio.sleep(pause_s)
+                pause_s = min(2 * pause_s, NEWS_PAUSE_S_MAX)
+                self._news.set()  # it was told of them once, and may not be told again
+            else:
+                pause_s = NEWS_PAUSE_S
 
     async def _take_committed(self) -> None:
         """All of it. Raises PenstockError."""
@@ -208,6 +214,23 @@ class StoreWriter(writer.StoreWriter):
         return writer.SavedDown(saved=saved, failed=failed, late=objects - begun)
 
     async def _save_in(
+        self,
+        lane: Lane,
+        batch: l1_saving.Borrowed,
+        wanted: Sequence[l1_saving.BorrowedObject],
+        room_s: float,
+        counts: list[Countdown],
+    ) -> None:
+        """Given up, nobody who remembers that holds the batch."""
+        saving = self._save_when_room(lane, batch, wanted, room_s, counts)
+        del batch, wanted
+        try:
+            await saving
+        except asyncio.CancelledError as given_up:
+            forget_frames(given_up)
+            raise
+
+    async def _save_when_room(
         self,
         lane: Lane,
         batch: l1_saving.Borrowed,

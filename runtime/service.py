@@ -22,7 +22,7 @@ from typing import Any, cast
 from anyio import CancelScope, Semaphore, create_task_group
 
 from penstock.runtime.deadline import INHERITED
-from penstock.runtime.errors import PenstockError
+from penstock.runtime.errors import PenstockError, forget_frames
 from penstock.runtime.mailbox import Mailbox
 from penstock.runtime.message import Envelope
 
@@ -121,11 +121,17 @@ async def serve_concurrent(
 
     async def serve_one(envelope: Envelope) -> None:
         INHERITED.set(envelope.deadline)
-        with CancelScope() as scope:
-            if envelope.is_abandoned:
-                mailbox.done(envelope)
-            else:
-                await _serve(handler, mailbox, envelope, scope)
+        try:
+            with CancelScope() as scope:
+                if envelope.is_abandoned:
+                    mailbox.done(envelope)
+                else:
+                    await _serve(handler, mailbox, envelope, scope)
+        except CancelledError as given_up:
+            forget_frames(given_up)  # the task keeps it, and its frames what the message holds
+            raise
+        finally:
+            del envelope
         slots.release()
 
     async with create_task_group() as handlers:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import gc
 import struct
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
@@ -37,7 +37,7 @@ from penstock.actors.object_keys import object_keys
 from penstock.actors.store_writer import StoreWriter
 from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_metrics import WriterMetrics
-from penstock.runtime.errors import UnavailableError
+from penstock.runtime.errors import CapacityError, UnavailableError
 from penstock.runtime.hazard import Hazards
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_loop import Simulation
@@ -278,6 +278,11 @@ class SavingWorld:
         refusal = UnavailableError("no lease is left")
         return mock.patch.object(Saving, "_borrow", side_effect=refusal)
 
+    def refusing_takes(self) -> AbstractContextManager[object]:
+        """While it is entered, L1 has no lease left for what was committed."""
+        refusal = CapacityError("no lease is left")
+        return mock.patch.object(_native.Table, "take_committed", side_effect=refusal)
+
     # Oracles.
 
     def has(self, place: int, prompt: bytes) -> bool:
@@ -293,7 +298,6 @@ class SavingWorld:
 
     async def assert_nothing_is_held(self) -> l1.Usage:
         """No save under way, no lease, no memory that is neither free nor resident."""
-        gc.collect()  # what an actor held that crashed comes back with its frames
         await anyio.sleep(0.1)
         self.table.validate()
         usage = await self.l1.ask(l1.Measure(), within=1)
@@ -311,7 +315,8 @@ def play(
     *,
     hazards: Hazards | None = None,
 ) -> None:
-    """Run a scene in a world of its own, on virtual time."""
+    """Run a scene in a world of its own, on virtual time, and without the collector: what was held comes back by
+    itself, or is seen to be held."""
 
     async def main() -> None:
         world = SavingWorld(config or SavingConfig())
@@ -320,7 +325,17 @@ def play(
                 await world.begin()
                 await scene(world, supervisor)
 
-    Simulation(seed, hazards=hazards).run(main)
+    with _uncollected():
+        Simulation(seed, hazards=hazards).run(main)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def _soon(*_: object) -> None:
