@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from penstock.actors.config_words import Count, PolicyName, TenantQuota
+from penstock.actors.stores.config import WritePolicy
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.runtime.config import Config
 from penstock.runtime.errors import ConfigError
@@ -55,8 +56,10 @@ class L1Config(Config, frozen=True):
     staging_max: float = 0.5
     # A full L1 is shared: who takes less than 7/8 of what its weight gives it loses nothing to who takes more.
     fair_share: bool = True
-    save_urgent_within: Seconds = Seconds(1)  # to save a batch that must go now, for stores that
-    save_relaxed_within: Seconds = Seconds(10)  # want what leaves L1; and one that could wait
+    # To save a batch that must go now, for stores that want what leaves L1, and never more than half of the time of
+    # whoever waits for the room; and one that could wait.
+    save_urgent_within: Seconds = Seconds(0.5)
+    save_relaxed_within: Seconds = Seconds(10)
     news_max: Count = 65536  # names of committed objects until the store writer takes them
     object_bytes_min: ByteSize = ByteSize(
         4 * KIB
@@ -265,6 +268,7 @@ class NodeConfig(Config, frozen=True):
                 raise ConfigError(f"stores.{position}.name", f"two stores are called {name!r}")
         if self.l1.mode is L1Mode.STAGING and not self.stores:
             raise ConfigError("l1.mode", "staging keeps nothing in L1: name stores that do")
+        self._check_saving_down()
         if not self.drain <= self.drain_max:
             raise ConfigError("drain", f"must be at most drain_max, {self.drain_max:g} s")
         if self.metrics_address:
@@ -277,3 +281,14 @@ class NodeConfig(Config, frozen=True):
                     f"{address.target()} can be reached from other machines, and the endpoint asks for"
                     " no token: listen on 127.0.0.1, or read `penstock status --metrics`",
                 )
+
+    def _check_saving_down(self) -> None:
+        """Raises ConfigError."""
+        urgent_s, room_s = self.l1.save_urgent_within, self.prefetch.room_within
+        if urgent_s >= room_s and any(one.write is WritePolicy.ON_EVICT for one in self.stores):
+            raise ConfigError(
+                "l1.save_urgent_within",
+                f"must be below prefetch.room_within, {room_s:g} s, not {urgent_s:g} s: a store that"
+                f" hangs would leave loads from the others no time; set it to at most {room_s / 2:g}s,"
+                " or raise prefetch.room_within",
+            )

@@ -28,6 +28,7 @@ from anyio import move_on_after, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_saving, writer
+from penstock.runtime.deadline import time_left
 from penstock.runtime.errors import ConfigError, DeadlineExceeded, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
@@ -87,6 +88,12 @@ class SavesDown:
     urgent_s: float  # while somebody waits for room
     relaxed_s: float  # otherwise
     telemetry: Telemetry
+
+    def within_s(self, urgency: Urgency) -> float:
+        """Of one batch. Whoever waits for room has to have time left to get it unsaved, and for the next batch."""
+        if urgency is Urgency.NOW:
+            return min(self.urgent_s, time_left() / 2)
+        return self.relaxed_s
 
 
 class EvictionController(eviction.EvictionController):
@@ -188,7 +195,7 @@ class EvictionController(eviction.EvictionController):
             return l1.Room(0, 0, is_over=True)
         evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease
         given_back = _when_dropped(batch.hold)
-        within_s = saves_down.urgent_s if urgency is Urgency.NOW else saves_down.relaxed_s
+        within_s = saves_down.within_s(urgency)
         save = writer.SaveDown(batch, room_s=within_s / 2)
         saving = self._save_down(save, saves_down.store_writer, within_s)
         del batch, save

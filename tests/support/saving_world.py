@@ -250,8 +250,8 @@ class SavingWorld:
         """As one worker of several does. There has to be room."""
         await self.commit(prompt, await self.reserve(prompt, slots=slots), slots=slots)
 
-    async def make_room(self, size_bytes: int) -> int:
-        return await self.eviction.ask(eviction.MakeRoom(size_bytes), within=10)
+    async def make_room(self, size_bytes: int, *, within: float = 10) -> int:
+        return await self.eviction.ask(eviction.MakeRoom(size_bytes), within=within)
 
     async def lookup(self, prompt: bytes) -> int:
         ticket = TicketId(next(self._numbers).to_bytes(16, "big"))

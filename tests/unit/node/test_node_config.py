@@ -127,3 +127,18 @@ def test_a_value_that_cannot_be_used_is_refused_where_it_is_read(
     with pytest.raises(ConfigError) as refused:
         load_config(NodeConfig, overrides=overrides)
     assert refused.value.path == path
+
+
+def test_a_save_that_must_go_now_leaves_a_load_time_to_get_room() -> None:
+    """B15: where a store wants what leaves L1, its turn is over before a load gives up; the message has the fix.
+
+    Seen to fail with equal times, which were the defaults.
+    """
+    wants = {"stores": [{"type": "memory", "name": "m", "write": "on_evict", "capacity": "1MiB"}]}
+    config = load_config(NodeConfig, overrides=wants)
+    assert config.l1.save_urgent_within < config.prefetch.room_within
+    late: dict[str, object] = {"l1.save_urgent_within": 1}
+    with pytest.raises(ConfigError, match=r"set it to at most 0\.5s, or raise prefetch") as refused:
+        load_config(NodeConfig, overrides=wants | late)
+    assert refused.value.path == "l1.save_urgent_within"
+    assert load_config(NodeConfig, overrides=late).l1.save_urgent_within == 1, "nobody wants it"
