@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeGuard
 
@@ -29,6 +29,7 @@ from penstock.actors.store_turns import Place
 from penstock.actors.stores.digests import runs_agree
 from penstock.actors.stores.header import (
     DamagedHeader,
+    ForeignHeader,
     Header,
     HeaderRefused,
     decode,
@@ -107,7 +108,7 @@ def load_at_once(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...] 
     outcomes = parts.quick.load_at_once(wanted)
     if outcomes is None:
         return None
-    proofs = [*map(_check_header, targets, headers, outcomes)]
+    proofs = [*map(partial(_check_header, parts), targets, headers, outcomes)]
     digests = parts.digester.at_once([one.payload[: one.logical_bytes] for one in targets])
     good = []
     for proof, digest in zip(proofs, digests, strict=True):
@@ -152,12 +153,11 @@ async def load(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """Why something is not the object that was asked for, and whether it is a damaged one, whoever wrote it. On a
-    store that others write too, all else may be good to them."""
+    """Why something is not the object that was asked for, and whether it is a damaged one, whatever was asked for.
+    All else may be good to others, or once the store is configured otherwise: it stays, on a store of our own, too."""
 
     reason: str
     is_damaged: bool
-    is_kept: bool = False  # it may be good once the store is configured otherwise
 
 
 async def _load(parts: Parts, targets: list[Target]) -> list[Loaded]:
@@ -220,7 +220,7 @@ async def _judge(
     """What was read, looked at closely; what is not what it should be is dropped before this is told."""
     proofs: list[Header | _Refused | None] = []
     for target, header_data, outcome in zip(targets, headers, outcomes, strict=True):
-        proofs.append(_check_header(target, header_data, outcome))
+        proofs.append(_check_header(parts, target, header_data, outcome))
         if len(proofs) % OBJECTS_A_STEP == 0:
             await checkpoint()
     good = [at for at, proof in enumerate(proofs) if isinstance(proof, Header)]
@@ -234,24 +234,19 @@ async def _judge(
             proofs[at] = _Refused(f"digest {digest:016x}, saved as {header.digest:016x}", True)
         elif not runs_agree(header.digest, header.run_digests, header.logical_bytes):
             proofs[at] = _Refused("its run digests are not those of its digest", True)
-    if parts.ledger is not None:  # nobody else writes there: what we cannot use is of use to nobody
-        proofs = [
-            replace(p, is_damaged=True) if isinstance(p, _Refused) and not p.is_kept else p
-            for p in proofs
-        ]
-    kept = [proof.reason for proof in proofs if isinstance(proof, _Refused) and proof.is_kept]
-    if kept:
-        parts.log.warning("locked", objects=len(kept), reason=kept[0])
+    locked = [outcome.reason for outcome in outcomes if outcome.fate is Fate.LOCKED]
+    if locked:
+        parts.log.warning("locked", objects=len(locked), reason=locked[0])
     await _drop_damaged(parts, targets, proofs)
     return [_told(proof, outcome) for proof, outcome in zip(proofs, outcomes, strict=True)]
 
 
-def _check_header(target: Target, data: memoryview, outcome: Outcome) -> Header | _Refused | None:
+def _check_header(
+    parts: Parts, target: Target, data: memoryview, outcome: Outcome
+) -> Header | _Refused | None:
     """None: nothing was read."""
-    if outcome.fate is Fate.REFUSED:
-        return _Refused(outcome.reason, is_damaged=False)
-    if outcome.fate is Fate.LOCKED:
-        return _Refused(outcome.reason, is_damaged=False, is_kept=True)
+    if outcome.fate in {Fate.REFUSED, Fate.LOCKED, Fate.DAMAGED}:
+        return _Refused(outcome.reason, outcome.fate is Fate.DAMAGED)
     if outcome.fate is not Fate.DONE:
         return None
     header: Header | None = None
@@ -265,6 +260,8 @@ def _check_header(target: Target, data: memoryview, outcome: Outcome) -> Header 
             runs=target.runs,
             transform=NO_TRANSFORM,
         )
+    except ForeignHeader as refusal:
+        return _Refused(str(refusal), is_damaged=parts.ledger is not None)
     except HeaderRefused as refusal:
         is_another = header is not None and header.key != target.key
         return _Refused(str(refusal), isinstance(refusal, DamagedHeader) or is_another)
@@ -317,7 +314,13 @@ def _keep_books(
     if parts.ledger is None:
         return
     pairs = [*zip(targets, answers, strict=True)]
-    parts.ledger.touch(b"".join(t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED))
+    loaded = [t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED]
+    parts.ledger.touch(b"".join(loaded))
+    for key in loaded:
+        parts.unusable.keys.pop(key, None)
     # What is missing with a reason is there, and stays.
+    for target, answer in pairs:
+        if answer.outcome is LoadOutcome.MISSING and answer.reason:
+            parts.unusable.add(target.key)
     missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING and not a.reason}
     parts.ledger.removed(missing - changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from penstock.actors.core.admission import AdmissionLimits
@@ -64,6 +64,24 @@ class Suspect(NamedTuple):
     payload_bytes: int
 
 
+UNUSABLE_MAX = 65536  # keys that are remembered
+
+
+@dataclass(slots=True)
+class Unusable:
+    """Objects of ours that are there, and are not what was asked for. Saves do not keep them young, so that they go
+    some day, if nobody else can use them."""
+
+    keys: dict[bytes, None] = field(
+        default_factory=dict
+    )  # longest known first; len <= UNUSABLE_MAX
+
+    def add(self, key: bytes) -> None:
+        self.keys[key] = None
+        if len(self.keys) > UNUSABLE_MAX:
+            del self.keys[next(iter(self.keys))]
+
+
 @dataclass(slots=True)
 class LastSuspect:
     """What a probe tries to load."""
@@ -82,6 +100,7 @@ class Parts:
     written: Written  # to a shared one
     recovery: Recovery
     recovered: asyncio.Event  # set: the ledger has all that was there before
+    unusable: Unusable
     dropped: set[bytes]  # deleted while what is there is still being counted; then empty
     gate: Gate
     turns: ChangeTurns
@@ -146,6 +165,7 @@ def open_parts(
         written=Written(),
         recovery=Recovery(),
         recovered=asyncio.Event(),
+        unusable=Unusable(),
         dropped=set(),
         gate=Gate(admission),
         turns=ChangeTurns(),

@@ -71,7 +71,8 @@ class Saver:
         new = {one.key: one for one in sources if not self._is_here(one.key)}
         answers = dict.fromkeys((one.key for one in sources), SAVED)
         if parts.ledger is not None:
-            parts.ledger.touch(b"".join(key for key in answers if key not in new))
+            old = (key for key in answers if key not in new and key not in parts.unusable.keys)
+            parts.ledger.touch(b"".join(old))
         if new:
             answers |= await self._save_new([*new.values()])
         told = tuple(answers[one.key] for one in sources)

@@ -84,8 +84,8 @@ class Source:
 
 class LoadOutcome(enum.Enum):
     LOADED = "whole, under its key, with its digest good"
-    MISSING = "the store does not have it"
-    DAMAGED = "what the store had was not this object; it is dropped there"
+    MISSING = "the store does not have it; with a reason: not as it was asked for, and what it has stays"
+    DAMAGED = "what the store had under this key was not whole, or not its own; it is dropped there"
     FAILED = "the store could not say, in the time and attempts it had"
 
 

@@ -45,6 +45,7 @@ RUNS_MAX = 1 << 20
 _FIXED = struct.Struct(
     f"<8sHHI{KEY_BYTES}s{NAMESPACE_BYTES}s{TENANT_BYTES}sQQI{TRANSFORM_BYTES}s{SEAL_BYTES}sQ"
 )
+_VERSION = struct.Struct("<HH")  # and flags
 _DIGEST = struct.Struct("<Q")
 FIXED_BYTES = _FIXED.size  # of every header, before its run digests
 
@@ -134,7 +135,8 @@ def encode(header: Header) -> bytearray:
 
 
 def decode(data: memoryview | bytes | bytearray) -> Header:
-    """Read the header at the start of `data`. Raises ForeignHeader, OtherVersion, DamagedHeader."""
+    """Read the header at the start of `data`. Raises ForeignHeader, OtherVersion, DamagedHeader,
+    and WrongObject where `data` is shorter than it."""
     if len(data) < _FIXED.size or bytes(data[: len(MAGIC)]) != MAGIC:
         raise ForeignHeader("there is no Penstock object here")
     (
@@ -153,15 +155,31 @@ def decode(data: memoryview | bytes | bytearray) -> Header:
         digest,
     ) = _FIXED.unpack_from(data)
     if version != VERSION or flags != 0:
+        if _is_ours_but_for_its_version(data, length, runs):
+            raise DamagedHeader(f"version {version} and flags {flags:#x} are not what was written")
         raise OtherVersion(f"version {version}, flags {flags:#x}: only version {VERSION} is read")
     end = _FIXED.size + runs * _DIGEST.size
-    if runs > RUNS_MAX or length != header_bytes(runs) or length > len(data):
-        raise DamagedHeader(f"{length} bytes for {runs} runs, of which {len(data)} are here")
+    if runs > RUNS_MAX or length != header_bytes(runs):
+        raise DamagedHeader(f"{length} bytes for {runs} runs")
+    if length > len(data):  # as may be asked for of any object: it may be whole
+        raise WrongObject(f"it has {runs} runs and {length} bytes, {len(data)} of them were read")
     if crc64(data[:end]) != _DIGEST.unpack_from(data, end)[0]:
         raise DamagedHeader("its checksum is not that of its bytes")
     digests = bytes(data[_FIXED.size : end])
     name = transform.rstrip(b"\0")
     return Header(key, namespace, tenant, logical, stored, digest, digests, name, seal)
+
+
+def _is_ours_but_for_its_version(
+    data: memoryview | bytes | bytearray, length: int, runs: int
+) -> bool:
+    """Whether the checksum is good with our version in its place: then it was written by this one, and damaged."""
+    end = _FIXED.size + runs * _DIGEST.size
+    if runs > RUNS_MAX or length != header_bytes(runs) or length > len(data):
+        return False
+    written = bytearray(data[:end])
+    _VERSION.pack_into(written, len(MAGIC), VERSION, 0)
+    return bool(crc64(written) == _DIGEST.unpack_from(data, end)[0])
 
 
 def tenant_of(block: bytes) -> bytes | None:

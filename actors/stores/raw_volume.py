@@ -64,7 +64,7 @@ class Reading:
             return Outcome(Fate.FAULT, reason=reason)
         if _checksum(self.header[: self.placed.header_bytes]) != self.placed.header_checksum:
             reason = "its slots hold something else: a power cut came before it was written"
-            return Outcome(Fate.REFUSED, reason=reason)
+            return Outcome(Fate.DAMAGED, reason=reason)
         return Outcome(Fate.DONE, self.placed.payload_bytes)
 
 

@@ -57,6 +57,7 @@ class Fate(enum.Enum):
     DONE = "read or written, whole"
     MISSING = "there is no such object"
     REFUSED = "it does not fit, or is not what was asked for; asking again is of no use"
+    DAMAGED = "what is there is not whole, whatever was asked for"
     LOCKED = "it is there, and cannot be read or written as the store is configured; it stays"
     FAULT = "the medium or the service failed; asking again may help"
     FULL = "the medium or the service has no room"

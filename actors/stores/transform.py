@@ -20,7 +20,7 @@ SEPARATOR = b"+"
 
 
 class Unreadable(UnavailableError):
-    """Theirs: what was stored cannot be turned into what had been saved, or was not stored as configured."""
+    """Theirs: what was stored cannot be turned into what had been saved."""
 
 
 class Locked(Unreadable):
@@ -123,14 +123,14 @@ class Pipeline:
         return replace(header, transform=b"", stored_bytes=header.logical_bytes)
 
     def _applied(self, transform: bytes) -> list[Step]:
-        """Raises Unreadable unless they are steps of ours, in our order, with all that are required."""
+        """Raises Locked unless they are steps of ours, in our order, with all that are required."""
         names = transform.split(SEPARATOR) if transform else []
         steps = [step for step in self._steps if step.name in names]
         if [step.name for step in steps] != names:
-            raise Unreadable(f"it was stored with {_said(transform)}, which this store has not")
+            raise Locked(f"it was stored with {_said(transform)}, which this store has not")
         missing = [step.name for step in self._steps if step.is_required and step not in steps]
         if missing:
-            raise Unreadable(f"it was stored with {_said(transform)}, and not {_said(missing[0])}")
+            raise Locked(f"it was stored with {_said(transform)}, and not {_said(missing[0])}")
         return steps
 
 

@@ -14,7 +14,7 @@ from penstock._native import (
 )
 from penstock.actors.core.lossy import Element, LossyNamespaces
 from penstock.actors.stores.header import Header, whole_blocks
-from penstock.actors.stores.transform import Declined, Effort, Unreadable
+from penstock.actors.stores.transform import Declined, Effort, Locked, Unreadable
 
 TRANSFORM_NAME = "fp8_e4m3"  # in namespaces
 KINDS = {Element.BFLOAT16: HalfKind.BFLOAT16, Element.FLOAT16: HalfKind.FLOAT16}
@@ -58,7 +58,7 @@ class Fp8Step:
     ) -> tuple[Header, memoryview]:
         kind = self._kind(header)
         if kind is None:
-            raise Unreadable("nobody attached has its namespace, which says what its elements are")
+            raise Locked("nobody attached has its namespace, which says what its elements are")
         restored = room[: header.logical_bytes]
         try:
             fp8_restore(source=stored, target=restored, runs=header.runs, kind=kind)

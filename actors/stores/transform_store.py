@@ -145,13 +145,13 @@ class TransformedStore:
         except HeaderRefused:
             wanted.header[:] = raw  # the actor says what becomes of such a one
             return read
-        fate, reason = Fate.REFUSED, _mismatch(wanted, header, read)
-        if not reason:
+        fate, reason = _mismatch(wanted, header, read)
+        if fate is Fate.DONE:
             target = wanted.payload[: header.logical_bytes]
             try:
                 plain = self._pipeline.undo(header, rooms, target, effort)
             except Unreadable as problem:
-                fate = Fate.LOCKED if isinstance(problem, Locked) else Fate.REFUSED
+                fate = Fate.LOCKED if isinstance(problem, Locked) else Fate.DAMAGED
                 reason = str(problem)
             else:
                 encode_into(plain, wanted.header[: header_bytes(plain.runs)])
@@ -278,12 +278,13 @@ def _bytes(group: Sequence[_Payload]) -> int:
     return sum(len(one.payload) for one in group)
 
 
-def _mismatch(wanted: Wanted, header: Header, read: Outcome) -> str:
-    """Why this cannot be the object that was asked for; empty: it may be."""
+def _mismatch(wanted: Wanted, header: Header, read: Outcome) -> tuple[Fate, str]:
+    """Why this cannot be the object that was asked for; DONE: it may be."""
     if header.key != wanted.key:
-        return f"it is another object, {header.key.hex()}"
-    if header.logical_bytes > len(wanted.payload):
-        return f"it has {header.logical_bytes} bytes, there is room for {len(wanted.payload)}"
+        return Fate.DAMAGED, f"it is another object, {header.key.hex()}"
     if whole_blocks(header.stored_bytes) > read.payload_bytes:
-        return f"{read.payload_bytes} bytes of {header.stored_bytes} are there"
-    return ""
+        return Fate.DAMAGED, f"{read.payload_bytes} bytes of {header.stored_bytes} are there"
+    if header.logical_bytes > len(wanted.payload):
+        room = f"there is room for {len(wanted.payload)}"
+        return Fate.REFUSED, f"it has {header.logical_bytes} bytes, {room}"
+    return Fate.DONE, ""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock._native import crc64
 from penstock.actors.stores.header import (
     FIXED_BYTES,
     DamagedHeader,
@@ -76,9 +77,13 @@ def test_what_is_wrong_is_said_by_the_class() -> None:
         decode(bytes(4096))
     newer = encode(ONE)
     newer[8] = 2
+    with pytest.raises(DamagedHeader, match="version 2"):  # its checksum is that of version 1
+        decode(newer)
+    end = FIXED_BYTES + 8 * ONE.runs
+    newer[end : end + 8] = crc64(newer[:end]).to_bytes(8, "little")
     with pytest.raises(OtherVersion, match="version 2"):
         decode(newer)
-    with pytest.raises(DamagedHeader):
+    with pytest.raises(WrongObject, match="180 of them were read"):
         decode(encode(ONE)[:180])
     damaged = encode(ONE)
     damaged[20] ^= 1

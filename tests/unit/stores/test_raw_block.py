@@ -193,7 +193,7 @@ def test_what_is_not_the_object_that_was_saved_is_refused() -> None:
         (block,) = fresh_pages([4096])
         await disk.write(at, [block], None)
         (outcome,) = await load(store, [one])
-        assert outcome.fate is Fate.REFUSED
+        assert outcome.fate is Fate.DAMAGED
         assert "something else" in outcome.reason
 
     play(scene)

@@ -246,7 +246,7 @@ def test_what_goes_wrong_below_is_told_above() -> None:
         large = await make_sample(9, 40_000)
         large.payload[:] = os.urandom(len(large.payload))
         await store.save([large.given()])
-        assert (await store.load([large.wanted()]))[0].fate is Fate.REFUSED
+        assert (await store.load([large.wanted()]))[0].fate is Fate.DAMAGED
 
     anyio.run(run)
 
@@ -272,7 +272,7 @@ def test_another_object_under_a_name_is_refused_and_one_without_a_header_is_left
         shelf[one.key] = shelf[other.key]
         told = (await store.load([one.wanted()]))[0]
         assert (told.fate, told.reason) == (
-            Fate.REFUSED,
+            Fate.DAMAGED,
             f"it is another object, {other.key.hex()}",
         )
         shelf[one.key] = replace(shelf[one.key], header=bytes(4096))
