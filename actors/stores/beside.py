@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -31,15 +31,27 @@ async def opened_beside(
     raises, and StoreFault when no thread, descriptor or device is to be had.
     """
     opening = _Opening(open_it)
-    is_taken = False
-    try:
+
+    async def give_up() -> None:
+        if (close := opening.give_up()) is not None:
+            await threads.run(close)
+
+    async with undone_by(give_up):
         with mapped({RuntimeError: StoreFault, OSError: StoreFault}):
             yield await threads.run(opening)
-        is_taken = True
+
+
+@asynccontextmanager
+async def undone_by(close: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Unless the body gets to its end, `close` is called, and waited for no longer than GIVE_UP_WITHIN_S."""
+    is_over = False
+    try:
+        yield
+        is_over = True
     finally:
-        if not is_taken and (close := opening.give_up()) is not None:
+        if not is_over:
             with anyio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
-                await threads.run(close)
+                await close()
 
 
 class _Opening(Generic[Opened]):

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
-import anyio
-import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from penstock._native import copy_bytes
 from penstock.actors.api.store import ArenaUsage, Keys
+from penstock.actors.stores.beside import opened_beside, undone_by
 from penstock.actors.stores.dax_arena import DaxArena, SlotEntry
 from penstock.actors.stores.dax_config import ARENAS_MAX, DaxConfig, Msync
 from penstock.actors.stores.dax_slots import DaxSlots, Held
@@ -34,25 +34,26 @@ from penstock.actors.stores.store import (
     Given,
     Outcome,
     Ownership,
+    StoreContext,
     StoreFault,
     StoreRefused,
     Wanted,
 )
 from penstock.actors.stores.threads import Threads
+from penstock.runtime.background import Background
 
 ENTRIES_MAX = 1024  # told at a time by recovery
 MOVED_MAX = 16  # objects moved at a time when an arena is drained
 THREADS = 4
+Found: TypeAlias = list[tuple[int, SlotEntry]]
 
 
-async def open_dax_store(config: DaxConfig) -> DaxStore:
+async def open_dax_store(config: DaxConfig, context: StoreContext) -> DaxStore:
     """Lock and map all arenas, and read their entries. Raises StoreRefused, StoreFault."""
-    store = DaxStore(config)
-    async with AsyncExitStack() as undo:
-        undo.push_async_callback(store.aclose)
+    store = DaxStore(config, context.beside)
+    async with undone_by(store.aclose):
         for one in config.arenas:
             await store.add_arena(one.path, int(one.bytes))
-        undo.pop_all()
     return store
 
 
@@ -70,11 +71,13 @@ class _Write:
 class DaxStore:
     ownership = Ownership.EXCLUSIVE
 
-    def __init__(self, config: DaxConfig) -> None:
+    def __init__(self, config: DaxConfig, beside: Threads) -> None:
         self._slot_bytes = int(config.slot_bytes)
         self._msync = config.msync
         self._slots = DaxSlots()
         self._threads = Threads("penstock-dax", THREADS)
+        self._beside = beside  # for opening and closing
+        self._closing = Background(self._close, StoreFault)
         self._is_closed = False
 
     async def locate(self, keys: Keys) -> bytes:
@@ -153,14 +156,15 @@ class DaxStore:
         return slots * self._slot_bytes
 
     async def aclose(self) -> None:
-        """When no thread copies any more: until then the arenas stay locked."""
-        if self._is_closed:
-            return
-        self._is_closed = True
+        """When no thread copies any more: until then the arenas stay locked. Given up, it goes on by itself."""
+        if not self._is_closed:
+            await self._closing.result()
+
+    async def _close(self) -> None:
         await self._threads.close()
-        with anyio.CancelScope(shield=True):
-            for arena in self._slots.arenas:
-                await anyio.to_thread.run_sync(arena.close)
+        for arena in self._slots.arenas:
+            await self._beside.run(arena.close)
+        self._is_closed = True
 
     # Arenas at run time.
 
@@ -172,16 +176,10 @@ class DaxStore:
 
     async def add_arena(self, path: Path, size_bytes: int) -> None:
         """From now on objects are kept there, too; and found, if there are any. Raises StoreRefused, StoreFault."""
-        if len(self._slots.arenas) >= ARENAS_MAX:
-            raise StoreRefused(
-                "arenas", f"there are {ARENAS_MAX} already, the most a store may have"
-            )
-        opening = partial(DaxArena.open, path, size_bytes, self._slot_bytes, self._msync)
-        arena = await anyio.to_thread.run_sync(opening)
-        with ExitStack() as undo:
-            undo.callback(arena.close)
-            found = await anyio.to_thread.run_sync(arena.find)
-            undo.pop_all()
+        self._check_count()
+        open_it = partial(self._open_arena, path, size_bytes)
+        async with opened_beside(self._beside, open_it) as (arena, found):
+            self._check_count()  # others may have come meanwhile
         await self._slots.adopt(arena, found)
 
     def close_arena(self, path: Path) -> None:
@@ -217,7 +215,18 @@ class DaxStore:
         while arena.taken:
             await self._slots.change()
         self._slots.arenas.remove(arena)
-        await anyio.to_thread.run_sync(arena.close)
+        await self._beside.run(arena.close)
+
+    def _open_arena(self, path: Path, size_bytes: int, opened: ExitStack) -> tuple[DaxArena, Found]:
+        """Blocks."""
+        arena = DaxArena.open(path, size_bytes, self._slot_bytes, self._msync)
+        opened.callback(arena.close)
+        return arena, arena.find()
+
+    def _check_count(self) -> None:
+        if len(self._slots.arenas) >= ARENAS_MAX:
+            problem = f"there are {ARENAS_MAX} already, the most a store may have"
+            raise StoreRefused("arenas", problem)
 
     async def _move_all(self, arena: DaxArena) -> None:
         """To other arenas, as long as there is room."""

@@ -75,6 +75,6 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
         case NixlConfig():
             return await open_nixl_store(config, context)
         case DaxConfig():
-            return await open_dax_store(config)
+            return await open_dax_store(config, context)
         case _:
             assert_never(config)

@@ -15,16 +15,15 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
 from penstock.actors.core.slot_format import NO_RANK, decode_put
+from penstock.actors.stores.beside import opened_beside, undone_by
 from penstock.actors.stores.device import Device, NativeDevice, Together
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import NativeIo
@@ -46,6 +45,8 @@ from penstock.actors.stores.store import (
     StoreFault,
     Wanted,
 )
+from penstock.actors.stores.threads import Threads
+from penstock.runtime.background import Background
 from penstock.runtime.log import Log
 
 STEP = 64  # objects in one step of the loop
@@ -56,29 +57,12 @@ Begun: TypeAlias = tuple[Volume, Writing]
 async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) -> RawBlockStore:
     """Lock, check and replay all devices; blank ones are formatted. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    check_distinct(config.places(), config.places_key)
-    async with AsyncExitStack() as opened:
+    async with opened_beside(context.beside, partial(_media, config)) as media:
         io = NativeIo(depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log)
-        devices: list[Device] = []
-        # Whatever is under way ends before the devices are closed.
-        opened.push_async_callback(_close_shielded, io, devices)
-        for place in config.places():
-            file_bytes = int(config.capacity) // len(config.places())
-            opening = partial(
-                open_medium,
-                place.path,
-                key=config.places_key,
-                file_bytes=file_bytes - file_bytes % config.block_align,
-                preallocate=config.preallocate,
-                judge=partial(_judge, config, place),
-            )
-            medium = await anyio.to_thread.run_sync(opening)
-            devices.append(_device(medium, io, log))
-            if medium.is_made:
-                opened.push_async_callback(_remove_shielded, medium.path)
-        store = await open_over(devices, config, log, io)
-        opened.pop_all()
-        return store
+    devices = [_device(medium, io, log) for medium in media]
+    closing = Background(partial(_close_all, io, devices, media, context.beside), StoreFault)
+    async with undone_by(closing.result):  # on a medium that hangs it goes on by itself
+        return await open_over(devices, config, log, io)
 
 
 async def open_over(
@@ -238,17 +222,41 @@ class RawBlockStore:
         return [volume.commit(writing), *(one.delete(key) for one in others)]
 
 
-async def _close_shielded(io: NativeIo, devices: Sequence[Device]) -> None:
-    with anyio.CancelScope(shield=True):
-        await io.aclose()
+def _media(config: RawBlockConfig, opened: ExitStack) -> list[Medium]:
+    """Blocks. What is made for a store that is refused is removed: it is empty. Raises StoreRefused, StoreFault."""
+    places = config.places()
+    check_distinct(places, config.places_key)
+    file_bytes = int(config.capacity) // len(places)
+    media: list[Medium] = []
+    for place in places:
+        medium = open_medium(
+            place.path,
+            key=config.places_key,
+            file_bytes=file_bytes - file_bytes % config.block_align,
+            preallocate=config.preallocate,
+            judge=partial(_judge, config, place),
+        )
+        opened.callback(os.close, medium.fd)
+        opened.callback(_remove_made, [medium])
+        media.append(medium)
+    return media
+
+
+def _remove_made(media: Sequence[Medium]) -> None:
+    """Blocks: a file may be large, which takes time."""
+    for medium in media:
+        if medium.is_made:
+            medium.path.unlink(missing_ok=True)
+
+
+async def _close_all(
+    io: NativeIo, devices: Sequence[Device], media: Sequence[Medium], beside: Threads
+) -> None:
+    """Of a store that could not be opened. Whatever is under way ends before the devices are closed."""
+    await io.aclose()
+    await beside.run(partial(_remove_made, media))
     for device in devices:
         device.close()
-
-
-async def _remove_shielded(path: Path) -> None:
-    """A file that was made for a store that is refused: it holds nothing. It may be large, which takes time."""
-    with anyio.CancelScope(shield=True):
-        await anyio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
 
 
 def _geometry(config: RawBlockConfig, place: RawPlace, name: str, size_bytes: int) -> Geometry:

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from penstock.actors.api.types import Epoch
 from penstock.actors.stores.dax import DaxStore, open_dax_store
 from penstock.actors.stores.dax_config import ArenaConfig, DaxConfig
 from penstock.actors.stores.samples import Sample, make_sample
-from penstock.actors.stores.store import Fate
+from penstock.actors.stores.store import Fate, StoreContext
 from penstock.runtime.units import KIB, MIB, ByteSize
 
 SLOT = ByteSize(64 * KIB)
@@ -23,9 +24,13 @@ def config(directory: Path, *names: str, **given: Any) -> DaxConfig:
     return DaxConfig(**{"name": "pmem", "arenas": arenas, "slot_bytes": SLOT, **given})
 
 
+def context() -> StoreContext:
+    return StoreContext("pmem", Epoch(bytes(16)))
+
+
 @asynccontextmanager
 async def opened(settings: DaxConfig) -> AsyncIterator[DaxStore]:
-    store = await open_dax_store(settings)
+    store = await open_dax_store(settings, context())
     try:
         yield store
     finally:

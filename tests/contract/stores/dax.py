@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from penstock.actors.api.types import Epoch
 from penstock.actors.stores.checking import Subject
 from penstock.actors.stores.dax import DaxStore, open_dax_store
 from penstock.actors.stores.dax_config import ArenaConfig, DaxConfig, Msync
+from penstock.actors.stores.store import StoreContext
 from penstock.runtime.units import KIB, MIB, ByteSize
 
 Make = Callable[[Path], AbstractAsyncContextManager[Subject]]
@@ -28,7 +30,7 @@ def subject(*, arenas: int = 1, msync: Msync = Msync.NONE, slot_bytes: int = 2 *
         )
 
         async def open_it() -> DaxStore:
-            return await open_dax_store(config)
+            return await open_dax_store(config, StoreContext("memory", Epoch(bytes(16))))
 
         yield Subject(open_it, is_persistent=True, objects_max_bytes=slot_bytes - 4 * KIB)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.dax_rig import SLOT, config, opened, save, some, there
+from support.dax_rig import SLOT, config, context, opened, save, some, there
 
 from penstock.actors.stores.dax import open_dax_store
 from penstock.actors.stores.dax_arena import DaxArena
@@ -225,7 +225,7 @@ def test_what_is_not_ours_or_not_as_configured_is_refused(tmp_path: Path) -> Non
 
     async def refused(settings: DaxConfig, match: str) -> None:
         with pytest.raises(StoreRefused, match=match):
-            await open_dax_store(settings)
+            await open_dax_store(settings, context())
 
     async def run() -> None:
         foreign = tmp_path / "foreign"

@@ -19,7 +19,7 @@ from penstock.actors.stores.dax import DaxStore
 from penstock.actors.stores.dax_arena import DaxArena, SlotEntry
 from penstock.actors.stores.dax_config import Msync
 from penstock.actors.stores.samples import Hold, keys_of
-from penstock.actors.stores.store import Fate
+from penstock.actors.stores.store import Fate, StoreRefused
 from penstock.runtime.units import KIB, MIB, ByteSize
 
 
@@ -141,6 +141,35 @@ def test_a_drain_that_is_given_up_has_dropped_nothing(tmp_path: Path) -> None:
                 expected = bytes(one.key not in dropped for one in samples)
                 assert await store.locate(keys_of(samples)) == expected
                 await store.remove_arena(tmp_path / "one")
+
+    anyio.run(run)
+
+
+def test_a_closing_that_is_given_up_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the node, which waits for it some seconds only. Seen to fail: the arenas stayed locked for good."""
+
+    async def can_be_opened() -> bool:
+        try:
+            async with opened(config(tmp_path)):
+                return True
+        except StoreRefused:
+            return False
+
+    async def run() -> None:
+        async with opened(config(tmp_path)) as store:
+            slow = Slow(monkeypatch)
+            async with anyio.create_task_group() as group:
+                group.start_soon(save, store, await some(1))
+                await slow.wait_begun()
+                group.cancel_scope.cancel()
+            with anyio.move_on_after(0):
+                await store.aclose()
+            assert not await can_be_opened(), "a thread copies still"
+            slow.may_go.set()
+            await eventually(can_be_opened, within=10, what="it is closed")
+            await store.aclose()
 
     anyio.run(run)
 

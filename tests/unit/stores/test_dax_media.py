@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support.dax_rig import context
 from support.mounts import mounted
 
 from penstock.actors.stores import dax_arena
@@ -28,7 +29,7 @@ def config(path: Path, size: int = 0, *, msync: Msync = Msync.NONE) -> DaxConfig
 def refusal(settings: DaxConfig) -> str:
     async def run() -> str:
         with pytest.raises(StoreRefused) as told:
-            await open_dax_store(settings)
+            await open_dax_store(settings, context())
         return str(told.value)
 
     return anyio.run(run)
@@ -38,7 +39,7 @@ def save_and_close(settings: DaxConfig, count: int = 3) -> tuple[int, list[Fate]
     """Capacity, and what became of some objects."""
 
     async def run() -> tuple[int, list[Fate]]:
-        store: DaxStore = await open_dax_store(settings)
+        store: DaxStore = await open_dax_store(settings, context())
         samples = [await make_sample(n, 20_000) for n in range(count)]
         saved = await store.save([one.given() for one in samples])
         wanted = [one.wanted() for one in samples]
@@ -138,7 +139,7 @@ def test_a_device_that_somebody_uses_is_refused(loop_device: Path, tmp_path: Pat
         os.close(held)
 
     async def use() -> None:
-        store = await open_dax_store(config(loop_device, 8 * MIB))
+        store = await open_dax_store(config(loop_device, 8 * MIB), context())
         with pytest.raises(OSError, match="busy"):
             os.open(loop_device, os.O_RDWR | os.O_EXCL)
         await store.aclose()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support.dax_rig import context
 from support.store_world import StoreWorld, config, source, store_world
 
 from penstock.actors.api import store as api
@@ -37,7 +38,9 @@ def test_capacity_and_objects_follow_the_arenas(tmp_path: Path) -> None:
     given = settings(tmp_path)
 
     async def open_store() -> Store:
-        return FaultyStore(await open_dax_store(given), FaultsConfig())  # reached through it
+        return FaultyStore(
+            await open_dax_store(given, context()), FaultsConfig()
+        )  # reached through it
 
     async def run() -> None:
         async with store_world(open_store, given) as world:
@@ -76,10 +79,10 @@ def test_what_an_arena_brings_with_it_is_found(tmp_path: Path) -> None:
         other = tmp_path / "other"
         elsewhere = settings(other)
         other.mkdir()
-        store = await open_dax_store(elsewhere)
+        store = await open_dax_store(elsewhere, context())
         await store.save([one.given() for one in samples])
         await store.aclose()
-        async with store_world(lambda: open_dax_store(given), given) as world:
+        async with store_world(lambda: open_dax_store(given, context()), given) as world:
             await world.wait_recovered()
             assert set(await world.fetch(*samples)) == {LoadOutcome.MISSING}
             await change(world, api.AddArena(str(other / "one"), 0))
