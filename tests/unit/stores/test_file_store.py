@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -208,50 +206,6 @@ def test_a_save_that_failed_to_be_durable_may_be_there(
         run(work, configured(tmp_path / durability.value, durability=durability))
 
 
-@pytest.mark.parametrize("io", FileIo)
-def test_saves_go_on_when_somebody_took_the_temporaries_away(
-    io: FileIo, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """By hand, or by a sweep on a filesystem whose locks do not reach other machines. Seen to fail: every save did,
-    with "No such file or directory", until the node was started anew."""
-
-    async def work(store: FileStore) -> None:
-        samples = [await make_sample(n, 9000) for n in range(8)]
-        for taken in ("aside", "aside/*"):
-            remove_all(tmp_path, taken)
-            assert await fates(store, samples) == [Fate.DONE] * 8
-        said = [one.message for one in caplog.records if "aside_renewed" in one.message]
-        assert len(said) == 2
-        assert not can_be_swept(tmp_path)
-
-    run(work, configured(tmp_path, io=io))
-    assert not any((tmp_path / "aside").iterdir())
-
-
-def test_what_was_saved_durably_is_found_after_a_power_cut_soon_after_the_folder_was_made(
-    tmp_path: Path,
-) -> None:
-    """C4: the marker survives with the objects. Seen to fail: `penstock.json` was there without its bytes, and the
-    folder was refused from then on."""
-    sample = anyio.run(make_sample, 1, 20_000)
-
-    async def save(store: FileStore) -> None:
-        assert await fates(store, [sample]) == [Fate.DONE]
-        shut_down(disk)
-
-    async def load(store: FileStore) -> None:
-        into = sample.wanted()
-        assert (await store.load([into]))[0].fate is Fate.DONE
-        assert await sample.is_in(into)
-
-    with disk_image(tmp_path, size_bytes=32 * MIB) as disk:
-        run(save, configured(disk / "made/here", durability=DurabilityName.FDATASYNC))
-    image = str(tmp_path / "image")
-    with mounted("ext4", tmp_path / "again", options="loop", device=image) as disk:
-        assert '"format"' in (disk / "made/here/penstock.json").read_text()
-        run(load, configured(disk / "made/here"))
-
-
 def test_a_rank_has_its_own_disk(tmp_path: Path) -> None:
     folders = (tmp_path / "a", tmp_path / "b")
 
@@ -378,22 +332,6 @@ def test_direct_reads_are_never_made_at_once(tmp_path: Path) -> None:
         assert store.load_at_once([sample.wanted()]) is None
 
     run(work, configured(tmp_path, io=FileIo.DIRECT))
-
-
-def remove_all(root: Path, pattern: str) -> None:
-    for folder in root.glob(pattern):
-        shutil.rmtree(folder)
-
-
-def can_be_swept(folder: Path) -> bool:
-    """What its only owner has aside."""
-    (mine,) = (folder / "aside").iterdir()
-    with (mine / "owner").open() as owner:
-        try:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def drop_from_page_cache(path: Path) -> bool:
