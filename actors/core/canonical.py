@@ -17,6 +17,7 @@ Types are told apart by their names without the module: those of one encoding mu
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -45,8 +46,24 @@ def encode(value: object) -> bytes:
     return b"".join(parts)
 
 
+def pieces(value: object, *, depth: int) -> Iterator[bytes]:
+    """What `encode` joins, a piece for each part so many levels below `value`: for who must not take long at a time."""
+    if depth and isinstance(value, tuple):
+        yield b"t" + _U64.pack(len(value))
+        for item in value:
+            yield from pieces(item, depth=depth - 1)
+    elif depth and is_dataclass(value) and not isinstance(value, type):
+        head, names = _form(type(value))
+        yield head
+        for name, encoded in names:
+            yield encoded
+            yield from pieces(getattr(value, name), depth=depth - 1)
+    else:
+        yield encode(value)
+
+
 def _append(parts: list[bytes], value: object) -> None:
-    if isinstance(value, int) and not isinstance(value, bool | Enum):
+    if type(value) is int:  # a bool is none
         if not 0 <= value <= INTEGER_MAX:
             raise ValueError(f"{value} is not an integer from 0 to 2**64 - 1")
         parts += (b"i", _U64.pack(value))
@@ -64,8 +81,8 @@ def _append(parts: list[bytes], value: object) -> None:
         for item in value:
             _append(parts, item)
     elif is_dataclass(value) and not isinstance(value, type):
-        names = _names(type(value))
-        parts += (b"r", encode_name(type(value).__name__), _U64.pack(len(names)))
+        head, names = _form(type(value))
+        parts.append(head)
         for name, encoded in names:
             parts.append(encoded)
             _append(parts, getattr(value, name))
@@ -80,9 +97,10 @@ def encode_name(name: str) -> bytes:
 
 
 @cache
-def _names(kind: type) -> tuple[tuple[str, bytes], ...]:
-    """The fields of a record type, and their names encoded."""
-    return tuple((member.name, encode_name(member.name)) for member in fields(kind))
+def _form(kind: type) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+    """How a record of this type begins; its fields, and their names encoded."""
+    names = tuple((member.name, encode_name(member.name)) for member in fields(kind))
+    return b"r" + encode_name(kind.__name__) + _U64.pack(len(names)), names
 
 
 def first_difference(ours: object, theirs: object, path: str = "") -> Difference | None:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -160,7 +160,11 @@ class Namespace:
 
     def encode(self) -> bytes:
         """The canonical bytes: different for any two namespaces that differ."""
-        return canonical.encode(("penstock namespace", KEY_FORMAT_VERSION, self))
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """What `encode` joins, one or more for each group: there may be many."""
+        return canonical.pieces(("penstock namespace", KEY_FORMAT_VERSION, self), depth=3)
 
     def digest(self) -> bytes:
         """`key_0` of every chain in this namespace: 32 bytes."""
@@ -173,8 +177,9 @@ class RootDigests:
     They are the last two fields, and so the end of the encoding.
     """
 
-    def __init__(self, namespace: Namespace) -> None:
-        encoded = namespace.encode()
+    def __init__(self, namespace: Namespace, encoded: bytes = b"") -> None:
+        """`encoded`: its encoding, where that was made already."""
+        encoded = encoded or namespace.encode()
         end = _encode_end(namespace.adapter, namespace.salt)
         assert encoded.endswith(end), "adapter and salt are the last fields of a namespace"
         self._begun = hashlib.sha256(encoded[: -len(end)])

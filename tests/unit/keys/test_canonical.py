@@ -60,7 +60,9 @@ VALUES = st.recursive(
 
 @given(value=VALUES)
 def test_an_encoding_can_be_read_back_so_no_two_values_share_one(value: object) -> None:
-    decoded, rest = decode(canonical.encode(value))
+    encoded = canonical.encode(value)
+    assert all(b"".join(canonical.pieces(value, depth=depth)) == encoded for depth in range(4))
+    decoded, rest = decode(encoded)
     assert rest == b""
     assert decoded == plain(value)
 
