@@ -27,6 +27,9 @@ SLOW_SHARE = 0.5
 """Of the time a store is given: whoever gave up after so much of it counts as failed. Askers inherit their deadlines,
 and one that gives a store exactly its time is over an instant before the store is."""
 
+TELLING_SHARE = 1 / 32
+"""Of the same: whoever gave up sooner cannot tell whether the store is broken."""
+
 
 class LeftAlone(StoreFault):
     """Theirs: the store failed so often lately that it is not asked for a while."""
@@ -59,9 +62,9 @@ class Guard:
         on_retry: Callable[[], None],
     ) -> None:
         self.name = name
-        self.opened = (
+        self.in_doubt = (
             asyncio.Event()
-        )  # set when the breaker opens, cleared by whoever looks after it
+        )  # set when the breaker opens, or may have to; cleared by whoever looks after it
         self._breaker = breaker
         self._retry = retry
         self._draw = draw
@@ -85,8 +88,13 @@ class Guard:
 
     @property
     def broken(self) -> Tried:
-        """What did not work at the latest opening: a probe is of the same kind."""
-        return self._breaker.broken
+        """What does not work, or is doubted: a probe is of the same kind."""
+        return self._breaker.doubted or self._breaker.broken
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the store is asked as usual, and nobody doubts that it works."""
+        return self.is_closed and self._breaker.doubted is None
 
     def probe_in_s(self) -> float:
         """How long until a probe may be tried."""
@@ -168,10 +176,11 @@ class Guard:
         is_failure: Callable[[T], bool],
     ) -> T:
         loop = asyncio.get_running_loop()
-        attempt = self._breaker.admit(loop.time(), tried)
+        left_s = time_left(at_most=patience.left_s)
+        can_tell = left_s >= SLOW_SHARE * patience.given_s
+        attempt = self._breaker.admit(loop.time(), tried, can_tell=can_tell)
         if attempt is None:
             raise LeftAlone(f"{self.name} is left alone for a while: {self._breaker.reason}")
-        left_s = time_left(at_most=patience.left_s)
         over = f"no answer within {left_s:.3g} s"
         settled = False
         try:
@@ -204,7 +213,8 @@ class Guard:
             reason = out_of_time or f"no answer within {waited_s:.3g} s"
             self._breaker.failed(attempt, now, reason)
         else:  # the asker had much less time than the store is given
-            self._breaker.unheard(attempt, now, out_of_time=out_of_time)
+            telling_s = TELLING_SHARE * patience.given_s
+            self._breaker.unheard(attempt, now, out_of_time=out_of_time, telling_s=telling_s)
 
     def _tell(self) -> None:
         state = self._breaker.state
@@ -212,10 +222,11 @@ class Guard:
             if self._told is BreakerState.CLOSED:
                 self._log.warning("left_alone", reason=self._breaker.reason)
             self._told = state
-            self.opened.set()
         elif state is BreakerState.CLOSED and self._told is not state:
             self._log.info("works_again")
             self._told = state
+        if not self.is_sound:
+            self.in_doubt.set()
 
 
 def _all_failed(outcomes: list[Outcome]) -> bool:

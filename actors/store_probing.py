@@ -1,4 +1,5 @@
-"""Trying a store that is left alone, although nobody asks: B14, and health shows that it works again.
+"""Trying a store that is left alone, although nobody asks: B14, and health shows that it works again. One that is asked
+by none who could tell whether it works is tried, too.
 
 A probe is of the kind that failed. Reads are tried with an object that could not be loaded, in memory of our own; a
 store that says what it has and gives out none of it does not pass. Writes are tried by deleting what is not there.
@@ -29,14 +30,14 @@ PAUSE_S_MIN = 0.1  # while somebody else's probe is under way
 
 
 async def probe(guard: Guard, attempt: Callable[[], Awaitable[None]]) -> None:
-    """`attempt`, whenever `guard` would let one through, until it is closed again; for as long as the store is open."""
+    """`attempt`, whenever `guard` would let one through, until it is known to work, as long as the store is open."""
     while True:
-        await guard.opened.wait()
-        while not guard.is_closed:
+        await guard.in_doubt.wait()
+        while not guard.is_sound:
             await anyio.sleep(max(guard.probe_in_s(), PAUSE_S_MIN))
             with suppress(StoreFault, StoreBusy):
                 await attempt()
-        guard.opened.clear()
+        guard.in_doubt.clear()
 
 
 async def try_reads(parts: Parts) -> None:

@@ -8,6 +8,10 @@ Too many: `failures` of them within `window_s`, and at least half of all outcome
 is not given up for its share of errors. Outcomes are counted by what was tried: a store that says what it has and
 gives out none of it is not held for a good one, and only what did not work is a probe of whether it works again.
 
+Whoever waited for too short a time to tell, by what the store usually takes, raises a doubt. `failures` of them without
+an answer in between ask for an attempt with all the time: doubts count when that fails, and are forgotten when it is
+answered.
+
 The pause is `open_s`, and twice the one before, up to `open_s_max`, whenever a probe failed or it had been closed for
 less than `window_s`. An outcome of an attempt that began before the latest opening or closing says nothing any more.
 Pure: the clock is passed in, monotonic, in seconds.
@@ -20,6 +24,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 SLICES = 8  # of the window: outcomes are forgotten slice by slice
+USUAL_TIMES = 2.0  # of what an answer usually takes: who waited for less cannot tell
+USUAL_KEPT = 0.9  # of the longest time an answer took, at each answer that took less
 
 
 class BreakerState(enum.Enum):
@@ -75,6 +81,8 @@ class Breaker:
         self._is_probing = False  # only when HALF_OPEN
         self._slices: deque[_Slice] = deque(maxlen=SLICES)  # oldest first; empty unless CLOSED
         self._answered_s = dict.fromkeys(Tried, float("-inf"))  # when anything last was
+        self._usual_s = dict.fromkeys(Tried, 0.0)  # how long answers take
+        self._doubts: Counter[Tried] = Counter()  # since the latest answer; none unless CLOSED
         self.reason = ""  # of the latest opening
         self.broken = Tried.NAMES  # what did not work, at the latest opening
         self.openings = 0
@@ -87,21 +95,31 @@ class Breaker:
         """When a probe may be tried; meaningful while OPEN."""
         return self._opened_s + self._pause_s
 
-    def admit(self, now_s: float, tried: Tried) -> Attempt | None:
-        """Leave to try; None: not now."""
+    @property
+    def doubted(self) -> Tried | None:
+        """What should be tried with all the time it may take; None: nothing."""
+        doubted = [one for one in Tried if self._doubts[one] >= self._limits.failures]
+        return doubted[-1] if doubted else None
+
+    def admit(self, now_s: float, tried: Tried, *, can_tell: bool = True) -> Attempt | None:
+        """Leave to try; None: not now. Whoever has too little time to tell whether it works is no probe."""
         if self._state is BreakerState.CLOSED:
             return Attempt(self._era, tried, now_s, is_probe=False)
-        if self._state is BreakerState.OPEN and now_s >= self.reopens_s():
+        if self._state is BreakerState.OPEN and can_tell and now_s >= self.reopens_s():
             self._state = BreakerState.HALF_OPEN
         tells = tried is self.broken or tried is Tried.BYTES
-        if self._state is BreakerState.HALF_OPEN and tells and not self._is_probing:
+        if self._state is BreakerState.HALF_OPEN and tells and can_tell and not self._is_probing:
             self._is_probing = True
             return Attempt(self._era, tried, now_s, is_probe=True)
         return None
 
     def answered(self, attempt: Attempt, now_s: float) -> None:
         """It worked, or was refused with good reason."""
-        self._answered_s[attempt.tried] = now_s
+        tried = attempt.tried
+        self._answered_s[tried] = now_s
+        took_s = now_s - attempt.began_s
+        self._usual_s[tried] = max(took_s, USUAL_KEPT * self._usual_s[tried])
+        del self._doubts[tried]
         if attempt.era != self._era:
             return
         if attempt.is_probe:
@@ -110,7 +128,7 @@ class Breaker:
             self._closed_s = now_s
             self._era += 1
         else:
-            self._slice(now_s).answered[attempt.tried] += 1
+            self._slice(now_s).answered[tried] += 1
 
     def failed(self, attempt: Attempt, now_s: float, reason: str) -> None:
         """It failed, or did not answer in the time it is given."""
@@ -121,18 +139,26 @@ class Breaker:
             return
         tried = attempt.tried
         self._slice(now_s).failed[tried] += 1
-        failed = sum(one.failed[tried] for one in self._slices)
+        failed = sum(one.failed[tried] for one in self._slices) + self._doubts[tried]
         answered = sum(one.answered[tried] for one in self._slices)
         if failed >= self._limits.failures and failed >= answered:
             self._open(now_s, tried, reason)
 
-    def unheard(self, attempt: Attempt, now_s: float, *, out_of_time: str = "") -> None:
+    def unheard(
+        self, attempt: Attempt, now_s: float, *, out_of_time: str = "", telling_s: float = 0.0
+    ) -> None:
         """Whoever wanted it waits no more: out of time, if `out_of_time` says so, or for reasons of their own.
 
-        The former counts as failed if nothing of its kind was answered since it began; a mere slowness does not.
+        The former counts as failed if nothing of its kind was answered since it began; a mere slowness does not. It
+        is but a doubt if it was for less than `telling_s`, or not much longer than answers take.
         """
-        if out_of_time and self._answered_s[attempt.tried] < attempt.began_s:
-            self.failed(attempt, now_s, out_of_time)
+        tried = attempt.tried
+        if out_of_time and self._answered_s[tried] < attempt.began_s:
+            enough_s = max(telling_s, USUAL_TIMES * self._usual_s[tried])
+            if attempt.is_probe or now_s - attempt.began_s >= enough_s:
+                self.failed(attempt, now_s, out_of_time)
+            elif attempt.era == self._era:
+                self._doubts[tried] += 1
         elif attempt.era == self._era and attempt.is_probe:
             self._is_probing = False
 
@@ -145,6 +171,7 @@ class Breaker:
         self._opened_s = now_s
         self._era += 1
         self._slices.clear()
+        self._doubts.clear()
         self.broken = broken
         self.reason = reason
         self.openings += 1
@@ -160,7 +187,7 @@ class Breaker:
     def validate(self) -> None:
         """Raises AssertionError if an invariant does not hold."""
         limits = self._limits
-        assert self._state is BreakerState.CLOSED or not self._slices
+        assert self._state is BreakerState.CLOSED or not (self._slices or self._doubts)
         assert self._state is BreakerState.HALF_OPEN or not self._is_probing
         assert not self.openings or limits.open_s <= self._pause_s <= limits.open_s_max
         ends = [one.ends_s for one in self._slices]

@@ -32,6 +32,7 @@ class Hanging(MemoryStore):
         self.works.set()
         self.touched: list[Wanted] = []
         self.loads = 0
+        self.takes_s = 0.0  # a load
 
     def hang(self) -> None:
         self.works = anyio.Event()
@@ -48,6 +49,7 @@ class Hanging(MemoryStore):
         if not self.works.is_set():
             self.touched += wanted
             await self.works.wait()
+        await anyio.sleep(self.takes_s)
         return await super().load(wanted)
 
 
@@ -115,6 +117,45 @@ def test_an_impatient_asker_says_nothing_of_a_slow_store(seed: int) -> None:
                 store.works.set()
                 assert await world.fetch(other) == [LoadOutcome.LOADED]
         assert (await world.measure()).state is StoreState.OPEN
+
+    play(seed, scene, config(load_within=Seconds(5)))
+
+
+@SEEDS
+@pytest.mark.parametrize("is_known", [True, False])
+def test_askers_with_no_time_shut_a_store_for_nobody(seed: int, is_known: bool) -> None:
+    """B1: a healthy store that needs longer than some are willing to wait serves all others; one attempt with all the
+    time tells. Seen to fail while five such askers opened the breaker: nothing was found there by anybody."""
+
+    async def scene(world: StoreWorld, store: Hanging) -> None:
+        one = (await samples(1))[0]
+        await world.save(source(one))
+        store.takes_s = 0.5
+        if is_known:
+            assert await world.fetch(one) == [LoadOutcome.LOADED]
+        for _ in range(50):
+            await load_in_vain(world, one, 0.3 if is_known else 0.1)
+            assert (await world.measure()).state is StoreState.OPEN
+        assert await world.fetch(one) == [LoadOutcome.LOADED]
+
+    play(seed, scene, config(load_within=Seconds(5)))
+
+
+@SEEDS
+def test_a_store_that_hangs_is_left_alone_though_nobody_has_the_time_to_tell(seed: int) -> None:
+    """B1: the attempt that decides is the actor's own. Seen to fail with doubts that nobody looks into."""
+
+    async def scene(world: StoreWorld, store: Hanging) -> None:
+        one = (await samples(1))[0]
+        await world.save(source(one))
+        store.hang()
+        for _ in range(10):
+            await load_in_vain(world, one, 0.01)
+        await anyio.sleep(5.2)
+        assert (await world.measure()).state is StoreState.BROKEN
+        store.work()
+        await anyio.sleep(6)
+        assert await world.fetch(one) == [LoadOutcome.LOADED]
 
     play(seed, scene, config(load_within=Seconds(5)))
 

@@ -145,6 +145,47 @@ def test_out_of_time_counts_only_if_nothing_else_was_answered(is_answered_meanwh
     assert breaker.state is expected
 
 
+def test_who_waits_for_less_than_it_takes_opens_nothing_but_a_doubt() -> None:
+    """B1: a healthy store and askers with no time. Seen to fail while all who were out of time counted alike."""
+    breaker = Breaker(LIMITS)
+    slow = breaker.admit(0.0, Tried.BYTES)
+    assert slow is not None
+    breaker.answered(slow, 0.5)
+    doubt(breaker, 1.0, waited_s=0.1, times=100)
+    assert (breaker.state, breaker.doubted) == (BreakerState.CLOSED, Tried.BYTES)
+    probe = breaker.admit(10.0, Tried.BYTES)
+    assert probe is not None
+    breaker.answered(probe, 10.5)
+    assert breaker.doubted is None
+
+
+def test_doubts_count_once_one_who_had_the_time_heard_nothing() -> None:
+    """B1: a store that hangs, and askers with no time. One attempt with all of it is enough."""
+    breaker = Breaker(LIMITS)
+    doubt(breaker, 0.0, waited_s=0.1, times=2)
+    assert breaker.doubted is None
+    doubt(breaker, 0.0, waited_s=0.1)
+    assert breaker.doubted is Tried.BYTES
+    fail(breaker, 5.0)
+    assert (breaker.state, breaker.doubted) == (BreakerState.OPEN, None)
+
+
+def test_who_has_no_time_is_no_probe() -> None:
+    """B14: or else a store that works again would stay shut for as long as somebody with no time asks."""
+    breaker = Breaker(LIMITS)
+    fail(breaker, 0.0, 3)
+    assert breaker.admit(5.0, Tried.BYTES, can_tell=False) is None
+    assert breaker.admit(5.0, Tried.BYTES) is not None
+
+
+def doubt(breaker: Breaker, now_s: float, *, waited_s: float, times: int = 1) -> None:
+    for _ in range(times):
+        attempt = breaker.admit(now_s, Tried.BYTES)
+        assert attempt is not None
+        breaker.unheard(attempt, now_s + waited_s, out_of_time="no time", telling_s=0.5)
+        breaker.validate()
+
+
 class Life(RuleBasedStateMachine):
     """Any order of outcomes; at its end it must be possible to close it."""
 
@@ -173,7 +214,8 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open_attempts)
     @rule(
-        pick=st.integers(0, 1 << 16), fate=st.sampled_from(["answered", "failed", "gone", "late"])
+        pick=st.integers(0, 1 << 16),
+        fate=st.sampled_from(["answered", "failed", "gone", "late", "short"]),
     )
     def settle(self, pick: int, fate: str) -> None:
         attempt = self.open_attempts.pop(pick % len(self.open_attempts))
@@ -187,6 +229,9 @@ class Life(RuleBasedStateMachine):
             case "gone":
                 self.breaker.unheard(attempt, self.now)
                 assert self.breaker.state is was
+            case "short":
+                self.breaker.unheard(attempt, self.now, out_of_time="x", telling_s=1e9)
+                assert self.breaker.state is was or attempt.is_probe
             case _:
                 self.breaker.unheard(attempt, self.now, out_of_time="x")
 
