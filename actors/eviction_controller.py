@@ -28,6 +28,7 @@ from anyio import move_on_after, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_saving, writer
+from penstock.actors.victims import next_victims
 from penstock.runtime.deadline import time_left
 from penstock.runtime.errors import ConfigError, DeadlineExceeded, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
@@ -189,8 +190,8 @@ class EvictionController(eviction.EvictionController):
     ) -> l1.Room:
         """Of the next victims, those that were saved whole, or finally failed to be, and that nobody holds any more.
         Over: there are none, or they could not be saved in time."""
-        ask = l1_saving.Victims(bytes_wanted, self._watermarks.batch_chunks)
-        batch = await self._l1.ask(ask, within=self._watermarks.ask_s)
+        marks = self._watermarks
+        batch = await next_victims(self._l1, bytes_wanted, marks.batch_chunks, ask_s=marks.ask_s)
         if batch is None:
             return l1.Room(0, 0, is_over=True)
         evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease

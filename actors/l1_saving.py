@@ -151,7 +151,7 @@ class Saving:
         )
         return self._lend(lease, borrowed)
 
-    def _victims(self, msg: l1_saving.Victims) -> l1_saving.Borrowed | None:
+    def _victims(self, msg: l1_saving.Victims) -> l1_saving.Offered:
         lease = os.urandom(16)
         borrowed = self._table.victims(
             msg.bytes_wanted,
@@ -161,7 +161,7 @@ class Saving:
             now=_now(),
             expires=math.inf,
         )
-        return self._lend(lease, borrowed)
+        return l1_saving.Offered(self._lend(lease, borrowed), borrowed.is_over)
 
     def _unchanged(self, msg: l1_saving.EvictThese) -> bytes:
         """The keys of those of these chunks to which nothing was added meanwhile."""

@@ -23,6 +23,7 @@ from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
 from penstock.actors.load_targets import whole_pages
 from penstock.actors.object_keys import object_keys_in_steps
+from penstock.actors.victims import next_victims
 from penstock.actors.writer_books import Books, name_of
 from penstock.actors.writer_lane import Countdown, Lane, LaneTools
 from penstock.actors.writer_limits import WriterLimits
@@ -321,8 +322,9 @@ class StoreWriter(writer.StoreWriter):
         held = []  # what is on its way, so that the next victims are others
         try:
             while True:
-                ask = l1_saving.Victims(VICTIMS_STEP_BYTES, VICTIMS_STEP_CHUNKS)
-                batch = await self._l1.ask(ask, within=self._limits.ask_s)
+                batch = await next_victims(
+                    self._l1, VICTIMS_STEP_BYTES, VICTIMS_STEP_CHUNKS, ask_s=self._limits.ask_s
+                )
                 if batch is None:
                     return
                 await self._take_committed()  # what is news is on its way

@@ -142,8 +142,17 @@ class Borrow(Msg["L1Manager", Borrowed | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Victims(Msg["L1Manager", Borrowed | None]):
-    """What eviction would take next, held, and still there; None: nothing may go."""
+class Offered:
+    """`is_over`: nothing is left that may go. None, and not over: a step in which all that was looked at was spared,
+    as its tenants take little; see `victims.next_victims`."""
+
+    borrowed: Borrowed | None
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Victims(Msg["L1Manager", Offered]):
+    """What eviction would take next, held, and still there."""
 
     bytes_wanted: int
     chunks_max: int

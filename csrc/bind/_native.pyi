@@ -168,8 +168,8 @@ class Borrowed:
     exact. `runs`: the packed u64 run digests of all of them in order, so many of each; 0 of one
     that was committed without any. `bytes`: what they take of the arena.
     `named_keys`, `named_slots` (packed u16), `named_bytes`: news for which `bytes_max` left no
-    room; not held. `gone`: how many were named in news and are not resident any more. `geometry`
-    means nothing when nothing is held or named.
+    room; not held. `gone`: how many were named in news and are not resident any more. `is_over`: of
+    victims, nothing is left that may go. `geometry` means nothing when nothing is held or named.
     """
 
     @property
@@ -192,6 +192,8 @@ class Borrowed:
     def named_bytes(self) -> int: ...
     @property
     def gone(self) -> int: ...
+    @property
+    def is_over(self) -> bool: ...
 
 class Ended:
     """What one step has ended: `count` leases or tickets; `is_over`: nothing is left to end."""
@@ -278,7 +280,8 @@ class Table:
         """
 
     def bytes_of(self, tenant: int) -> int: ...
-    def attach(self, session: int, *, instance: int) -> None: ...
+    def attach(self, session: int, *, instance: int) -> None:
+        """Instance 0 is the node itself: the bound of quarantine is not for it."""
 
     # Reading.
 
@@ -583,7 +586,8 @@ class Table:
         now: float,
         expires: float,
     ) -> Borrowed:
-        """What `evict` would take, in its order, but held and still there; of one geometry."""
+        """What `evict` would take, in its order, but held and still there; of one geometry. None, and
+        not over: all that was looked at was spared, as what is within its share; ask again."""
 
     def let_go(self, lease: bytes, *, session: int, now: float) -> Outcome:
         """A read lease becomes overdue before its time: its objects may leave the index, their memory

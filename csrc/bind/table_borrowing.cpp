@@ -29,6 +29,7 @@ struct Borrowed {
   py::bytes named_slots;
   std::uint64_t named_bytes;
   std::uint32_t gone;
+  bool over;
 };
 
 Borrowed to_python(const Table::Borrowed& borrowed) {
@@ -44,7 +45,8 @@ Borrowed to_python(const Table::Borrowed& borrowed) {
           packed(borrowed.keys), packed(borrowed.objects),
           packed(borrowed.runs), borrowed.bytes,
           packed(keys),          packed(slots),
-          named_bytes,           borrowed.gone};
+          named_bytes,           borrowed.gone,
+          borrowed.over};
 }
 
 Borrowed borrow(Table& table, const py::bytes& keys, std::uint32_t geometry, const py::bytes& lease,
@@ -74,7 +76,8 @@ void bind_borrowed(py::module_& m) {
       .def_readonly("named_keys", &Borrowed::named_keys)
       .def_readonly("named_slots", &Borrowed::named_slots)
       .def_readonly("named_bytes", &Borrowed::named_bytes)
-      .def_readonly("gone", &Borrowed::gone);
+      .def_readonly("gone", &Borrowed::gone)
+      .def_readonly("is_over", &Borrowed::over);
 }
 
 }  // namespace

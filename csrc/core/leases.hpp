@@ -106,6 +106,8 @@ struct Session {
   BookId first_lease = kNoBookId;
 };
 
+inline constexpr std::uint64_t kOwnInstance = 0;  // the node itself
+
 // An engine instance with at least one session.
 struct Instance {
   std::uint32_t sessions = 0;

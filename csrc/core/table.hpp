@@ -218,6 +218,7 @@ class Table {
     std::uint64_t bytes = 0;            // of the arena
     std::vector<CommitNews::Item> named{};
     std::uint32_t gone = 0;  // news of objects that are not resident any more
+    bool over = false;       // of victims: nothing is left that may go
   };
   Borrowed borrow(KeyBatch keys, std::uint32_t geometry, const BorrowRequest& request);
   Borrowed take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,

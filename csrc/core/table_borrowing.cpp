@@ -126,14 +126,16 @@ Table::Borrowed Table::take_committed(std::uint32_t objects_max, std::uint64_t b
   return borrowed;
 }
 
-// What evict() would take, held and not evicted; of the first one's geometry.
+// What evict() would take, held and not evicted; of the first one's geometry. In some steps all are
+// spared: then there is none, and it is not over.
 Table::Borrowed Table::victims(std::uint64_t bytes_wanted, std::uint32_t chunks_max,
                                const BorrowRequest& request) {
   begin(request.now);
   require_borrower(request);
   static_cast<void>(contents_.next_stamp());
-  const std::vector<ChunkId> chosen = contents_.choose(bytes_wanted / kPageBytes, chunks_max);
-  if (chosen.empty()) return {.geometry = UINT32_MAX};
+  const std::uint64_t pages = bytes_wanted / kPageBytes + (bytes_wanted % kPageBytes > 0 ? 1 : 0);
+  const std::vector<ChunkId> chosen = contents_.choose(pages, chunks_max);
+  if (chosen.empty()) return {.geometry = UINT32_MAX, .over = contents_.victim() == kNoChunk};
   Borrowed borrowed{.geometry = contents_.chunk(chosen.front()).geometry};
   Picks picks(contents_.geometry(borrowed.geometry));
   for (const ChunkId id : chosen) pick_chunk(id, picks);

@@ -90,6 +90,7 @@ class SavingConfig:
     waiters_max: int = 64
     is_staging: bool = False
     staging_pages: int = 64
+    fair_share: bool = False
     news_max: int = 4096
     save_s: float = 5.0
     urgent_s: float = 1.0
@@ -119,6 +120,7 @@ class SavingWorld:
             policy=_native.Policy.LRU,
             quarantine_bytes_max=config.pages * PAGE,
             news_max=config.news_max,
+            fair_share=config.fair_share,
         )
         self._metrics = WriterMetrics(
             self.telemetry, [self.name(at) for at in range(len(self.stores))]
@@ -216,10 +218,10 @@ class SavingWorld:
         return tuple(range(len(self.shape.slots)))
 
     async def reserve(
-        self, prompt: bytes, *, slots: tuple[int, ...] | None = None
+        self, prompt: bytes, *, slots: tuple[int, ...] | None = None, salt: bytes = SALT
     ) -> l1.WriteLease:
         slots = slots or self.slots
-        want = l1.Reserve(prompt, b"", GeometryId(0), slots, SALT, SessionId(1), 1e6)
+        want = l1.Reserve(prompt, b"", GeometryId(0), slots, salt, SessionId(1), 1e6)
         return await self.l1.ask(want, within=1)
 
     async def commit(
@@ -238,12 +240,12 @@ class SavingWorld:
         done = l1.Commit(lease.lease, SessionId(1), (), digests, b"")
         return (await self.l1.ask(done, within=1)).backlog_bytes
 
-    async def put(self, prompt: bytes) -> int:
+    async def put(self, prompt: bytes, *, salt: bytes = SALT) -> int:
         """As the gateway: reserve, make room if there is none, write, commit. Answers the backlog it was told."""
-        lease = await self.reserve(prompt)
+        lease = await self.reserve(prompt, salt=salt)
         if lease.bytes_missing and not lease.lease:
             await self.eviction.ask(eviction.MakeRoom(lease.bytes_missing), within=10)
-            lease = await self.reserve(prompt)
+            lease = await self.reserve(prompt, salt=salt)
         return await self.commit(prompt, lease) if lease.lease else -1
 
     async def put_slots(self, prompt: bytes, slots: tuple[int, ...]) -> None:

@@ -228,3 +228,17 @@ def test_what_was_let_go_may_be_evicted_and_its_memory_waits_for_the_reader() ->
     assert rig.release(lease, session=OWN) is Outcome.STALE
     assert rig.pages_quarantined() == 0
     rig.table.validate()
+
+
+def test_what_the_node_holds_back_keeps_it_from_nothing() -> None:
+    """B15: a store that hangs in its part of L1, which is bounded elsewhere, must not stop saves to others, nor loads.
+
+    Seen to fail with the bound of engines: no lease was left to the node once it held back so much.
+    """
+    rig = BorrowingRig(quarantine_pages=2)
+    rig.put(prompt("a", 4))
+    lease, _ = rig.borrow(prompt("a", 4))
+    assert rig.table.let_go(lease, session=OWN, now=0) is Outcome.OK
+    assert rig.victims(chunks_max=1)[1].count == 1
+    assert rig.borrow(prompt("a", 2))[1].count == 2
+    rig.table.validate()

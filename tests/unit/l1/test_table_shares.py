@@ -92,3 +92,23 @@ def test_victims_are_chosen_by_the_same_rule() -> None:
     assert chosen.count == 20
     large = {prompt(f"large/{i}", 1)[0] for i in range(54)}
     assert {chosen.keys[i : i + 32] for i in range(0, len(chosen.keys), 32)} <= large
+
+
+def test_a_step_that_offers_nothing_says_whether_that_is_all() -> None:
+    """Seen to fail while a step in which all were spared looked like the end of what may go."""
+    rig = BorrowingRig(fair_share=True)
+    fill(rig, 1, "small", 10)
+    fill(rig, 2, "large", 54)
+    steps = [rig.victims(chunks_max=4)[1] for _ in range(3)]
+    assert [one.count for one in steps[:2]] == [0, 0]
+    assert not any(one.is_over for one in steps)
+    assert steps[2].count > 0
+    rig = BorrowingRig(fair_share=True)
+    assert rig.victims(chunks_max=4)[1].is_over
+
+
+def test_a_part_of_a_page_is_wanted_as_a_page() -> None:
+    rig = BorrowingRig()
+    fill(rig, 1, "some", 3)
+    assert rig.victims(bytes_max=1)[1].count == 1
+    assert rig.victims(bytes_max=PAGE_BYTES + 1)[1].count == 2
