@@ -32,7 +32,8 @@ class FsspecConfig(StoreConfig, frozen=True, kw_only=True, tag="fsspec"):
         super().__post_init__()
         self.check_shared()
         if "://" not in self.url:
-            raise ValueError(f"url must be written protocol://path, not {self.url!r}")
+            # Not repeated here: what stands there may be a secret.
+            raise ValueError("url must be written protocol://path, as in sftp://host/folder")
 
     def __repr__(self) -> str:
         return f"FsspecConfig(name={self.name!r}, url=***, options=***)"

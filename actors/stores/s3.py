@@ -26,6 +26,7 @@ from typing_extensions import Buffer
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.given_up import GivenUp
 from penstock.actors.stores.held import held
+from penstock.actors.stores.locating import locate
 from penstock.actors.stores.s3_client import Trouble, open_client, trouble_of
 from penstock.actors.stores.s3_config import LOCAL, MEMORY, S3Config
 from penstock.actors.stores.store import (
@@ -106,23 +107,28 @@ class S3Store:
             raise self._fault(trouble) from None
 
     async def locate(self, keys: Keys) -> bytes:
-        return bytes(await together(self._is_there, [*keys]))
+        """What it has not answered in time is not there."""
+        config = self._config
+        return await locate(
+            self._is_there, keys, at_once=config.requests_max, within_s=config.locate_within
+        )
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        return await together(self._load, wanted)
+        return await together(self._load, wanted, at_once=self._config.requests_max)
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         # Of one key only the last: two at a time would race for its name.
         last = {one.key: one for one in given}
         await self._given_up.after(last)
-        outcomes = await together(self._save, [*last.values()])
+        at_once = self._config.requests_max
+        outcomes = await together(self._save, [*last.values()], at_once=at_once)
         told = dict(zip(last, outcomes, strict=True))
         return [told[one.key] for one in given]
 
     async def delete(self, keys: Keys) -> None:
         names = {*keys}
         await self._given_up.after(names)
-        await together(self._delete, [*names])
+        await together(self._delete, [*names], at_once=self._config.requests_max)
 
     def recover(self) -> AsyncIterator[list[Entry]]:
         return nothing_to_count()
@@ -182,7 +188,8 @@ class S3Store:
                 await self._place(wanted, result, (start, end))
 
         if ranged:
-            await together(rest, range(part, size, part), expected=self._errors)
+            starts = range(part, size, part)
+            await together(rest, starts, at_once=self._config.requests_max)
         return Outcome(Fate.DONE, size - header)
 
     async def _get(self, wanted: Wanted, options: GetOptions) -> GetResult:

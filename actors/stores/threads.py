@@ -10,13 +10,18 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Generic, TypeVar
 
-import anyio
+from penstock.actors.stores.together import together
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class NoThread(RuntimeError):
+    """Nobody's: the system has no thread left."""
 
 
 class Threads:
@@ -34,7 +39,7 @@ class Threads:
     async def begin(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         """Begin `work` when there is a place for it. What it returns or raises, later; nobody has to ask.
 
-        Raises RuntimeError when the system has no thread left.
+        Raises NoThread.
         """
         await self._places.acquire()
         has_begun = False
@@ -42,10 +47,16 @@ class Threads:
             call = _Call(work, self._places)
             threading.Thread(target=call, name=self._name, daemon=True).start()
             has_begun = True
+        except RuntimeError as error:
+            raise NoThread(f"no thread can be started: {error}") from None
         finally:
             if not has_begun:
                 self._places.release()
         return call.answer
+
+    @property
+    def count(self) -> int:
+        return self._count
 
     async def close(self) -> None:
         """Wait until every call has returned, those that were given up, too. None is begun any more."""
@@ -53,16 +64,11 @@ class Threads:
             await self._places.acquire()
 
     async def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """`work` of every item, side by side; answers in their order. The first error ends it."""
-        answers: dict[int, Result] = {}
-
-        async def one(at: int, item: Item) -> None:
-            answers[at] = await self.run(lambda: work(item))
-
-        async with anyio.create_task_group() as group:
-            for at, item in enumerate(items):
-                group.start_soon(one, at, item)
-        return [answers[at] for at in range(len(items))]
+        """`work` of every item, side by side; answers in their order. The first error ends it, and is raised as it
+        is."""
+        return await together(
+            lambda item: self.run(partial(work, item)), items, at_once=self._count
+        )
 
 
 class _Call(Generic[Result]):
@@ -94,9 +100,13 @@ class _Call(Generic[Result]):
 
     def _settle(self) -> None:
         self._places.release()
-        if self.answer.done():
+        # An error leads back to this call, by the frames it came through: none of what they hold is to wait for the
+        # collector.
+        answer, error = self.answer, self._error
+        del self.answer, self._error
+        if answer.done():
             return
-        if self._error is not None:
-            self.answer.set_exception(self._error)
+        if error is not None:
+            answer.set_exception(error)
         else:
-            self.answer.set_result(self._result[0])
+            answer.set_result(self._result[0])
