@@ -39,8 +39,6 @@ async def drop(parts: Parts, keys: Keys, *, within_s: float) -> int:
         gone = names.difference(left)
         if parts.ledger is not None:
             parts.ledger.removed(gone)
-            if not parts.recovered.is_set():
-                parts.dropped.update(gone)
         if left:
             raise StoreFault(f"{parts.config.name}: {len(left)} objects could not be deleted")
         return min(had, len(names))
@@ -51,7 +49,7 @@ async def drop(parts: Parts, keys: Keys, *, within_s: float) -> int:
 async def make_room(parts: Parts, size_bytes: int, objects: int) -> str:
     """Evict until so much fits. Empty: it does now, until the next await; else why not.
 
-    To be called by one at a time. Raises StoreFault.
+    To be called by whoever has `parts.room`. Raises StoreFault.
     """
     ledger = parts.ledger
     assert ledger is not None, "what is shared is not evicted by us"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import anyio
+
 from penstock.actors.core.admission import AdmissionLimits
 from penstock.actors.core.admission import Work as Admitted
 from penstock.actors.core.breaker import Breaker, BreakerLimits
@@ -101,9 +103,9 @@ class Parts:
     recovery: Recovery
     recovered: asyncio.Event  # set: the ledger has all that was there before
     unusable: Unusable
-    dropped: set[bytes]  # deleted while what is there is still being counted; then empty
     gate: Gate
     turns: ChangeTurns
+    room: anyio.Lock  # one at a time makes room
     reads: Guard
     writes: Guard
     metrics: StoreMetrics
@@ -166,9 +168,9 @@ def open_parts(
         recovery=Recovery(),
         recovered=asyncio.Event(),
         unusable=Unusable(),
-        dropped=set(),
         gate=Gate(admission),
         turns=ChangeTurns(),
+        room=anyio.Lock(),
         reads=guard("reads", Op.LOAD),
         writes=guard("writes", Op.SAVE),
         metrics=metrics,

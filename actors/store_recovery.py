@@ -30,41 +30,50 @@ async def recover(parts: Parts) -> None:
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
         else:
             break
-    parts.dropped.clear()
     parts.recovered.set()
     ledger = parts.ledger
     parts.log.info("recovered", objects=ledger.objects, used_bytes=ledger.used_bytes)
 
 
 async def count(parts: Parts, ledger: StoreLedger) -> None:
-    """All that is there, into the books. Raises StoreFault."""
+    """All that is there, into the books, whatever is saved and deleted meanwhile. Raises StoreFault."""
     fault: StoreFault | None = None
-    async for batch in parts.store.recover():
-        surplus: list[Record] = []
-        for start in range(0, len(batch), FOUND_MAX):
-            await checkpoint()
-            some = batch[start : start + FOUND_MAX]
-            found = [_record(one) for one in some if one.key not in parts.dropped]
-            surplus += ledger.found(found)
-        if surplus:
-            parts.log.warning_once("objects_max_reached", objects_max=parts.config.objects_max)
-            try:
-                await _delete(parts, surplus)
-            except StoreFault as refusal:  # to be told when the scan has ended by itself
-                fault = refusal
+    with ledger.counting() as left:
+        async for batch in parts.store.recover():
+            surplus: list[Record] = []
+            for start in range(0, len(batch), FOUND_MAX):
+                await checkpoint()
+                some = batch[start : start + FOUND_MAX]
+                surplus += ledger.found([_record(one) for one in some if one.key not in left])
+            if surplus:
+                parts.log.warning_once("objects_max_reached", objects_max=parts.config.objects_max)
+                try:
+                    await _delete(parts, ledger, surplus)
+                except StoreFault as refusal:  # to be told when the scan has ended by itself
+                    fault = refusal
     if fault is not None:
         raise fault
 
 
 async def shrink(parts: Parts) -> None:
     """Evict what is over: the capacity may be smaller than it was. Raises StoreFault."""
-    await make_room(parts, 0, 0)
+    async with parts.room:
+        await make_room(parts, 0, 0)
 
 
-async def _delete(parts: Parts, records: list[Record]) -> None:
-    keys = Keys.of([(one.key, one.device) for one in records])
-    left = await delete(parts, keys, within_s=parts.config.save_within)
-    parts.metrics.evicted(len(records) - len(left))
+async def _delete(parts: Parts, ledger: StoreLedger, records: list[Record]) -> None:
+    named = {one.key: one.device for one in records}
+    await parts.turns.take(named)
+    try:
+        # What has been saved meanwhile stays: it is in the books.
+        known = ledger.has(b"".join(named))
+        new = [one for one, is_known in zip(named.items(), known, strict=True) if not is_known]
+        if not new:
+            return
+        left = await delete(parts, Keys.of(new), within_s=parts.config.save_within)
+        parts.metrics.evicted(len(new) - len(left))
+    finally:
+        parts.turns.free(named)
     if left:
         raise StoreFault(f"{len(left)} objects beyond objects_max could not be deleted")
 

@@ -59,7 +59,6 @@ class Saver:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._room = anyio.Lock()  # one at a time makes room
         self._jobs = 0
         self._is_idle = asyncio.Event()  # set iff _jobs == 0
         self._is_idle.set()
@@ -151,7 +150,7 @@ class Saver:
         if ledger is None:
             return {}
         refused: dict[bytes, Saved] = {}
-        async with self._room:
+        async with self._parts.room:
             for record in records.values():
                 refusal = await self._refusal(ledger, record)
                 if refusal is None:
@@ -170,6 +169,8 @@ class Saver:
             reason = await make_room(self._parts, record.size_bytes, 1)
         except StoreFault as fault:
             return Saved(SaveOutcome.FAILED, str(fault))
+        # Meanwhile objects of the tenant may have been found, or the store may have become smaller.
+        reason = reason or ledger.refusal(record.tenant, record.size_bytes)
         return Saved(SaveOutcome.NO_ROOM, reason) if reason else None
 
     async def _write_or_evict(self, tried: set[bytes], given: Sequence[Given]) -> list[Outcome]:

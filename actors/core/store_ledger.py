@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -59,6 +61,7 @@ class StoreLedger:
         self._pending: dict[bytes, _Owned] = {}
         self._pending_bytes = 0  # sum of _pending
         self._pending_of: Counter[int] = Counter()  # bytes by tenant
+        self._left: list[set[bytes]] = []  # of those who count what is there, since each began
         self._tenants = Tenants(
             tenants_max=limits.tenants_max,
             default_bytes_max=limits.tenant_bytes_max,
@@ -92,22 +95,32 @@ class StoreLedger:
         if packed_keys:
             self._catalog.touch(packed_keys)
 
+    @contextmanager
+    def counting(self) -> Iterator[set[bytes]]:
+        """All keys that leave the medium while the body runs: what it was told of them may be older than that."""
+        left: set[bytes] = set()
+        self._left.append(left)
+        try:
+            yield left
+        finally:
+            at = next(at for at, one in enumerate(self._left) if one is left)
+            del self._left[at]
+
     def found(self, records: Collection[Record]) -> list[Record]:
-        """These are on the medium. Returns those there are too many of to know: they have to go."""
-        new = [record for record in records if record.key not in self._pending]
-        present = self.has(b"".join(record.key for record in new))
-        room = self._limits.objects_max - self._catalog.objects - len(self._pending)
-        known: list[Record] = []
-        surplus: list[Record] = []
-        for record, is_known in zip(new, present, strict=True):
-            if is_known or room > 0:
-                known.append(record)
-                room -= not is_known
-            else:
-                surplus.append(record)
+        """These are on the medium. Those that are in the books already stay there as they are.
+
+        Returns those there are too many of to know: they have to go."""
+        present = self.has(b"".join(record.key for record in records))
+        new = {
+            record.key: record
+            for record, is_known in zip(records, present, strict=True)
+            if not is_known and record.key not in self._pending
+        }
+        room = max(0, self._limits.objects_max - self._catalog.objects - len(self._pending))
+        known = [*islice(new.values(), room)]
         numbers = {tenant: self._number(tenant) for tenant in {one.tenant for one in known}}
         self._put([_Owned(*one[:3], numbers[one.tenant]) for one in known])
-        return surplus
+        return [*islice(new.values(), room, None)]
 
     def refusal(self, tenant: bytes, size_bytes: int) -> str:
         """Why so many bytes of this tenant cannot be saved, whatever is evicted; empty: they can."""
@@ -148,9 +161,9 @@ class StoreLedger:
         """What became of reserved objects. `taken`: bytes of those that took fewer than reserved."""
         kept = [self._take(key) for key in saved]
         kept = [one._replace(size_bytes=taken.get(one.key, one.size_bytes)) for one in kept]
-        for key in not_saved:
-            self._take(key)
+        gone = [self._take(key).key for key in not_saved]
         self._put(kept)
+        self._tell_counting(gone)
 
     def choose(
         self, bytes_wanted: int, count_max: int, *, without: Collection[bytes]
@@ -183,6 +196,7 @@ class StoreLedger:
 
     def removed(self, keys: Collection[bytes]) -> int:
         """They are not on the medium any more. How many had been known."""
+        self._tell_counting(keys)
         return self._catalog.remove(b"".join(keys)) if keys else 0
 
     def validate(self) -> None:
@@ -190,6 +204,10 @@ class StoreLedger:
         assert self._pending_bytes == sum(one.size_bytes for one in self._pending.values())
         assert self._pending_bytes == sum(self._pending_of.values())
         assert not any(self.has(b"".join(self._pending)))
+
+    def _tell_counting(self, gone: Collection[bytes]) -> None:
+        for left in self._left:
+            left.update(gone)
 
     def _take(self, key: bytes) -> _Owned:
         pending = self._pending.pop(key)
