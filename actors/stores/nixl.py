@@ -7,19 +7,22 @@ up goes on: its object becomes visible whole, or not; a save or deletion of it t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import anyio
+import msgspec
 
 from penstock._native import Caching
 from penstock.actors.api.store import Keys
+from penstock.actors.stores.beside import opened_beside
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_config import FileIo, Placement
 from penstock.actors.stores.file_folder import Folder, Marker
 from penstock.actors.stores.key_turns import KeyTurns, in_turn
-from penstock.actors.stores.nixl_agent import Agent, Medium
+from penstock.actors.stores.nixl_agent import Agent, Medium, NixlFailed
 from penstock.actors.stores.nixl_config import NixlConfig
 from penstock.actors.stores.nixl_files import NixlFiles
 from penstock.actors.stores.nixl_objects import NixlObjects
@@ -34,6 +37,8 @@ from penstock.actors.stores.store import (
     Wanted,
 )
 from penstock.actors.stores.threads import Threads
+from penstock.runtime.background import Background
+from penstock.runtime.errors import mapped
 from penstock.runtime.log import Log
 
 ENTRIES_MAX = 1024  # told at a time by recovery
@@ -58,21 +63,10 @@ class Blocking(Protocol):
 
 async def open_nixl_store(config: NixlConfig, context: StoreContext) -> NixlStore:
     """Raises StoreRefused without the library or the plugin, or when it does not fit what is configured; StoreFault."""
-    threads = Threads(f"store[{config.name}]", config.threads)
     log = Log(f"store.{context.name}")
-    agent = await threads.run(partial(_agent, config, context))
-    if agent.medium is Medium.OBJECTS:
-        if config.path:
-            problem = f"{config.plugin} keeps objects: say prefix, and leave path out"
-            raise StoreRefused(f"stores.{config.name}.path", problem)
-        return NixlStore(config, NixlObjects(config, agent), Ownership.SHARED, threads, log)
-    for name, value in (("path", config.path), ("capacity", config.capacity)):
-        is_needed = name == "path" or config.ownership is OwnershipName.EXCLUSIVE
-        if is_needed and not value:
-            problem = f"{config.plugin} keeps files: say {name}"
-            raise StoreRefused(f"stores.{config.name}.{name}", problem)
-    files = await threads.run(partial(_files, config, context, agent, log))
-    return NixlStore(config, files, OWNERSHIP[config.ownership], threads, log)
+    open_it = partial(_medium, config, context, log)
+    async with opened_beside(context.beside, open_it) as (medium, ownership):
+        return NixlStore(config, medium, ownership, context.beside, log)
 
 
 class NixlStore:
@@ -83,12 +77,15 @@ class NixlStore:
         config: NixlConfig,
         medium: Blocking,
         ownership: Ownership,
-        threads: Threads,
+        beside: Threads,
         log: Log,
     ) -> None:
         self.ownership = ownership
         self._medium = medium
-        self._threads = threads
+        self._threads = Threads(f"store[{config.name}]", config.threads)
+        self._beside = beside  # for closing
+        self._ending = Background(self._end, StoreFault)
+        self._has_ended = False
         self._turns = KeyTurns()
         self._capacity_bytes = int(config.capacity)
         self._close_within_s = config.close_within
@@ -139,35 +136,74 @@ class NixlStore:
         """Wait for what is under way, but no longer than `close_within`."""
         if self._is_closed:
             return
-        self._is_closed = True
         with anyio.move_on_after(self._close_within_s, shield=True) as scope:
-            await self._threads.close()
+            if not self._has_ended:
+                await self._ending.result()
         if scope.cancelled_caught:
             self._log.warning("transfers_left_behind", after_s=self._close_within_s)
-        else:
-            self._medium.close()
-        await anyio.to_thread.run_sync(self._medium.let_go)
+        await self._beside.run(self._medium.let_go)
+        self._is_closed = True
+
+    async def _end(self) -> None:
+        """When nothing is under way any more: also long after it was left behind."""
+        await self._threads.close()
+        await self._beside.run(self._medium.close)
+        self._has_ended = True
 
 
-def _agent(config: NixlConfig, context: StoreContext) -> Agent:
-    agent = Agent(config, f"penstock-{config.name}-{context.epoch.hex()}")
-    if context.memory is not None:
-        agent.register(context.memory)
-    return agent
+def _medium(
+    config: NixlConfig, context: StoreContext, log: Log, opened: ExitStack
+) -> tuple[Blocking, Ownership]:
+    """Raises StoreRefused, StoreFault."""
+    with mapped({NixlFailed: StoreFault}):
+        agent = Agent(config, f"penstock-{config.name}-{context.epoch.hex()}")
+        opened.callback(agent.close)
+        if context.memory is not None:
+            agent.register(context.memory)
+    if agent.medium is Medium.OBJECTS:
+        _check_objects(config)
+        return NixlObjects(config, agent), Ownership.SHARED
+    _check_files(config)
+    return _files(config, context, agent, log, opened), OWNERSHIP[config.ownership]
 
 
-def _files(config: NixlConfig, context: StoreContext, agent: Agent, log: Log) -> NixlFiles:
+def _check_objects(config: NixlConfig) -> None:
+    """Raises StoreRefused for what such a plugin would not look at."""
+    usual = {field.name: field.default for field in msgspec.structs.fields(NixlConfig)}
+    for name in ("path", "io", "durability"):
+        if getattr(config, name) != usual[name]:
+            raise _refusal(config, name, f"keeps objects, below prefix: leave {name} out")
+    try:
+        config.check_shared()
+    except ValueError as problem:
+        raise StoreRefused(f"stores.{config.name}", str(problem)) from None
+
+
+def _check_files(config: NixlConfig) -> None:
+    """Raises StoreRefused."""
+    if not config.path:
+        raise _refusal(config, "path", "keeps files: say path")
+    if not config.capacity and config.ownership is OwnershipName.EXCLUSIVE:
+        raise _refusal(config, "capacity", "keeps files: say capacity")
+    if config.prefix:
+        raise _refusal(config, "prefix", "keeps files, below path: leave prefix out")
+
+
+def _refusal(config: NixlConfig, name: str, problem: str) -> StoreRefused:
+    return StoreRefused(f"stores.{config.name}.{name}", f"{config.plugin} {problem}")
+
+
+def _files(
+    config: NixlConfig, context: StoreContext, agent: Agent, log: Log, opened: ExitStack
+) -> NixlFiles:
     """Raises StoreRefused, StoreFault."""
     marker = Marker(Placement.BY_KEY, 1, 0)
     folder = Folder(Path(config.path), marker, OWNERSHIP[config.ownership], context.epoch)
-    try:
-        folder.claim()
-        folder.sweep()
-        wanted = Caching.DIRECT if config.io is FileIo.DIRECT else Caching.BUFFERED
-        caching = folder.caching_of(wanted)
-        if caching is not wanted:
-            log.warning("io_buffered", path=folder.path, reason="its filesystem refuses O_DIRECT")
-        return NixlFiles(config, agent, folder, caching)
-    except (StoreRefused, StoreFault, OSError):
-        folder.close()
-        raise
+    opened.callback(folder.close)
+    folder.claim()
+    folder.sweep()
+    wanted = Caching.DIRECT if config.io is FileIo.DIRECT else Caching.BUFFERED
+    caching = folder.caching_of(wanted)
+    if caching is not wanted:
+        log.warning("io_buffered", path=folder.path, reason="its filesystem refuses O_DIRECT")
+    return NixlFiles(config, agent, folder, caching)

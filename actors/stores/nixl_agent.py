@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from penstock.actors.stores.nixl_config import NixlConfig
 from penstock.actors.stores.store import StoreRefused
+from penstock.runtime.log import Log
 
 INSTALL = "pip install penstock[nixl]"
 PACKAGES = ("nixl_cu13", "nixl_cu12", "nixl")
@@ -56,7 +57,7 @@ class Agent:
     """One agent with one plugin. For several threads: NIXL locks itself."""
 
     def __init__(self, config: NixlConfig, name: str) -> None:
-        """Raises StoreRefused: no library, no such plugin, or parameters it does not take."""
+        """Raises StoreRefused: no library, no such plugin, or parameters it does not take; NixlFailed."""
         self._api = _load(config)
         self._config = config
         settings = self._api.nixl_agent_config(
@@ -64,9 +65,12 @@ class Agent:
             backends=[],
             sync_mode=self._api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT,
         )
-        self._agent = self._api.nixl_agent(name, settings)
         self._name = name
         self._errors = self._known_errors()
+        try:
+            self._agent: Any = self._api.nixl_agent(name, settings)
+        except self._errors as error:
+            raise NixlFailed(f"no agent can be made: {error}") from None
         kinds = self._kinds(config.plugin)
         try:
             self._agent.create_backend(config.plugin, config.parameters)
@@ -77,14 +81,27 @@ class Agent:
         self.medium = Medium.FILES if "FILE_SEG" in kinds else Medium.OBJECTS
         self._plugins = [config.plugin]
         self._lasting = range(0)
+        self._log = Log(f"store.{config.name}")
         self._pause = threading.Event()  # never set
-        self._kept: list[object] = []  # what transfers may still touch that could not be ended
+        self._kept: list[
+            tuple[Any, object]
+        ] = []  # what transfers may still touch that could not be ended
 
     def register(self, memory: memoryview) -> None:
-        """Tell NIXL of memory once, not with every transfer."""
+        """Tell NIXL of memory once, not with every transfer. Raises NixlFailed."""
         start, size = _place(memory)
-        self._agent.register_memory([(start, size, 0, "")], "DRAM", self._plugins)
+        try:
+            self._agent.register_memory([(start, size, 0, "")], "DRAM", self._plugins)
+        except self._errors as error:
+            raise NixlFailed(f"memory cannot be told: {error}") from None
         self._lasting = range(start, start + size)
+
+    def close(self) -> None:
+        """When nothing is under way. May take long: a plugin ends its threads and gives its memory back. Idempotent."""
+        self._agent = None
+        memory = [keep for _, keep in self._kept]  # for as long as a handle keeps what may touch it
+        self._kept.clear()
+        del memory
 
     def move(self, way: Way, objects: Sequence[tuple[Parts, Remote, object]]) -> list[str]:
         """Move the parts of each object, one after the other from its beginning. Ends when all of them have.
@@ -95,7 +112,10 @@ class Agent:
         if not objects:
             return []
         transfers = [_Transfer() for _ in objects]
-        with self._known([parts for parts, _, _ in objects], [remote for _, remote, _ in objects]):
+        all_, remotes = [parts for parts, _, _ in objects], [remote for _, remote, _ in objects]
+        with self._known(all_, remotes) as problem:
+            if problem:
+                return [problem] * len(objects)
             for transfer, (parts, remote, _) in zip(transfers, objects, strict=True):
                 self._post(transfer, way, parts, remote)
             self._wait([one for one in transfers if one.is_under_way])
@@ -113,8 +133,10 @@ class Agent:
         return [one is not None for one in found]
 
     def _known_errors(self) -> tuple[type[Exception], ...]:
+        """Those of NIXL, and what its bindings make of any other error of C++."""
         bindings = importlib.import_module(f"{self._api.__package__}._bindings")
-        return tuple(one for name, one in vars(bindings).items() if name.endswith("Error"))
+        own = (one for name, one in vars(bindings).items() if name.endswith("Error"))
+        return (*own, RuntimeError)
 
     def _kinds(self, plugin: str) -> set[str]:
         """What memory it takes. Raises StoreRefused unless the plugin is there and loads."""
@@ -129,20 +151,29 @@ class Agent:
         return kinds
 
     @contextmanager
-    def _known(self, all_: Sequence[Parts], remotes: Sequence[Remote]) -> Iterator[None]:
-        """NIXL told of this memory, and of these files or objects."""
+    def _known(self, all_: Sequence[Parts], remotes: Sequence[Remote]) -> Iterator[str]:
+        """NIXL told of this memory, and of these files or objects. Empty, or why not."""
         places = {_place(part) for parts in all_ for part in parts if part.nbytes}
         brief = [(*one, 0, "") for one in places if one[0] not in self._lasting]
         there = [(one.start, one.size_bytes, one.number, one.name) for one in remotes]
-        told = []
+        told, problem = [], ""
         try:
             for what, kind in ((brief, "DRAM"), (there, self.medium.value)):
                 if what:
                     told.append(self._agent.register_memory(what, kind, self._plugins))
-            yield
+        except self._errors as error:
+            problem = f"memory cannot be told: {error}"
+        try:
+            yield problem
         finally:
             for one in told:
-                self._agent.deregister_memory(one, self._plugins)
+                self._forget(one)
+
+    def _forget(self, told: Any) -> None:
+        try:
+            self._agent.deregister_memory(told, self._plugins)
+        except self._errors as error:  # what was moved was moved
+            self._log.warning_once("memory_not_forgotten", reason=f"{error}")
 
     def _post(self, transfer: _Transfer, way: Way, parts: Parts, remote: Remote) -> None:
         local, there, offset = [], [], remote.start

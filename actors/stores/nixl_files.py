@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -97,6 +97,7 @@ class NixlFiles:
     def close(self) -> None:
         """When nothing is under way."""
         os.close(self._fd)
+        self._agent.close()
 
     def _size(self, key: bytes) -> int:
         try:
@@ -141,7 +142,10 @@ class NixlFiles:
 
     def _open_to_load(self, files: ExitStack, one: Wanted) -> _Opened | Outcome:
         name, header = object_name(one.key), len(one.header)
-        fd = self._open(files, name, os.O_RDONLY)
+        try:
+            fd = self._open(files, name, os.O_RDONLY)
+        except FileNotFoundError:
+            return MISSING
         size = os.fstat(fd).st_size
         if not header <= size <= header + len(one.payload):
             room = f"there is room for {header} + {len(one.payload)}"
@@ -152,7 +156,12 @@ class NixlFiles:
 
     def _open_to_save(self, files: ExitStack, one: Given) -> _Opened:
         size, aside = len(one.header) + one.payload_bytes, self._folder.temporary()
-        fd = self._open(files, aside, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        try:
+            fd = self._open(files, aside, flags)
+        except FileNotFoundError:  # somebody took the folder of temporaries away
+            self._folder.renew_aside()
+            fd = self._open(files, aside, flags)
         files.callback(self._remove_aside, aside)
         self._through_the_cache_unless_whole(fd, size)
         os.posix_fallocate(fd, 0, size)  # of a full disk NIXL only says that it failed
@@ -166,12 +175,21 @@ class NixlFiles:
             os.fdatasync(one.fd)
         os.rename(one.aside, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         if self._is_durable:
-            folder = os.open(Path(name).parent, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._fd)
             try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+                self._sync_folder_of(name)
+            except OSError as error:
+                # It has its name already. What is said to be not there is not to be found.
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=self._fd)
+                return replace(_failed(error), may_be_there=True)
         return DONE
+
+    def _sync_folder_of(self, name: str) -> None:
+        folder = os.open(Path(name).parent, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._fd)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _open(self, files: ExitStack, name: str, flags: int) -> int:
         direct = os.O_DIRECT if self._is_direct else 0
@@ -193,8 +211,12 @@ def _tried(work: Callable[[], Result]) -> Result | Outcome:
     """What the operating system refuses, as the outcome of one object."""
     try:
         return work()
-    except FileNotFoundError:
-        return MISSING
     except OSError as error:
-        fate = Fate.FULL if error.errno in _FULL else Fate.FAULT
-        return Outcome(fate, reason=f"{os.strerror(error.errno or 0)}")
+        return _failed(error)
+    except StoreFault as fault:
+        return Outcome(Fate.FAULT, reason=str(fault))
+
+
+def _failed(error: OSError) -> Outcome:
+    fate = Fate.FULL if error.errno in _FULL else Fate.FAULT
+    return Outcome(fate, reason=f"{os.strerror(error.errno or 0)}")

@@ -100,7 +100,8 @@ class NixlObjects:
         """There is nothing."""
 
     def close(self) -> None:
-        """There is nothing."""
+        """When nothing is under way."""
+        self._agent.close()
 
     def _sizes(self, keys: Sequence[bytes]) -> list[int | None]:
         """Bytes of their payloads, of those that are there. Raises NixlFailed."""
