@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 
 from penstock.actors.api import l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES, Shortfall
 from penstock.actors.core.cost import worth_loading
 from penstock.actors.core.load_plan import Batching, Known, Part, Plan, part_bytes, plan_load
 from penstock.actors.load_targets import load_targets, reservation, whole_pages
+from penstock.actors.locating import Glance
 from penstock.actors.object_keys import object_keys
 from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
@@ -28,34 +29,31 @@ _RESIDENT, _COMING = 1, 2  # of _native.Presence
 _DIGEST = struct.Struct("<Q")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """The chunks of a prompt from the first missing one, as L1 has them: all of them, or that one."""
-
-    presence: bytes
-    names: store.Keys
-    is_all: bool  # up to the prompt's end, and little enough to be brought
-
-
 class AtHand:
     """Of one prefetcher."""
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
 
-    def bring(self, want: prefetch.Fetch) -> l1_loading.Finished | None:
-        """What the ticket has come to; None: it has to be fetched."""
+    def bring(self, want: prefetch.Fetch) -> l1_loading.Finished | Glance | None:
+        """What the ticket has come to. Else it has to be fetched; what was seen of it, if anything, need not be looked
+        at again."""
         if want.afterwards is not prefetch.Afterwards.KEEP or self._around.reserving.locked():
             return None
-        try:
-            return self._bring(want)
-        except PenstockError:
-            return None  # an actor that is ill is asked once more, in the ordinary way
+        seen: Glance | None = None
+        with suppress(
+            PenstockError
+        ):  # an actor that is ill is asked once more, in the ordinary way
+            seen = self._look(want)
+            if seen is not None:
+                if (finished := self._bring(want, seen)) is not None:
+                    return finished
+                seen.first = self._first(want, seen)
+        return seen
 
-    def _bring(self, want: prefetch.Fetch) -> l1_loading.Finished | None:
-        seen = self._look(want)
-        plan = None if seen is None else self._plan(want, seen)
-        if seen is None or plan is None or not self._is_worth(want, plan):
+    def _bring(self, want: prefetch.Fetch, seen: Glance) -> l1_loading.Finished | None:
+        plan = self._plan(want, seen)
+        if plan is None or not self._is_worth(want, plan):
             return None
         loaded = self._load_all(want, plan, seen.names)
         if loaded is None:
@@ -71,12 +69,11 @@ class AtHand:
         self._around.metrics.over(finished.hit_chunks - want.hit_chunks, Shortfall.NONE)
         return finished
 
-    def _look(self, want: prefetch.Fetch) -> _Seen | None:
+    def _look(self, want: prefetch.Fetch) -> Glance | None:
         """All that is missing if that is little, else the next chunk."""
-        total = len(want.keys) // KEY_BYTES
         slots = range(len(want.shape.slots))
         chunk_bytes = sum(whole_pages(slot.bytes) for slot in want.shape.slots)
-        chunks, is_all = total - want.hit_chunks, True
+        chunks, is_all = len(want.keys) // KEY_BYTES - want.hit_chunks, True
         limits = self._around.limits
         if (
             chunks * chunk_bytes > limits.at_hand_bytes_max
@@ -88,22 +85,22 @@ class AtHand:
         keys = want.keys[want.hit_chunks * KEY_BYTES : (want.hit_chunks + chunks) * KEY_BYTES]
         presence = self._around.l1.ask_now(l1_loading.Survey(keys, want.shape.geometry))
         if presence is NOT_AT_ONCE or _COMING in presence:
-            return None
-        if not is_all and _RESIDENT in presence:
-            return None  # more may come behind it
-        names = object_keys(want.shape, keys, slots)
-        return _Seen(presence, names, is_all)
+            return None  # what is on its way is looked at when it is joined: it may be given up by then
+        return Glance(presence, object_keys(want.shape, keys, slots), {}, is_all)
 
-    def _plan(self, want: prefetch.Fetch, seen: _Seen) -> Plan | None:
+    def _plan(self, want: prefetch.Fetch, seen: Glance) -> Plan | None:
         """What to load to reach the end; None when that is not at hand, or not known."""
         tiers, first, limits = self._around.tiers, want.hit_chunks, self._around.limits
         total = len(want.keys) // KEY_BYTES
+        if not seen.is_all and _RESIDENT in seen.presence:
+            return None  # more may come behind it
         known: Known | None = None
         plan = Plan(first, ())
         for number, tier in enumerate(tiers):
             found = tier.ref.ask_now(store.Locate(seen.names))
             if found is NOT_AT_ONCE:
                 return None
+            seen.found[number] = found
             if not any(found):
                 continue
             if not seen.is_all or not tier.is_kept:
@@ -120,6 +117,16 @@ class AtHand:
             if plan.chunks == total:
                 break
         return plan
+
+    def _first(self, want: prefetch.Fetch, seen: Glance) -> Part | None:
+        """The next chunk, if L1 has nothing of it, one tier all, and it is worth its load."""
+        slots = tuple(range(len(want.shape.slots)))
+        has_it = (tier for tier, found in seen.found.items() if all(found[: len(slots)]))
+        tier = next(has_it, None)
+        if tier is None or any(seen.presence[: len(slots)]) or not want.shape.is_all_full:
+            return None
+        part = Part(tier, want.hit_chunks, want.hit_chunks + 1, slots)
+        return part if self._is_worth(want, Plan(part.last, (part,))) else None
 
     def _is_worth(self, want: prefetch.Fetch, plan: Plan) -> bool:
         """Whether all of it takes less time than the engine needs, by what was measured; if nobody says, it does."""

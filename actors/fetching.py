@@ -34,11 +34,11 @@ from penstock.actors.core.load_plan import (
 )
 from penstock.actors.core.load_records import Name, Record, Stage
 from penstock.actors.load_targets import load_targets, reservation
-from penstock.actors.locating import Locating, News
+from penstock.actors.locating import Glance, Locating, News
 from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
-from penstock.runtime.ref import gather_asks
+from penstock.runtime.message import NOT_AT_ONCE
 
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
 
@@ -122,13 +122,25 @@ class Fetching:
                 if record is not None and record.stage is Stage.LANDED:
                     self._loads.join(record, self._want.ticket, self._deadline)
 
-    # The coroutine.
+    # The coroutine, and what is done before it in the step of the lookup.
+
+    def begin(self, glance: Glance | None) -> None:
+        """To be followed by `run`. What comes first is loaded before anything else is done, if it is clear already: no
+        disk waits for what is planned beside it."""
+        self._deadline = asyncio.get_running_loop().time() + self._want.load_s
+        self._loads.waiting[self._want.ticket] = self
+        if glance is None:
+            return
+        self._locating.begin(glance)
+        if (part := glance.first) is not None:
+            with suppress(PenstockError):  # L1 is asked once more, in the ordinary way
+                lease = self._around.l1.ask_now(reservation(self._want, part))
+                if lease is not NOT_AT_ONCE and self._take(part, lease) is None:
+                    self.limit_chunks = self._reach = part.last
 
     async def run(self) -> None:
         """Until the ticket needs nothing of the prefetcher any more. Never raises a PenstockError."""
         want, now = self._want, asyncio.get_running_loop().time()
-        self._deadline = now + want.load_s
-        self._loads.waiting[want.ticket] = self
         try:
             with self._scope:
                 await self._bring()
@@ -144,8 +156,12 @@ class Fetching:
     async def _bring(self) -> None:
         with move_on_after(self._want.load_s) as within:
             try:
+                await self._loads.wait_ahead(self._want.ticket)
                 await self._loads.move(self._want.ticket)  # is anybody waiting still?
-                await self._measure_speeds()
+                if (
+                    self._want.prefill_tokens_per_s
+                ):  # only engines that say so can compute it instead
+                    self._speeds = await self._around.measure_speeds()
                 async with create_task_group() as tasks:
                     tasks.start_soon(self._locating.run, name="locate")
                     await self._pursue()
@@ -154,18 +170,6 @@ class Fetching:
                 self._shortfall = Shortfall.FAILED
         if within.cancelled_caught or asyncio.get_running_loop().time() >= self._deadline:
             self._shortfall = Shortfall.OUT_OF_TIME
-
-    async def _measure_speeds(self) -> None:
-        """Only for engines that say what computing costs them."""
-        if self._want.prefill_tokens_per_s == 0:
-            return
-        asks = (
-            tier.ref.ask(store.MeasureSpeed(), within=tier.locate_s) for tier in self._around.tiers
-        )
-        self._speeds = [
-            store.Speed(0.0, 0.0, 0) if isinstance(speed, PenstockError) else speed
-            for speed in await gather_asks(asks)
-        ]
 
     # Planning and loading.
 
@@ -236,7 +240,7 @@ class Fetching:
                 break
             after = plan.parts[position + 1 : position + 2]
             self.limit_chunks = max(self.limit_chunks, after[0].first if after else plan.chunks)
-            await checkpoint()
+            await self._loads.wait_ahead(self._want.ticket)
         mine = self._loads.records.of(self._want.ticket)
         if plan.parts and any(record.stage is Stage.LANDED for record in mine):
             await self._loads.move(self._want.ticket)

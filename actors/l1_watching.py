@@ -13,8 +13,9 @@ from penstock import _native
 from penstock.actors.api import gateway
 from penstock.actors.api.types import KEY_BYTES, SessionId, Shortfall, TicketId
 from penstock.actors.core.watches import Watch, Watches
-from penstock.runtime.errors import ActorStopped, MailboxFull
+from penstock.runtime.errors import ActorCrashed, ActorStopped, MailboxFull
 from penstock.runtime.log import Log
+from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.ref import Ref
 
 
@@ -134,11 +135,13 @@ class Watching:
     def _tell(self, watch: Watch, hit: int, promised: int) -> None:
         shortfall = watch.shortfall if promised < len(watch.keys) // KEY_BYTES else Shortfall.NONE
         news = gateway.TicketMoved(watch.session, watch.ticket, hit, promised, shortfall)
+        watcher = self._watchers[watch.ticket]
         try:
-            self._watchers[watch.ticket].tell_nowait(news)
+            if watcher.ask_now(news) is NOT_AT_ONCE:
+                watcher.tell_nowait(news)
         except MailboxFull:
             return
-        except ActorStopped:
+        except (ActorStopped, ActorCrashed):
             pass  # the node is stopping from its edge inwards: nobody is left to be told
         watch.hit_chunks, watch.promised_chunks = hit, promised
         if promised == hit:

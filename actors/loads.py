@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from anyio import CancelScope, move_on_after
+from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_loading, store
 from penstock.actors.api.types import NODE_SESSION, LeaseId, TicketId
@@ -73,6 +74,7 @@ class Load:
     targets: tuple[store.Target, ...]
     payload_bytes: int
     scope: CancelScope = field(default_factory=CancelScope)
+    over: asyncio.Event = field(default_factory=asyncio.Event)  # landed, or lost
     landed: dict[int, None] = field(
         default_factory=dict
     )  # positions in `places`, ascending: LOADED, not kept
@@ -103,8 +105,7 @@ class Loads:
         self._start_soon = start_soon
         self._metrics = metrics
         self._loads: dict[Record, Load] = {}  # of all records in the book
-        # Set when the ticket's first load has landed: side by side, on a disk, all come at the end.
-        self._ahead: dict[TicketId, asyncio.Event] = {}
+        self._ahead: dict[TicketId, asyncio.Event] = {}  # set when its first load is over
         self._log = Log("prefetcher")
 
     @property
@@ -137,10 +138,19 @@ class Loads:
         )
         load.scope.deadline = deadline
         self._loads[record] = load
-        is_first = ticket not in self._ahead
-        ahead = self._ahead.setdefault(ticket, asyncio.Event())
-        run = self._run_ahead if is_first else self._run_after
-        self._start_soon(run, load, ahead, name="load")
+        self._ahead.setdefault(ticket, load.over)
+        self._start_soon(self._run, load, name="load")
+
+    async def wait_ahead(self, ticket: TicketId) -> None:
+        """A turn of the loop; while the ticket's first load is under way a head start for it: side by side, on a disk,
+        all would come at the end, and what is planned meanwhile would hold up the news of it."""
+        ahead = self._ahead.get(ticket)
+        if ahead is None or ahead.is_set():
+            await checkpoint()
+            return
+        with move_on_after(self._head_start_s):
+            await ahead.wait()
+        ahead.set()  # there is one head start
 
     def join(self, record: Record, ticket: TicketId, deadline: float) -> None:
         """Another ticket waits for this load."""
@@ -200,25 +210,17 @@ class Loads:
         load.scope.cancel()
         load.hold = None  # its memory comes back when nothing writes into it any more
 
-    async def _run_ahead(self, load: Load, ahead: asyncio.Event) -> None:
-        try:
-            await self._run(load)
-        finally:
-            ahead.set()
-
-    async def _run_after(self, load: Load, ahead: asyncio.Event) -> None:
-        with move_on_after(self._head_start_s):
-            await ahead.wait()
-        await self._run(load)
-
     async def _run(self, load: Load) -> None:
         hold = load.hold  # until L1 has been told, whoever leaves meanwhile
         answers: tuple[store.Loaded, ...] = ()
-        with load.scope:
-            answers = await self._ask_store(load)
-        load.targets = ()
-        await hazard("prefetch.after_load")
-        await self._land(load, answers, hold)
+        try:
+            with load.scope:
+                answers = await self._ask_store(load)
+            load.targets = ()
+            await hazard("prefetch.after_load")
+            await self._land(load, answers, hold)
+        finally:
+            load.over.set()
 
     async def _ask_store(self, load: Load) -> tuple[store.Loaded, ...]:
         """Empty when the store gave no answer: then it may still be writing."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from anyio import create_task_group
 
 from penstock.actors.api import l1, l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES
-from penstock.actors.core.load_plan import Known, full_hole
+from penstock.actors.core.load_plan import Known, Part, full_hole
 from penstock.actors.loads import Tier
 from penstock.actors.object_keys import object_keys_in_steps
 from penstock.runtime.errors import PenstockError
@@ -31,6 +32,17 @@ class News:
     async def wait(self) -> None:
         """Until something changes after now."""
         await self._changed.wait()
+
+
+@dataclass(slots=True)
+class Glance:
+    """What was seen of a prompt's next chunks, one or all, in the very step that asked for it."""
+
+    presence: bytes  # in L1
+    names: store.Keys
+    found: dict[int, bytes]  # by tier: the answers of those that gave one at once
+    is_all: bool = False  # up to the prompt's end, and little enough to be brought in that step
+    first: Part | None = None  # to be loaded ahead of all else
 
 
 class Locating:
@@ -59,6 +71,7 @@ class Locating:
         self._names = bytearray()  # keys of the known objects, chunk-major
         self._mute: set[int] = set()  # tiers that did not answer in time, or could not
         self._asking = 0  # locates under way
+        self._glance: Glance | None = None
 
     def key(self, chunk: int, slot: int) -> bytes:
         """The key of a known object."""
@@ -66,29 +79,45 @@ class Locating:
         start = ((chunk - self._known.first) * width + slot) * KEY_BYTES
         return bytes(self._names[start : start + KEY_BYTES])
 
+    def begin(self, glance: Glance) -> None:
+        """What it tells is not asked again."""
+        self._glance = glance
+        self._learn(glance)
+        for number, answers in glance.found.items():
+            self._known.found(number, self._known.first, answers)
+
     async def run(self) -> None:
         """Most prompts end early, and then little was asked for. Raises what L1 refuses."""
-        start, size = self._known.first, self._slice_chunks
+        start, size, seen = self._known.first, self._slice_chunks, self._glance
         total = len(self._want.keys) // KEY_BYTES
-        every = range(len(self._want.shape.slots))
         async with create_task_group() as asks:
             while start < total and full_hole(self._known) >= start:
-                end = min(total, start + size)
-                keys = self._want.keys[start * KEY_BYTES : end * KEY_BYTES]
-                survey = l1_loading.Survey(keys, self._want.shape.geometry)
-                presence = await self._l1.ask(survey, within=self._ask_s)
-                names = await object_keys_in_steps(self._want.shape, keys, every)
-                self._names += names.packed
-                self._known.grow(presence)
+                if seen is None:
+                    seen = await self._survey(start, min(total, start + size))
+                    size = 2 * size
                 for number in range(len(self._tiers)):
-                    if number not in self._mute:
+                    if number not in self._mute and number not in seen.found:
                         self._asking += 1
-                        asks.start_soon(self._ask, number, start, names, name="locate in tier")
-                while full_hole(self._known) < end and self._asking:
+                        asks.start_soon(self._ask, number, start, seen.names, name="locate in tier")
+                start, seen = self._known.end, None
+                while full_hole(self._known) < start and self._asking:
                     await self._news.wait()
-                start, size = end, 2 * size
         self.is_over = True
         self._news.tell()
+
+    async def _survey(self, start: int, end: int) -> Glance:
+        shape = self._want.shape
+        keys = self._want.keys[start * KEY_BYTES : end * KEY_BYTES]
+        survey = l1_loading.Survey(keys, shape.geometry)
+        presence = await self._l1.ask(survey, within=self._ask_s)
+        names = await object_keys_in_steps(shape, keys, range(len(shape.slots)))
+        seen = Glance(presence, names, {})
+        self._learn(seen)
+        return seen
+
+    def _learn(self, seen: Glance) -> None:
+        self._names += seen.names.packed
+        self._known.grow(seen.presence)
 
     async def _ask(self, number: int, start: int, names: store.Keys) -> None:
         tier = self._tiers[number]

@@ -18,6 +18,7 @@ from penstock.actors.core.load_plan import LongestHit
 from penstock.actors.core.probing import Probes
 from penstock.actors.fetching import Fetching
 from penstock.actors.loads import Loads, Tier
+from penstock.actors.locating import Glance
 from penstock.actors.prefetch_metrics import PrefetchMetrics
 from penstock.actors.surroundings import PrefetchLimits, Surroundings
 from penstock.actors.telling import Telling
@@ -85,13 +86,14 @@ class Prefetcher(prefetch.Prefetcher):
     def receive(self, msg: prefetch.Message) -> object:
         match msg:
             case prefetch.Fetch():
-                self._fetch(msg)
+                self._fetch(msg, None)
                 return answer(msg, None)
             case prefetch.FetchNow():
-                finished = self._at_hand.bring(msg.fetch)
-                if finished is None:
-                    self._fetch(msg.fetch)
-                return answer(msg, finished)
+                brought = self._at_hand.bring(msg.fetch)
+                if isinstance(brought, l1_loading.Finished):
+                    return answer(msg, brought)
+                self._fetch(msg.fetch, brought)
+                return answer(msg, None)
             case prefetch.Leave():
                 if (fetching := self._fetchings.get(msg.ticket)) is not None:
                     fetching.end(msg.hit_chunks)
@@ -103,12 +105,14 @@ class Prefetcher(prefetch.Prefetcher):
             case _:
                 assert_never(msg)
 
-    def _fetch(self, want: prefetch.Fetch) -> None:
+    def _fetch(self, want: prefetch.Fetch, glance: Glance | None) -> None:
         if self._loading >= self._limits.tickets_max or want.ticket in self._fetchings:
             self._telling.tell_now(want.ticket, l1_loading.Settle(want.ticket, Shortfall.BUSY))
             return
         rests = partial(self._resting.add, want.ticket)
-        fetching = self._fetchings[want.ticket] = Fetching(want, self._around, rests=rests)
+        fetching = Fetching(want, self._around, rests=rests)
+        self._fetchings[want.ticket] = fetching
+        fetching.begin(glance)
         self.start_soon(self._run, want.ticket, fetching, name="fetching")
 
     @property

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from penstock._native import crc64, crc64_join_runs
 
-INLINE_BYTES_MAX = 64 * 1024  # digested in the loop's own step; more goes to a thread
+INLINE_BYTES_MAX = 1024 * 1024  # digested in the loop's own step; more goes to a thread
 
 
 class Digester:

@@ -171,7 +171,7 @@ async def test_every_number_of_a_store_is_the_truth(tmp_path: Path) -> None:
     """E3 (LMCache#1260, #1755): objects, bytes, room, evictions and damage of one store, each against
     what the client was told and what lies on the disk, with labels, step by step.
 
-    Seen to fail with the bytes of loads counted with their headers.
+    Seen to fail with the bytes of loads counted with their headers, and while what is not at hand was located twice.
     """
     files = Files(tmp_path / "kv")
     capacity = 30 * COST
@@ -199,9 +199,8 @@ async def test_every_number_of_a_store_is_the_truth(tmp_path: Path) -> None:
         tally.read()
         now = tally.operations("locate")
         assert hit == 10
-        # Objects answered for: what is not at hand is located a second time, with time.
-        assert now["found"] - before.get("found", 0) in (10, 20)
-        assert now["missing"] - before["missing"] in (5, 10)
+        assert now["found"] - before.get("found", 0) == 10
+        assert now["missing"] - before["missing"] == 5
         assert tally.operations("load") == {"loaded": 10}
         assert tally.of("bytes_total", op="load") == 10 * OBJECT_BYTES
 
@@ -230,10 +229,8 @@ async def test_what_fails_is_counted_and_seen_in_the_breaker(
     """E3: objects that could not be loaded, batches tried again, and the state of each breaker."""
     files, prompt = Files(tmp_path / "kv"), Prompt.made("a", 10)
     breaker = {"failures": 3, "window": "10s", "open_for": "100s"}
-    async with one_engine(files.config(faults={}, breaker=breaker, attempts_max=2)) as (
-        node,
-        engine,
-    ):
+    store = files.config(faults={}, breaker=breaker, attempts_max=2)
+    async with one_engine(store, prefetch__head_start="10s") as (node, engine):
         tally = Tally(node, files)
         await put_and_save(engine, prompt)
         await purge(node)
@@ -242,7 +239,8 @@ async def test_what_fails_is_counted_and_seen_in_the_breaker(
         faulty[0].faults = FaultsConfig(fault=1.0)
         assert (await find(engine, prompt)).hit_chunks == 0
         tally.read()
-        assert tally.operations("load") == {"failed": 10}
+        # It is loaded ahead of the others, and nothing beyond a hole is asked for.
+        assert tally.operations("load") == {"failed": 1}
         assert tally.of("retries_total", op="load") > 0
         for _ in range(4):
             await find(engine, prompt)

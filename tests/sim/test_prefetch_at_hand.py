@@ -16,7 +16,7 @@ from support.prefetch_world import (
     prompt,
 )
 
-from penstock.actors.api import store
+from penstock.actors.api import l1_loading, store
 from penstock.actors.api.types import GroupGeometry, Shortfall
 from penstock.runtime.supervisor import Supervisor
 
@@ -131,7 +131,38 @@ def test_a_chunk_that_is_only_on_its_way_through_l1_is_no_end_of_the_prompt(seed
         await world.store(one, range(1))
         want = world.fetch_of(await world.lookup(prompt(20, "another")), one, hit_chunks=0)
         assert world.actor is not None
-        seen = world.actor._at_hand.bring(want)
-        assert seen is None
+        brought = world.actor._at_hand.bring(want)
+        assert not isinstance(brought, l1_loading.Finished)
+
+    play(seed, scene, AT_HAND)
+
+
+@SEEDS
+def test_a_prompt_too_long_to_be_at_hand_is_begun_in_the_step_of_its_lookup(seed: int) -> None:
+    """The first chunk's load is under way when the lookup is answered, and alone: what follows is planned when it has
+    come. What was asked of a store in that step is not asked again.
+
+    Seen to fail while the glance at the first chunk was forgotten, and while all of a prompt was planned beside its
+    first load."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(20)
+        world.stores[0].put(world.shape, one, range(20))
+        world.stores[0].plan.loads_free = 0
+        world.stores[0].plan.has_at_hand = False
+        assert world.actor is not None
+        records = world.actor._around.loads.records
+        watched = await world.lookup(one)
+        assert (watched.hit, len(records)) == (0, 1)
+        assert records.find((one[:32], 0)) is not None
+        await anyio.sleep(0.04)
+        assert len(records) == 1
+        await anyio.sleep(0.04)  # its head start is over
+        assert len(records) > 1
+        world.stores[0].released.set()
+        assert await world.wait_final(watched) == 20
+        assert await world.read(watched) == 20
+        assert world.stores[0].located == 20
+        assert len(world.stores[0].loads[0]) == 1
 
     play(seed, scene, AT_HAND)

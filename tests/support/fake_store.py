@@ -42,6 +42,7 @@ class StorePlan:
     hangs_at_locate: bool = False
     hangs_at_measure: bool = False
     hangs_at_load: bool = False  # while it writes still: what is given up is written to much later
+    has_at_hand: bool = True  # what it loads, if its actor is served at once
     loads_free: int | None = None  # loads beyond so many wait until they are released
     fails: bool = False  # every call
     loses: set[bytes] = field(default_factory=set)  # located, and missing when loaded
@@ -60,7 +61,7 @@ class FakeStore(store.StoreActor):
         world, plan = self._world, self._world.plan
         match msg:
             case store.Locate():
-                world.located += 1
+                world.located += len(msg.keys)
                 await self._pause(plan.locate_s, hangs=plan.hangs_at_locate)
                 return bytes(int(key in world.objects) for key in msg.keys)
             case store.Load():
@@ -79,9 +80,9 @@ class FakeStore(store.StoreActor):
             return NOT_AT_ONCE
         match msg:
             case store.Locate():
-                world.located += 1
+                world.located += len(msg.keys)
                 return bytes(int(key in world.objects) for key in msg.keys)
-            case store.Load():
+            case store.Load() if plan.has_at_hand:
                 world.loads.append([target.key for target in msg.targets])
                 return tuple([self._load_now(target) for target in msg.targets])
             case store.MeasureSpeed() if not plan.hangs_at_measure:
@@ -159,7 +160,7 @@ class StoreWorld:
     def __init__(self, name: str) -> None:
         self.plan = StorePlan()
         self.objects: set[bytes] = set()
-        self.located = 0
+        self.located = 0  # names that it was asked for
         self.given_up = 0  # loads that hung, until nobody waited any more
         self.loads: list[list[bytes]] = []  # keys of every Load
         self.loaded: list[bytes] = []
