@@ -105,6 +105,20 @@ def forget_frames(error: BaseException) -> None:
             behind += one.exceptions
 
 
+def forget_traceback(error: BaseException) -> None:
+    """As `forget_frames`, and the places, too: for errors that nobody is told of.
+
+    A frame goes on to hold its function, and with it all that a closure refers to; and one of a coroutine that has not
+    ended would be ended by being cleared.
+    """
+    behind: list[BaseException | None] = [error]
+    while behind:
+        one = behind.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            behind += [one.__cause__, one.__context__]
+
+
 Translation = Callable[[str], PenstockError]
 
 

@@ -10,7 +10,6 @@ A check raises AssertionError with what went wrong. A subject is opened anew by 
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.pages import fresh_pages
@@ -286,17 +284,18 @@ async def _expect_one_of(store: Store, choices: list[Sample], *, may_miss: bool 
     assert any([await one.is_in(wanted) for one in choices]), "a mixture of versions"
 
 
-async def _do(work: Callable[[], Awaitable[object]]) -> None:
-    await work()
-
-
 async def _give_up(work: Callable[[], Awaitable[object]], steps: int) -> None:
-    """Do `work`, for so many turns of the loop."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(_do, work)
-        for _ in range(steps):
-            await checkpoint()
-        group.cancel_scope.cancel()
+    """Do `work`, for so many turns of the loop. Not in a task, whose frames anyio would keep in a circle."""
+    with anyio.CancelScope() as scope:
+        _cancel_after(steps, scope)
+        await work()
+
+
+def _cancel_after(steps: int, scope: anyio.CancelScope) -> None:
+    if steps:
+        asyncio.get_running_loop().call_soon(_cancel_after, steps - 1, scope)
+    else:
+        scope.cancel()
 
 
 class _Holds:
@@ -322,12 +321,13 @@ class _Holds:
         self._changed.set()
 
     async def wait_gone(self) -> None:
+        """Without the garbage collector, which comes by rarely in a node that serves."""
         with anyio.move_on_after(HOLD_WITHIN_S):
             while self._alive:
-                gc.collect()  # exceptions of those who gave up may be in cycles
                 self._changed.clear()
                 await self._changed.wait()
-        assert not self._alive, f"memory is held {HOLD_WITHIN_S:g} s after its use was given up"
+        late = f"memory is held {HOLD_WITHIN_S:g} s after its use was given up"
+        assert not self._alive, f"{late}: by work that goes on, or by the frames of an error"
 
 
 def _untouched(memory: memoryview) -> None:

@@ -97,7 +97,7 @@ class DaxStore:
                 readers.append(held)
                 copies.append(partial(_copy_out, held, one))
 
-        def ended() -> None:
+        def ended(_: _Batch) -> None:
             for held in readers:
                 self._slots.end_reading(held)
 
@@ -276,7 +276,7 @@ class DaxStore:
             else:
                 written.add(place)
 
-        def ended() -> None:
+        def ended(batch: _Batch) -> None:
             for one in writes:
                 is_whole = one.place in written and not batch.is_given_up
                 self._slots.settle(one.place, is_whole=is_whole, source=one.source)
@@ -296,7 +296,7 @@ class DaxStore:
             try:
                 batch.run()
             finally:
-                batch.ended()
+                batch.ended(batch)
             return
         answer = await self._begun(batch)
         try:
@@ -313,15 +313,18 @@ class DaxStore:
             raise StoreFault(f"no thread can be started: {error}") from None
         finally:
             if answer is None:
-                batch.ended()
+                batch.ended(batch)
         answer.add_done_callback(batch.over)
         return answer
 
 
 class _Batch:
-    """Copies one after the other."""
+    """Copies one after the other. `ended` is told of its batch, and need not know it: in a circle, the memory that is
+    copied would wait for the collector."""
 
-    def __init__(self, works: Sequence[Callable[[], None]], ended: Callable[[], None]) -> None:
+    def __init__(
+        self, works: Sequence[Callable[[], None]], ended: Callable[[_Batch], None]
+    ) -> None:
         self.works = works
         self.ended = ended
         self.is_given_up = False  # set by the loop, read between any two copies
@@ -334,7 +337,7 @@ class _Batch:
 
     def over(self, answer: asyncio.Future[None]) -> None:
         answer.exception()  # heard, also where nobody waits
-        self.ended()
+        self.ended(self)
 
 
 def _entry_of(given: Given) -> SlotEntry:

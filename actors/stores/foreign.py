@@ -14,6 +14,8 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from penstock.runtime.errors import forget_traceback
+
 NOBODYS = (KeyboardInterrupt, GeneratorExit)
 """What no library means when it raises it."""
 
@@ -65,19 +67,9 @@ class Foreign:
         if error is None or self.lets_pass(error):
             return False
         self.trouble = trouble_of(error)
-        _let_go(error)
+        # Libraries keep what they raise, if only in a variable, and that would keep what its frames hold.
+        forget_traceback(error)
         return True
-
-
-def _let_go(error: BaseException) -> None:
-    """Of all that the frames hold that it came through: libraries keep what they raise, if only in a variable, and then
-    that would wait for the collector."""
-    behind: list[BaseException | None] = [error]
-    while behind:
-        one = behind.pop()
-        if one is not None and one.__traceback__ is not None:
-            one.__traceback__ = None
-            behind += [one.__cause__, one.__context__]
 
 
 def _status_of(error: BaseException) -> int:

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from penstock.runtime.errors import forget_frames
+from penstock.runtime.errors import forget_traceback
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -101,7 +101,7 @@ class _Workers(Generic[Item, Result]):
             with self:
                 await self._take()
         except CancelledError as given_up:
-            forget_frames(given_up)
+            forget_traceback(given_up)
             raise
 
     async def _take(self) -> None:

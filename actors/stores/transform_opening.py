@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import assert_never
 
 from penstock.actors.stores.config import StoreConfig
-from penstock.actors.stores.digests import INLINE_BYTES_MAX
 from penstock.actors.stores.store import Store, StoreContext, StoreRefused
 from penstock.actors.stores.transform import Pipeline, Step
 from penstock.actors.stores.transform_config import (
@@ -14,7 +13,11 @@ from penstock.actors.stores.transform_config import (
     Fp8Config,
     ZstdConfig,
 )
-from penstock.actors.stores.transform_store import TransformedStore, TransformLimits
+from penstock.actors.stores.transform_store import (
+    INLINE_BYTES_MAX,
+    TransformedStore,
+    TransformLimits,
+)
 
 QUICK_LEVEL_MAX = 9  # of zstd: 64 KiB are compressed within a millisecond
 

@@ -19,7 +19,6 @@ import anyio
 import anyio.to_thread
 
 from penstock.actors.api.store import Keys
-from penstock.actors.stores.digests import INLINE_BYTES_MAX
 from penstock.actors.stores.header import (
     Header,
     HeaderRefused,
@@ -43,7 +42,9 @@ from penstock.actors.stores.threads import Threads
 from penstock.actors.stores.together import together
 from penstock.actors.stores.transform import Declined, Effort, Locked, Pipeline, Unreadable
 from penstock.actors.stores.transform_bounce import Bounce, Room
+from penstock.runtime.units import KIB
 
+INLINE_BYTES_MAX = 64 * KIB  # transformed in the loop's own step: compressed within a millisecond
 GROUPS_AT_ONCE = 4  # that the bounce buffer has room for
 GROUP_OBJECTS_MAX = 64
 
@@ -229,13 +230,14 @@ class TransformedStore:
     def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         bytes_max = self._bounce.bytes_max // (self._pipeline.rooms * GROUPS_AT_ONCE)
         group: list[Item] = []
+        bytes_ = 0
         for one in items:
-            if group and (
-                len(group) == GROUP_OBJECTS_MAX or _bytes(group) + len(one.payload) > bytes_max
-            ):
+            size = len(one.payload)
+            if group and (len(group) == GROUP_OBJECTS_MAX or bytes_ + size > bytes_max):
                 yield group
-                group = []
+                group, bytes_ = [], 0
             group.append(one)
+            bytes_ += size
         if group:
             yield group
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 
 from anyio.lowlevel import checkpoint
@@ -37,7 +36,6 @@ def transformed(
 
 async def settled() -> None:
     """What other threads told the loop has been heard."""
-    gc.collect()
     for _ in range(3):
         await checkpoint()
 

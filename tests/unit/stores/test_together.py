@@ -88,7 +88,8 @@ def cancel_after(turns: int, scope: anyio.CancelScope) -> None:
 
 
 def test_what_was_given_up_is_held_by_nobody() -> None:
-    """A2. Seen to fail: what anyio keeps of tasks that were cancelled leads to their frames, in a circle."""
+    """A2. Seen to fail: what anyio keeps of tasks that were cancelled leads to their frames, in a circle; and a frame
+    that was cleared still leads to what its function closes over."""
 
     async def run() -> None:
         threads = Threads("t", 2)
@@ -99,13 +100,17 @@ def test_what_was_given_up_is_held_by_nobody() -> None:
             held.extend(map(weakref.ref, made))
             return made
 
-        async def wait(_: Hold) -> None:
-            await anyio.sleep_forever()
+        async def wait_for(mine: list[Hold]) -> None:
+            async def wait(_: Hold) -> None:
+                await anyio.sleep_forever()
+                mine.clear()
+
+            await together(wait, mine, at_once=3)
 
         for turns in range(6):
             with anyio.CancelScope() as scope:
                 cancel_after(turns, scope)
-                await together(wait, items(), at_once=3)
+                await wait_for(items())
             with anyio.CancelScope() as scope:
                 cancel_after(turns, scope)
                 await threads.each(lambda _: None, items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 
@@ -54,15 +53,19 @@ def test_who_gives_up_leaves_at_once_and_the_work_ends_soon() -> None:
         gated = Gated()
         store = transformed([gated], bounce_bytes_max=2 * MIB)
         samples = [await make_sample(n, 128 * KIB) for n in range(3)]
-        async with anyio.create_task_group() as group:
-            group.start_soon(store.save, [one.given() for one in samples])
+
+        async def give_up(scope: anyio.CancelScope) -> None:
             assert await anyio.to_thread.run_sync(gated.has_begun.acquire, True, 10)
-            group.cancel_scope.cancel()
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(give_up, scope)
+                await store.save([one.given() for one in samples])
         assert store._bounce.free_bytes < 2 * MIB, "it may be written still"
         with pytest.raises(Abandoned):
             gated.efforts[0].check()
         gated.may_go.set()
-        await store._threads.run(gc.collect)
         await store._threads.close()
         assert len(gated.efforts) == 1, "the others were not begun"
         await settled()
