@@ -201,7 +201,7 @@ class StoreActor(api.StoreActor):
 
     async def _save(self, msg: api.Save) -> tuple[Saved, ...]:
         if self._saver is None:
-            return (Saved(SaveOutcome.FAILED, self._trouble),) * len(msg.sources)
+            return (Saved(SaveOutcome.FAILED, self._trouble, is_passing=True),) * len(msg.sources)
         return await self._saver.save(msg.sources)
 
     def _touch(self, keys: Keys) -> None:
@@ -256,4 +256,5 @@ def _state(parts: Parts) -> tuple[StoreState, str]:
         return StoreState.BROKEN, f"it cannot be counted: {parts.recovery.trouble}; saves wait"
     if not parts.recovered.is_set():
         return StoreState.RECOVERING, f"{parts.objects} objects counted so far; saves wait"
-    return StoreState.OPEN, ""
+    owed = parts.owed.objects.total()
+    return StoreState.OPEN, f"{owed} objects of failed saves are to be deleted" if owed else ""

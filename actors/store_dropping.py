@@ -125,7 +125,8 @@ async def _evict(parts: Parts, bytes_wanted: int, delete_them: Delete) -> int:
 
 
 async def _guarded(parts: Parts, within_s: float, keys: Keys) -> list[bytes]:
-    return await parts.writes.call(partial(delete_each, parts.store, keys), within_s=within_s)
+    work = partial(delete_each, parts.store, keys)
+    return await parts.writes.call(work, within_s=within_s, keys=keys)
 
 
 async def _counted(parts: Parts, delete_them: Delete, keys: Keys) -> list[bytes]:

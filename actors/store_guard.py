@@ -7,21 +7,32 @@ it has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
-from penstock.actors.core.breaker import Attempt, Breaker, BreakerState, Tried
+from penstock.actors.api.store import Keys
+from penstock.actors.core.breaker import ONE_PLACE, Attempt, Breaker, BreakerState, Tried
 from penstock.actors.core.retry import Attempts, RetryLimits
 from penstock.actors.stores.store import Fate, Outcome, StoreFault
 from penstock.runtime.deadline import time_left
 from penstock.runtime.log import Log
 
+
+class _Placed(Protocol):
+    """One object of a batch."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def device(self) -> int: ...
+
+
 T = TypeVar("T")
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=_Placed)
 
 SLOW_SHARE = 0.5
 """Of the time a store is given: whoever gave up after so much of it counts as failed. Askers inherit their deadlines,
@@ -51,6 +62,14 @@ class _Patience:
     given_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What an attempt is about, and the places of the medium it goes to."""
+
+    tried: Tried
+    places: Collection[int] = ONE_PLACE
+
+
 class Guard:
     def __init__(
         self,
@@ -60,6 +79,7 @@ class Guard:
         *,
         draw: Callable[[], float],
         on_retry: Callable[[], None],
+        place_of: Callable[[bytes, int], int] = lambda _key, _device: 0,
     ) -> None:
         self.name = name
         self.in_doubt = (
@@ -69,6 +89,7 @@ class Guard:
         self._retry = retry
         self._draw = draw
         self._on_retry = on_retry
+        self._place_of = place_of
         self._log = Log(name)
         self._told = BreakerState.CLOSED
 
@@ -102,13 +123,20 @@ class Guard:
         return max(0.0, self._breaker.reopens_s() - now)
 
     async def call(
-        self, work: Callable[[], Awaitable[T]], *, within_s: float, tried: Tried = Tried.BYTES
+        self,
+        work: Callable[[], Awaitable[T]],
+        *,
+        within_s: float,
+        tried: Tried = Tried.BYTES,
+        keys: Keys | None = None,
     ) -> T:
-        """`work` once: at most so long, and never past the inherited deadline.
+        """`work` once: at most so long, and never past the inherited deadline. `keys`: what it is about.
 
         Raises StoreFault: its own, LeftAlone, or that it was out of time.
         """
-        return await self._attempt(work, _Patience(within_s, within_s), tried, lambda _: False)
+        places = ONE_PLACE if keys is None else self._places_of(keys)
+        patience = _Patience(within_s, within_s)
+        return await self._attempt(work, patience, _Trial(tried, places), lambda _: frozenset())
 
     def failed(self, reason: str) -> None:
         """Something could not even be tried."""
@@ -122,7 +150,12 @@ class Guard:
         self, work: Callable[[], Awaitable[list[Outcome]]], *, within_s: float
     ) -> None:
         """`work` once, for what the breaker learns from it. Raises StoreFault, as `call`."""
-        await self._attempt(work, _Patience(within_s, within_s), Tried.BYTES, _all_failed)
+        patience = _Patience(within_s, within_s)
+
+        def failed_in(outcomes: list[Outcome]) -> Collection[int]:
+            return ONE_PLACE if _all_failed(outcomes) else ()
+
+        await self._attempt(work, patience, _Trial(Tried.BYTES), failed_in)
 
     async def batch(
         self,
@@ -143,11 +176,15 @@ class Guard:
         left = [*range(len(items))]
         while True:
             attempts.begin()
-            again = partial(work, [items[at] for at in left])
+            some = [items[at] for at in left]
+            places = [self._place_of(one.key, one.device) for one in some]
+            trial = _Trial(Tried.BYTES, frozenset(places))
             patience = _Patience(ends_s - loop.time(), within_s)
             is_left_alone = False
             try:
-                answers = await self._attempt(again, patience, Tried.BYTES, _all_failed)
+                answers = await self._attempt(
+                    partial(work, some), patience, trial, partial(_failed_in, places)
+                )
             except LeftAlone as refusal:
                 answers = [Outcome(Fate.FAULT, 0, str(refusal))] * len(left)
                 is_left_alone = True
@@ -172,13 +209,13 @@ class Guard:
         self,
         work: Callable[[], Awaitable[T]],
         patience: _Patience,
-        tried: Tried,
-        is_failure: Callable[[T], bool],
+        trial: _Trial,
+        failed_in: Callable[[T], Collection[int]],
     ) -> T:
         loop = asyncio.get_running_loop()
         left_s = time_left(at_most=patience.left_s)
         can_tell = left_s >= SLOW_SHARE * patience.given_s
-        attempt = self._breaker.admit(loop.time(), tried, can_tell=can_tell)
+        attempt = self._breaker.admit(loop.time(), trial.tried, can_tell=can_tell)
         if attempt is None:
             raise LeftAlone(f"{self.name} is left alone for a while: {self._breaker.reason}")
         over = f"no answer within {left_s:.3g} s"
@@ -189,13 +226,16 @@ class Guard:
                     result = await work()
                 except StoreFault as fault:
                     settled = True
-                    self._breaker.failed(attempt, loop.time(), str(fault))
+                    self._breaker.failed(attempt, loop.time(), str(fault), trial.places)
                     raise
                 settled = True
-                if is_failure(result):
-                    self._breaker.failed(attempt, loop.time(), "every object of a batch failed")
+                failed = failed_in(result)
+                if len(failed) == len(trial.places):
+                    reason = "every object of a batch failed"
+                    self._breaker.failed(attempt, loop.time(), reason, failed)
                 else:
-                    self._breaker.answered(attempt, loop.time())
+                    answered = [one for one in trial.places if one not in failed]
+                    self._breaker.answered(attempt, loop.time(), answered)
                 return result
             settled = True
             self._gave_up(attempt, patience, over)
@@ -205,6 +245,9 @@ class Guard:
                 self._gave_up(attempt, patience, over if time_left() <= 0 else "")
             self._tell()
         raise StoreFault(f"{self.name}: {over}")
+
+    def _places_of(self, keys: Keys) -> Collection[int]:
+        return {self._place_of(key, keys.device(at)) for at, key in enumerate(keys)}
 
     def _gave_up(self, attempt: Attempt, patience: _Patience, out_of_time: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -227,6 +270,13 @@ class Guard:
             self._told = state
         if not self.is_sound:
             self.in_doubt.set()
+
+
+def _failed_in(places: Sequence[int], outcomes: list[Outcome]) -> Collection[int]:
+    """Where nothing worked."""
+    pairs = [*zip(places, outcomes, strict=True)]
+    working = {place for place, one in pairs if one.fate is not Fate.FAULT}
+    return {place for place, _ in pairs} - working
 
 
 def _all_failed(outcomes: list[Outcome]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from penstock.actors.store_metrics import Op, StoreMetrics
 from penstock.actors.store_turns import ChangeTurns, Gate
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
-from penstock.actors.stores.store import Ownership, QuickStore, Store, StoreRefused
+from penstock.actors.stores.store import Ownership, QuickStore, Store, StoreRefused, places_of
 from penstock.runtime.log import Log
 from penstock.runtime.telemetry import Telemetry
 
@@ -85,6 +86,21 @@ class Unusable:
 
 
 @dataclass(slots=True)
+class Owed:
+    """Objects that may be on the medium though their save failed, until they are deleted."""
+
+    objects: Counter[int] = field(default_factory=Counter)  # by place; none is 0
+
+    def add(self, place: int) -> None:
+        self.objects[place] += 1
+
+    def paid(self, place: int) -> None:
+        self.objects[place] -= 1
+        if not self.objects[place]:
+            del self.objects[place]
+
+
+@dataclass(slots=True)
 class LastSuspect:
     """What a probe tries to load."""
 
@@ -98,6 +114,8 @@ class Parts:
     config: StoreConfig
     store: Store
     quick: QuickStore | None  # the same, if it is one
+    place_of: Callable[[bytes, int], int]  # of its medium
+    owed: Owed
     ledger: StoreLedger | None  # None: the store is shared, its usage is not ours to keep
     written: Written  # to a shared one
     recovery: Recovery
@@ -144,6 +162,7 @@ def open_parts(
     """Around a store that has just been opened. Raises StoreRefused for an exclusive one of unknown capacity."""
     metrics = StoreMetrics(telemetry, config.name)
     given = config.breaker
+    place_of = places_of(store).place_of
     open_s_max = max(given.open_for, given.open_for_max)
     limits = BreakerLimits(given.failures, given.window, given.open_for, open_s_max)
 
@@ -154,6 +173,7 @@ def open_parts(
             RetryLimits(config.attempts_max),
             draw=tools.draw,
             on_retry=lambda: metrics.retried(op),
+            place_of=place_of,
         )
 
     admission = AdmissionLimits(
@@ -163,6 +183,8 @@ def open_parts(
         config=config,
         store=store,
         quick=store if isinstance(store, QuickStore) else None,
+        place_of=place_of,
+        owed=Owed(),
         ledger=_ledger(store, config, tools) if store.ownership is Ownership.EXCLUSIVE else None,
         written=Written(),
         recovery=Recovery(),
@@ -214,6 +236,10 @@ def watch_levels(parts: Parts) -> None:
             ),
             "capacity_bytes": ("Bytes it may take; 0: not ours.", lambda: parts.capacity_bytes),
             "objects": ("Objects on it, as far as it is known.", lambda: parts.objects),
+            "owed_objects": (
+                "Objects to be deleted, as their save failed and may have been carried out.",
+                parts.owed.objects.total,
+            ),
         },
         waiting={
             Op.LOAD.value: lambda: gate.waiting(Admitted.LOAD),

@@ -2,7 +2,8 @@
 
     SOURCES -> recovered -> nobody else changes these keys -> place at the store
             -> [ours alone: quota, evict, reserve] -> written -> settled
-                                                         '- nobody knows whether: taken back, then settled
+                                                         '- nobody knows whether: its place is given back, the object
+                                                            is owed until it was taken back, then settled
 
 From its place on a save is a job of its own: whoever asked may go away, and it ends all the same, so that what is on
 the medium is always in the books.
@@ -20,7 +21,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
-from penstock.actors.core.admission import Work
+from penstock.actors.core.admission import Entry, Work
 from penstock.actors.core.breaker import BreakerState
 from penstock.actors.core.store_ledger import Record, StoreLedger
 from penstock.actors.store_dropping import delete, evict_within, make_room
@@ -46,10 +47,11 @@ TAKE_BACK_PAUSE_S_MAX = 30.0
 
 @dataclass(slots=True)
 class _Job:
-    """One batch with its place. `keys` are changed by nobody else until it ends."""
+    """One batch with its place at the store, and its keys, which nobody else changes until it ends."""
 
     sources: list[Source]  # no key twice
-    held: ExitStack  # its keys and its place
+    keys: set[bytes]
+    entry: Entry
     answers: dict[bytes, Saved] = field(default_factory=dict)
     is_done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -90,16 +92,15 @@ class Saver:
     async def _save_new(self, sources: list[Source]) -> dict[bytes, Saved]:
         parts = self._parts
         if parts.writes.state is BreakerState.OPEN and parts.writes.probe_in_s() > 0:
-            failed = Saved(SaveOutcome.FAILED, f"left alone: {parts.writes.reason}")
+            failed = _not_now(f"left alone: {parts.writes.reason}")
             return {one.key: failed for one in sources}
-        keys = [one.key for one in sources]
+        keys = {one.key for one in sources}
         size = sum(_header_size(one) + whole_blocks(one.logical_bytes) for one in sources)
         with ExitStack() as held:
             await parts.turns.take(keys)
             held.callback(parts.turns.free, keys)
-            entry = await parts.gate.enter(Work.SAVE, size)
-            held.callback(parts.gate.leave, entry)
-            job = _Job(sources, held.pop_all())
+            job = _Job(sources, keys, await parts.gate.enter(Work.SAVE, size))
+            held.pop_all()
         self._jobs += 1
         self._is_idle.clear()
         parts.start_soon(partial(self._run, job))
@@ -107,23 +108,28 @@ class Saver:
         return job.answers
 
     async def _run(self, job: _Job) -> None:
-        with job.held:
-            try:
-                unsure = await self._write(job)
-                job.sources.clear()  # their memory is theirs again, however long the rest takes
-                job.is_done.set()
-            finally:
-                self._jobs -= 1
-                if not self._jobs:
-                    self._is_idle.set()
-            if unsure:
-                await self._take_back(unsure)
+        unsure: dict[bytes, Record] = {}
+        try:
+            unsure = {one.key: one for one in await self._write(job)}
+            job.sources.clear()  # their memory is theirs again, however long the rest takes
+            job.is_done.set()
+        finally:
+            self._parts.gate.leave(job.entry)
+            self._parts.turns.free(job.keys - unsure.keys())
+            self._jobs -= 1
+            if not self._jobs:
+                self._is_idle.set()
+        if unsure:
+            await self._take_back(unsure)
 
     async def _write(self, job: _Job) -> list[Record]:
         """Fill in the answers. Returns those of which nobody knows whether they are on the medium."""
         parts = self._parts
         # Somebody may have saved them while these waited for their turn.
         job.answers = {one.key: SAVED for one in job.sources if self._is_here(one.key)}
+        for one in job.sources:
+            if one.key not in job.answers and (refusal := self._owes_too_much(one)):
+                job.answers[one.key] = refusal
         records = {one.key: self._record(one) for one in job.sources if one.key not in job.answers}
         job.answers |= await self._reserve(records)
         sources = [one for one in job.sources if one.key not in job.answers]
@@ -168,7 +174,7 @@ class Saver:
         try:
             reason = await make_room(self._parts, record.size_bytes, 1)
         except StoreFault as fault:
-            return Saved(SaveOutcome.FAILED, str(fault))
+            return _not_now(str(fault))
         # Meanwhile objects of the tenant may have been found, or the store may have become smaller.
         reason = reason or ledger.refusal(record.tenant, record.size_bytes)
         return Saved(SaveOutcome.NO_ROOM, reason) if reason else None
@@ -216,21 +222,40 @@ class Saver:
             parts.written.add(sum(sizes), len(saved))
         return unsure
 
-    async def _take_back(self, records: list[Record]) -> None:
-        """Delete what may be there though its save failed: until then it counts as taken, and nobody finds it."""
+    def _owes_too_much(self, source: Source) -> Saved | None:
+        """The answer, if nothing more is saved there now."""
         parts = self._parts
-        named = {one.key: one.device for one in records}
+        owed = parts.owed.objects[parts.place_of(source.key, source.device)]
+        if owed < parts.config.owed_max:
+            return None
+        return _not_now(f"{owed} objects there are to be deleted first, owed_max are allowed")
+
+    async def _take_back(self, owed: dict[bytes, Record]) -> None:
+        """Delete what may be there though its save failed: until then it counts as taken, and nobody finds it."""
+        parts, ledger = self._parts, self._parts.ledger
+        if ledger is None:
+            parts.turns.free(owed.keys())
+            return
+        for one in owed.values():
+            parts.owed.add(parts.place_of(one.key, one.device))
         pause_s = 0.1
-        while parts.ledger is not None:
-            keys = Keys.of([*named.items()])
-            with suppress(StoreFault):
-                left = await delete(parts, keys, within_s=parts.config.save_within)
-                parts.ledger.settle([], named.keys() - set(left))
-                named = {key: named[key] for key in left}
-            if not named:
-                return
-            await anyio.sleep(max(pause_s, parts.writes.probe_in_s()))
-            pause_s = min(2 * pause_s, TAKE_BACK_PAUSE_S_MAX)
+        try:
+            while True:
+                with suppress(StoreFault):
+                    keys = Keys.of([(one.key, one.device) for one in owed.values()])
+                    left = await delete(parts, keys, within_s=parts.config.save_within)
+                    gone = owed.keys() - set(left)
+                    ledger.settle([], gone)
+                    parts.turns.free(gone)
+                    for key in gone:
+                        one = owed.pop(key)
+                        parts.owed.paid(parts.place_of(key, one.device))
+                if not owed:
+                    return
+                await anyio.sleep(max(pause_s, parts.writes.probe_in_s()))
+                pause_s = min(2 * pause_s, TAKE_BACK_PAUSE_S_MAX)
+        finally:
+            parts.turns.free(owed.keys())
 
     def _record(self, source: Source) -> Record:
         cost = self._parts.store.cost(_header_size(source), _padded(source))
@@ -243,8 +268,15 @@ def _told(outcome: Outcome) -> Saved:
             return SAVED
         case Fate.FULL:
             return Saved(SaveOutcome.NO_ROOM, outcome.reason)
+        case Fate.FAULT:
+            return _not_now(outcome.reason)
         case _:
             return Saved(SaveOutcome.FAILED, outcome.reason)
+
+
+def _not_now(reason: str) -> Saved:
+    """Asking again later may help."""
+    return Saved(SaveOutcome.FAILED, reason, is_passing=True)
 
 
 async def _headers(sources: list[Source]) -> list[memoryview]:

@@ -84,7 +84,9 @@ class Source:
 
 class LoadOutcome(enum.Enum):
     LOADED = "whole, under its key, with its digest good"
-    MISSING = "the store does not have it; with a reason: not as it was asked for, and what it has stays"
+    MISSING = (
+        "the store does not have it; with a reason: not as it was asked for, and what it has stays"
+    )
     DAMAGED = "what the store had under this key was not whole, or not its own; it is dropped there"
     FAILED = "the store could not say, in the time and attempts it had"
 
@@ -109,6 +111,7 @@ class SaveOutcome(enum.Enum):
 class Saved:
     outcome: SaveOutcome
     reason: str = ""
+    is_passing: bool = False  # of FAILED: the store cannot now, and asking again later may help
 
 
 class StoreState(enum.Enum):

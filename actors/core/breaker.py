@@ -8,6 +8,9 @@ Too many: `failures` of them within `window_s`, and at least half of all outcome
 is not given up for its share of errors. Outcomes are counted by what was tried: a store that says what it has and
 gives out none of it is not held for a good one, and only what did not work is a probe of whether it works again.
 
+A medium may be several places. What fails at one of them while others answer is no failure of the store; what is not
+answered at all is, since nobody knows whose it was.
+
 Whoever waited for too short a time to tell, by what the store usually takes, raises a doubt. `failures` of them without
 an answer in between ask for an attempt with all the time: doubts count when that fails, and are forgotten when it is
 answered.
@@ -21,10 +24,12 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 SLICES = 8  # of the window: outcomes are forgotten slice by slice
 USUAL_TIMES = 2.0  # of what an answer usually takes: who waited for less cannot tell
+ONE_PLACE = frozenset({0})
 USUAL_KEPT = 0.9  # of the longest time an answer took, at each answer that took less
 
 
@@ -81,6 +86,7 @@ class Breaker:
         self._is_probing = False  # only when HALF_OPEN
         self._slices: deque[_Slice] = deque(maxlen=SLICES)  # oldest first; empty unless CLOSED
         self._answered_s = dict.fromkeys(Tried, float("-inf"))  # when anything last was
+        self._places_s = {tried: dict[int, float]() for tried in Tried}  # those that answered last
         self._usual_s = dict.fromkeys(Tried, 0.0)  # how long answers take
         self._doubts: Counter[Tried] = Counter()  # since the latest answer; none unless CLOSED
         self.reason = ""  # of the latest opening
@@ -113,9 +119,10 @@ class Breaker:
             return Attempt(self._era, tried, now_s, is_probe=True)
         return None
 
-    def answered(self, attempt: Attempt, now_s: float) -> None:
-        """It worked, or was refused with good reason."""
+    def answered(self, attempt: Attempt, now_s: float, places: Collection[int] = ONE_PLACE) -> None:
+        """It worked, or was refused with good reason, at these places."""
         tried = attempt.tried
+        self._places_s[tried].update(dict.fromkeys(places, now_s))
         self._answered_s[tried] = now_s
         took_s = now_s - attempt.began_s
         self._usual_s[tried] = max(took_s, USUAL_KEPT * self._usual_s[tried])
@@ -130,12 +137,19 @@ class Breaker:
         else:
             self._slice(now_s).answered[tried] += 1
 
-    def failed(self, attempt: Attempt, now_s: float, reason: str) -> None:
-        """It failed, or did not answer in the time it is given."""
+    def failed(
+        self, attempt: Attempt, now_s: float, reason: str, places: Collection[int] = ()
+    ) -> None:
+        """It failed at these places; at none: it did not answer in the time it is given."""
+        working = self._places_s[attempt.tried]
+        for place in places:
+            working.pop(place, None)
         if attempt.era != self._era:
             return
         if attempt.is_probe:
             self._open(now_s, self.broken, reason)
+            return
+        if places and any(at_s > now_s - self._limits.window_s for at_s in working.values()):
             return
         tried = attempt.tried
         self._slice(now_s).failed[tried] += 1

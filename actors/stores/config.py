@@ -97,6 +97,7 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
     waiting_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = (
         1024  # batches that wait for their turn; one more is refused
     )
+    owed_max: Count = 256  # objects that a failed save may have left, by folder or device
     open_within: Seconds = Seconds(10)  # a node that starts waits this long, then goes on without
     locate_within: Seconds = Seconds(0.25)
     load_within: Seconds = Seconds(5)

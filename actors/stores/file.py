@@ -188,10 +188,14 @@ class FileStore:
         for folder, _ in self._folders:
             await self._threads.run(folder.close)
 
-    def _place(self, key: bytes, device: int) -> Placed:
+    def place_of(self, key: bytes, device: int) -> int:
+        """Which of its folders."""
         # Other digits of the key than those that name the folder of the object.
         number = device if self._by_device else int.from_bytes(key[8:16], "little")
-        return self._folders[number % len(self._folders)]
+        return number % len(self._folders)
+
+    def _place(self, key: bytes, device: int) -> Placed:
+        return self._folders[self.place_of(key, device)]
 
     def _load(self, one: Wanted) -> Moved:
         folder, caching = self._place(one.key, one.device)
@@ -307,7 +311,5 @@ def _loaded(wanted: Wanted, size: int) -> Outcome:
             return Outcome(Fate.REFUSED, reason=f"its file has more than the {room} bytes expected")
         case error if error > 0:
             return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(error)}")
-    if size < header_bytes:
-        reason = f"its file has {size} bytes, fewer than its header's {header_bytes}"
-        return Outcome(Fate.REFUSED, reason=reason)
-    return Outcome(Fate.DONE, size - header_bytes)
+    # Of one with fewer bytes than that header would have, what was read tells what it is.
+    return Outcome(Fate.DONE, max(size - header_bytes, 0))

@@ -145,6 +145,14 @@ class QuickStore(Protocol):
 
 
 @runtime_checkable
+class Places(Protocol):
+    """What a store may offer besides, whose medium is several folders or devices that fail each by itself."""
+
+    def place_of(self, key: bytes, device: int) -> int:
+        """The number of the one that such an object is kept on."""
+
+
+@runtime_checkable
 class Arenas(Protocol):
     """What a store can do, too, whose medium consists of parts that come and go while it works.
 
@@ -178,6 +186,18 @@ def arenas_of(store: Store) -> Arenas | None:
     while isinstance(store, Around):
         store = store.below
     return store if isinstance(store, Arenas) else None
+
+
+def places_of(store: Store) -> Places:
+    """Of a store whose medium is one: that one."""
+    while isinstance(store, Around):
+        store = store.below
+    return store if isinstance(store, Places) else _OnePlace()
+
+
+class _OnePlace:
+    def place_of(self, _key: bytes, _device: int) -> int:
+        return 0
 
 
 async def nothing_to_count() -> AsyncIterator[list[Entry]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
@@ -10,7 +10,8 @@ from support.store_scenes import SEEDS, samples
 from support.store_world import StoreWorld, config, source, store_world
 
 from penstock.actors.api import store as api
-from penstock.actors.api.store import Keys, SaveOutcome, StoreState
+from penstock.actors.api.store import Keys, LoadOutcome, SaveOutcome, StoreState
+from penstock.actors.stores.config import BreakerConfig
 from penstock.actors.stores.memory import MemoryStore, Shelf
 from penstock.actors.stores.samples import keys_of, make_sample
 from penstock.actors.stores.store import Fate, Given, Outcome, Store, StoreFault
@@ -185,3 +186,104 @@ def test_a_store_that_deletes_nothing_is_left_alone_soon(seed: int) -> None:
             assert (await world.measure()).state is StoreState.BROKEN
 
     simulate(seed, main)
+
+
+class TwoFolders(MemoryStore):
+    """One of them may become read-only: nothing is written or deleted there, and nobody can be sure of what was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read_only = False
+
+    def place_of(self, key: bytes, _device: int) -> int:
+        return key[0] % 2
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        unsure = Outcome(Fate.FAULT, reason="read-only", may_be_there=True)
+        return [
+            unsure if self._refuses(one.key) else (await super(TwoFolders, self).save([one]))[0]
+            for one in given
+        ]
+
+    async def delete(self, keys: Keys) -> None:
+        if any(map(self._refuses, keys)):
+            raise StoreFault("read-only")
+        await super().delete(keys)
+
+    def _refuses(self, key: bytes) -> bool:
+        return self.is_read_only and self.place_of(key, 0) == 1
+
+
+def play_two_folders(
+    seed: int, scene: Callable[[StoreWorld, TwoFolders], Awaitable[None]], **given: object
+) -> None:
+    async def main() -> None:
+        store = TwoFolders()
+
+        async def open_store() -> Store:
+            return store
+
+        async with store_world(open_store, config(**given)) as world:
+            await world.wait_recovered()
+            await scene(world, store)
+            world.check_books()
+
+    simulate(seed, main)
+
+
+@SEEDS
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_folder_that_became_read_only_costs_its_own_objects_and_no_others(
+    seed: int, batch: int
+) -> None:
+    """C5: what is saved elsewhere is saved at once, though what may have been left there cannot be deleted.
+
+    Seen to fail while each such save kept its place until it was taken back: after four of them nothing was saved
+    any more; and, with single saves, while the errors of the one opened the breaker for both."""
+
+    async def scene(world: StoreWorld, store: TwoFolders) -> None:
+        pool = await samples(160)
+        before, rest = pool[:16], pool[16:]
+        await world.save(*map(source, before))
+        store.is_read_only = True
+        outcomes = dict[bytes, SaveOutcome]()
+        for start in range(0, len(rest), batch):
+            some = rest[start : start + batch]
+            saved = await world.save(*map(source, some), within=5)
+            outcomes |= {one.key: told.outcome for one, told in zip(some, saved, strict=True)}
+        good = {key for key in outcomes if store.place_of(key, 0) == 0}
+        assert {outcomes[key] for key in good} == {SaveOutcome.SAVED}
+        assert {outcomes[key] for key in outcomes.keys() - good} == {SaveOutcome.FAILED}
+        usage = await world.measure()
+        assert usage.state is StoreState.OPEN
+        owed = world.metric("owed_objects")
+        assert 8 <= owed <= 8 + 4 * batch, "further ones were refused at once"
+        assert usage.detail == f"{owed:.0f} objects of failed saves are to be deleted"
+        assert set(await world.fetch(*before)) == {LoadOutcome.LOADED}
+        store.is_read_only = False
+        await anyio.sleep(31)
+        usage = await world.measure()
+        assert (usage.detail, world.metric("owed_objects")) == ("", 0)
+        assert usage.objects == len(good) + len(before)
+        assert usage.used_bytes == usage.objects * (4096 + 8192)
+        saved = await world.save(*map(source, rest))
+        assert {one.outcome for one in saved} == {SaveOutcome.SAVED}
+
+    play_two_folders(seed, scene, owed_max=8)
+
+
+@SEEDS
+def test_objects_that_can_be_neither_saved_nor_deleted_keep_no_others_waiting(seed: int) -> None:
+    """Of one folder: as many saves as there are places for them. Seen to fail as above."""
+
+    async def scene(world: StoreWorld, store: TwoFolders) -> None:
+        pool = await samples(40)
+        bad = [one for one in pool if one.key[0] % 2][:6]
+        store.is_read_only = True
+        for one in bad:
+            assert (await world.save(source(one)))[0].outcome is SaveOutcome.FAILED
+        good = [one for one in pool if not one.key[0] % 2]
+        saved = await world.save(*map(source, good), within=1)
+        assert {one.outcome for one in saved} == {SaveOutcome.SAVED}
+
+    play_two_folders(seed, scene, saves_max=2, breaker=BreakerConfig(failures=1000))

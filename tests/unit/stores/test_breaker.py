@@ -170,6 +170,37 @@ def test_doubts_count_once_one_who_had_the_time_heard_nothing() -> None:
     assert (breaker.state, breaker.doubted) == (BreakerState.OPEN, None)
 
 
+def test_what_fails_at_one_place_while_another_one_answers_opens_nothing() -> None:
+    """C5: one of two folders became read-only. Seen to fail with all failures counted as the store's."""
+    breaker = Breaker(LIMITS)
+
+    def tried(now_s: float) -> Attempt:
+        attempt = breaker.admit(now_s, Tried.BYTES)
+        assert attempt is not None
+        return attempt
+
+    breaker.answered(tried(0.0), 0.0, {0, 1})
+    for now_s in range(8):
+        breaker.failed(tried(now_s), now_s, "read-only", {1})
+    assert breaker.state is BreakerState.CLOSED
+    for _ in range(3):
+        breaker.failed(tried(9.0), 9.0, "read-only", {0})
+    assert breaker.state is BreakerState.OPEN, "none of them answers"
+
+
+def test_what_fails_at_one_place_counts_when_no_other_has_answered_lately() -> None:
+    breaker = Breaker(LIMITS)
+    fail_at = LIMITS.window_s + 1
+    first = breaker.admit(0.0, Tried.BYTES)
+    assert first is not None
+    breaker.answered(first, 0.0, {0})
+    for _ in range(3):
+        attempt = breaker.admit(fail_at, Tried.BYTES)
+        assert attempt is not None
+        breaker.failed(attempt, fail_at, "read-only", {1})
+    assert breaker.state is BreakerState.OPEN
+
+
 def test_who_has_no_time_is_no_probe() -> None:
     """B14: or else a store that works again would stay shut for as long as somebody with no time asks."""
     breaker = Breaker(LIMITS)
