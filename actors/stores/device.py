@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from typing_extensions import Buffer
 
+from penstock.actors.stores.discards import Span, discard_blocks, punch_holes
 from penstock.actors.stores.native_io import IoBusy, IoClosed, Moved, NativeIo
+from penstock.actors.stores.threads import NoThread, on_a_thread
 
 
 class Device(Protocol):
@@ -35,6 +38,10 @@ class Device(Protocol):
 
     def sync(self) -> Moved: ...
 
+    def discard(self, spans: Sequence[Span]) -> Moved:
+        """What lies there is not needed any more: anything may be read there from now on. 0, or -errno. One at a time,
+        and none where something is transferred."""
+
     def close(self) -> None:
         """When nothing is under way. Idempotent."""
 
@@ -42,9 +49,12 @@ class Device(Protocol):
 class NativeDevice:
     """An open file, block device or regular, over an I/O engine that it shares with others."""
 
-    def __init__(self, io: NativeIo, fd: int, *, name: str, size_bytes: int) -> None:
-        """Takes `fd`, to be closed by `close`."""
+    def __init__(
+        self, io: NativeIo, fd: int, *, name: str, size_bytes: int, is_block: bool = False
+    ) -> None:
+        """Takes `fd`, to be closed by `close`. `is_block`: it is no regular file."""
         self.name = name
+        self._discard = discard_blocks if is_block else punch_holes
         self.size_bytes = size_bytes
         self._io = io
         self._fd = fd
@@ -66,6 +76,12 @@ class NativeDevice:
             return self._io.sync(self._fd)
         except (IoBusy, IoClosed) as refusal:
             return _refused(refusal)
+
+    def discard(self, spans: Sequence[Span]) -> Moved:
+        try:
+            return on_a_thread("discard", partial(_done, self._discard, self._fd, spans))
+        except NoThread:
+            return _over(-errno.EAGAIN)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -115,6 +131,20 @@ def joined(moved: Sequence[Moved]) -> Moved:
 
 
 def _refused(refusal: IoBusy | IoClosed) -> Moved:
+    return _over(-errno.EBUSY if isinstance(refusal, IoBusy) else -errno.ECANCELED)
+
+
+def _over(outcome: int) -> Moved:
     over: Moved = asyncio.get_running_loop().create_future()
-    over.set_result(-errno.EBUSY if isinstance(refusal, IoBusy) else -errno.ECANCELED)
+    over.set_result(outcome)
     return over
+
+
+def _done(discard: Callable[[int, Span], None], fd: int, spans: Sequence[Span]) -> int:
+    """Blocks."""
+    try:
+        for span in spans:
+            discard(fd, span)
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    return 0

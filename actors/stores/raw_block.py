@@ -43,6 +43,7 @@ from penstock.actors.stores.store import (
     Ownership,
     StoreContext,
     StoreFault,
+    StoreRefused,
     Wanted,
 )
 from penstock.actors.stores.threads import Threads
@@ -238,6 +239,11 @@ def _media(config: RawBlockConfig, opened: ExitStack) -> list[Medium]:
         )
         opened.callback(os.close, medium.fd)
         opened.callback(_remove_made, [medium])
+        if config.discard and config.preallocate and not medium.is_block:
+            problem = (
+                f"{place.path} is a file that has all its room, which discards would give back"
+            )
+            raise StoreRefused("discard", f"{problem}: say preallocate: false, or leave it out")
         media.append(medium)
     return media
 
@@ -271,6 +277,7 @@ def _geometry(config: RawBlockConfig, place: RawPlace, name: str, size_bytes: in
         metadata_bytes=int(config.metadata_bytes),
         size_bytes=size_bytes,
         bound_bytes=min(bound, size_bytes),
+        is_discarded=config.discard,
     )
 
 
@@ -284,14 +291,16 @@ def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:
         reason = "its filesystem refuses O_DIRECT"
         log.warning("io_buffered", path=medium.path, reason=reason)
     name = os.fspath(medium.path)
-    return NativeDevice(io, medium.fd, name=name, size_bytes=medium.size_bytes)
+    return NativeDevice(
+        io, medium.fd, name=name, size_bytes=medium.size_bytes, is_block=medium.is_block
+    )
 
 
 async def _begin(volume: Volume, one: Given, together: Together) -> Writing | None:
-    """None: it is full, and no flush would help."""
+    """None: it is full, and nothing that waits would help."""
     writing = volume.write(one, together)
     while writing is None and volume.has_waiting_slots:
-        if await asyncio.shield(volume.flush()):
+        if await asyncio.shield(volume.make_room()):
             return None
         writing = volume.write(one, together)
     return writing

@@ -52,6 +52,7 @@ class RawBlockConfig(StoreConfig, frozen=True, kw_only=True, tag="raw_block"):
     preallocate: bool = (
         True  # files; otherwise they grow as they are written, and may find the disk full
     )
+    discard: bool = False  # the medium is told of slots that hold nothing any more
     durability: DurabilityName = DurabilityName.NONE
     depth: Depth = 64  # reads and writes under way at a time, by io_uring
     threads: Threads = 8  # and where that is refused, by so many threads

@@ -25,6 +25,7 @@ class Geometry:
     metadata_bytes: int  # 0: as large as it has to be
     size_bytes: int  # of the device
     bound_bytes: int  # what may be used of it; <= size_bytes
+    is_discarded: bool = False  # whether the medium is told of slots that hold nothing any more
 
     def stored_bytes(self, header_bytes: int, payload_bytes: int) -> int:
         """Of an object in its slots, with what fills up header and end."""

@@ -36,6 +36,7 @@ class Medium:
     size_bytes: int
     is_direct: bool  # past the page cache
     is_made: bool  # it was not there
+    is_block: bool  # a device, and no file
 
 
 def check_distinct(places: Sequence[RawPlace], key: str) -> None:
@@ -89,7 +90,7 @@ def open_medium(
         except OSError as error:
             raise StoreFault(f"{path} cannot be opened: {error}") from error
         opened.pop_all()
-        return Medium(fd, path, wanted, is_direct, is_made)
+        return Medium(fd, path, wanted, is_direct, is_made, stat.S_ISBLK(mode))
 
 
 def _head(fd: int) -> memoryview:

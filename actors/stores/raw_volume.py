@@ -33,6 +33,7 @@ from penstock.actors.stores.native_io import Moved
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_commit import Answer, Committer
 from penstock.actors.stores.raw_config import BLOCK_ALIGN_MAX
+from penstock.actors.stores.raw_discard import Discarder
 from penstock.actors.stores.raw_layout import Geometry, told_slots
 from penstock.actors.stores.store import Fate, Given, Outcome, Wanted
 
@@ -98,6 +99,9 @@ class Volume:
         self._failed: list[Placed] = []  # to be free after an append, then a flush
         # Fills up headers and ends, where they are shorter than the alignment: written, and read into.
         self._zeros, self._sink = fresh_pages([BLOCK_ALIGN_MAX, BLOCK_ALIGN_MAX])
+        self._freed = Discarder(
+            device, contents.layout, contents.space, is_on=geometry.is_discarded
+        )
         self._committer = Committer(
             device, contents.layout, contents.log, self, is_durable=is_durable
         )
@@ -113,8 +117,8 @@ class Volume:
 
     @property
     def has_waiting_slots(self) -> bool:
-        """Whether a flush would free some."""
-        return bool(self._unflushed)
+        """Whether some would be free after `make_room`."""
+        return bool(self._unflushed) or self._freed.over is not None
 
     def is_known(self, key: bytes) -> bool:
         """Whether it is there, or a save that was begun may still put it there."""
@@ -141,6 +145,8 @@ class Volume:
         """Begin to write it to slots of its own; None: there are not enough of them free."""
         slots = self.geometry.slots_of(len(given.header), given.payload_bytes)
         runs = self._space.take(slots)
+        if runs is None and self._freed.give_back():
+            runs = self._space.take(slots)
         if runs is None:
             return None
         self._sequence += 1
@@ -171,7 +177,7 @@ class Volume:
         """It will not be committed."""
         assert not writing.is_committed
         runs = writing.placed.runs
-        writing.moved.add_done_callback(lambda _: self._space.release(runs))
+        writing.moved.add_done_callback(lambda _: self._freed.free(runs))
 
     def delete(self, key: bytes) -> Answer:
         self._sequence += 1
@@ -180,9 +186,14 @@ class Volume:
     def flush(self) -> Answer:
         return self._committer.flush()
 
+    def make_room(self) -> Answer:
+        """Of slots that wait: for what is being discarded, or for a flush."""
+        return self._freed.over or self.flush()
+
     async def wait_idle(self) -> None:
-        """Until nothing is written to the log any more."""
+        """Until nothing is written to the log any more, or discarded."""
         await self._committer.wait_idle()
+        await self._freed.stop()
 
     def close(self) -> None:
         self._device.close()
@@ -201,7 +212,8 @@ class Volume:
             for slot in range(run.first, run.first + run.slots)
         ]
         assert len(taken) == len(set(taken)), "a slot has two objects"
-        assert self._space.free == self._space.slots - len(taken), "a slot is lost"
+        free = self._space.free + self._freed.slots
+        assert free == self._space.slots - len(taken), "a slot is lost"
 
     # What the committer tells.
 
@@ -241,7 +253,7 @@ class Volume:
         if placed.sequence in self._readers:
             self._read_still[placed.sequence] = placed.runs
         else:
-            self._space.release(placed.runs)
+            self._freed.free(placed.runs)
 
     # What ends of itself.
 
@@ -250,7 +262,7 @@ class Volume:
         self._readers[sequence] -= 1
         if not self._readers[sequence]:
             del self._readers[sequence]
-            self._space.release(self._read_still.pop(sequence, ()))
+            self._freed.free(self._read_still.pop(sequence, ()))
         together.one_is_over()
 
     def _was_written(self, together: Together, _: Moved) -> None:

@@ -42,17 +42,13 @@ class Threads:
         Raises NoThread.
         """
         await self._places.acquire()
-        has_begun = False
+        answer: asyncio.Future[Result] | None = None
         try:
-            call = _Call(work, self._places)
-            threading.Thread(target=call, name=self._name, daemon=True).start()
-            has_begun = True
-        except RuntimeError as error:
-            raise NoThread(f"no thread can be started: {error}") from None
+            answer = _begun(_Call(work, self._places.release), self._name)
         finally:
-            if not has_begun:
+            if answer is None:
                 self._places.release()
-        return call.answer
+        return answer
 
     @property
     def count(self) -> int:
@@ -71,14 +67,27 @@ class Threads:
         )
 
 
+def on_a_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Begin `work`, on a thread of its own: whoever calls sees to it that there are few. Raises NoThread."""
+    return _begun(_Call(work, lambda: None), name)
+
+
+def _begun(call: _Call[Result], name: str) -> asyncio.Future[Result]:
+    try:
+        threading.Thread(target=call, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise NoThread(f"no thread can be started: {error}") from None
+    return call.answer
+
+
 class _Call(Generic[Result]):
     """One call: made on the loop's thread, called on its own, answered on the loop's."""
 
-    def __init__(self, work: Callable[[], Result], places: asyncio.Semaphore) -> None:
+    def __init__(self, work: Callable[[], Result], ended: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Result] = self._loop.create_future()
         self._work = work
-        self._places = places
+        self._ended = ended
         self._result: list[Result] = []  # one, or none
         self._error: BaseException | None = None
 
@@ -99,7 +108,7 @@ class _Call(Generic[Result]):
         return True
 
     def _settle(self) -> None:
-        self._places.release()
+        self._ended()
         # An error leads back to this call, by the frames it came through: none of what they hold is to wait for the
         # collector.
         answer, error = self.answer, self._error

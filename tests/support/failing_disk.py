@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 
 from penstock.actors.core.slot_format import HEAD_BYTES
 from penstock.actors.core.slot_log import BLOCKS_MIN
+from penstock.actors.stores.discards import Span
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import Moved
 from penstock.actors.stores.raw_block import RawBlockStore, open_over
@@ -24,7 +25,7 @@ from penstock.runtime.units import KIB, ByteSize
 SLOT_BYTES = 8 * KIB
 SLOTS = 40
 SIZE = HEAD_BYTES + (BLOCKS_MIN + 8) * 4096 + SLOTS * SLOT_BYTES
-READ, WRITE, SYNC = "read", "write", "sync"
+READ, WRITE, SYNC, DISCARD = "read", "write", "sync", "discard"
 
 
 class FailingDisk(RecordingDisk):
@@ -48,6 +49,9 @@ class FailingDisk(RecordingDisk):
 
     def sync(self) -> Moved:
         return self._or_fail(SYNC, SIZE, super().sync)
+
+    def discard(self, spans: Sequence[Span]) -> Moved:
+        return self._or_fail(DISCARD, SIZE, lambda: super(FailingDisk, self).discard(spans))
 
     def count(self, what: str) -> int:
         return sum(one == what for one, _ in self.asked)

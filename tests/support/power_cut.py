@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from typing_extensions import Buffer
 
+from penstock.actors.stores.discards import Span
 from penstock.actors.stores.native_io import Moved
 
 SECTOR_BYTES = 512
@@ -61,9 +62,12 @@ class RecordingDisk:
         self.clock = 0
         self.writes: list[Write] = []
         self.syncs: list[Sync] = []
+        self.discards: list[Span] = []
         self._first = image
         self._now = bytearray(image)
         self._draw = draw
+        self._moving: list[tuple[int, int]] = []  # from where to where, of transfers under way
+        self._discarding: list[tuple[int, int]] = []
 
     def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
         def end() -> int:
@@ -74,7 +78,7 @@ class RecordingDisk:
                 at += len(view)
             return min(at, self.size_bytes) - offset
 
-        return self._later(end)
+        return self._moved(offset, sum(len(memoryview(one)) for one in buffers), end)
 
     def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
         return self._write(offset, buffers, is_through=False)
@@ -89,6 +93,26 @@ class RecordingDisk:
 
         def end() -> int:
             made.ended = self._tick()
+            return 0
+
+        return self._later(end)
+
+    def discard(self, spans: Sequence[Span]) -> Moved:
+        """As writes of other bytes. Raises AssertionError where something is transferred, as transfers do where
+        something is discarded."""
+        ranges = [(offset, offset + size) for offset, size in spans]
+        assert not self._discarding, "one at a time"
+        assert not any(_meet(one, other) for one in ranges for other in self._moving)
+        self._discarding = ranges
+        self.discards += spans
+        made = [Write(at, b"\xdd" * (end - at), self._tick()) for at, end in ranges]
+        self.writes += made
+
+        def end() -> int:
+            for write in made:
+                write.ended = self._tick()
+                self._now[write.offset : write.offset + len(write.data)] = write.data
+            self._discarding = []
             return 0
 
         return self._later(end)
@@ -147,7 +171,18 @@ class RecordingDisk:
             self._now[offset : offset + len(data)] = data
             return len(data)
 
-        return self._later(end)
+        return self._moved(offset, len(data), end)
+
+    def _moved(self, offset: int, size: int, end: Callable[[], int]) -> Moved:
+        place = offset, offset + size
+        assert not any(_meet(place, other) for other in self._discarding)
+        self._moving.append(place)
+
+        def over() -> int:
+            self._moving.remove(place)
+            return end()
+
+        return self._later(over)
 
     def _tick(self) -> int:
         self.clock += 1
@@ -167,3 +202,7 @@ class RecordingDisk:
 
         loop.call_soon(hop, self._draw.randrange(HOPS_MAX))
         return moved
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]

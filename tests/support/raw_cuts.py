@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec import structs
 from support.power_cut import Leaving, RecordingDisk
 
 from penstock._native import crc64
@@ -105,6 +106,7 @@ class RawCuts:
         durability: DurabilityName,
         make_disk: MakeDisk = RecordingDisk,
         *,
+        discard: bool = False,
         ways: int = 2,
         moments_max: int = 1 << 30,
     ) -> None:
@@ -113,6 +115,7 @@ class RawCuts:
         self._draw = random.Random(seed)
         self._seed = seed
         self._durability = durability
+        self._config = structs.replace(CONFIGS[durability], discard=discard)
         self._make_disk = make_disk
         self._ways = ways  # how many cuts at each moment
         self._moments_max = moments_max  # of a life; beyond it, some are drawn
@@ -177,7 +180,7 @@ class RawCuts:
                 change.acknowledged = life.disk.clock
 
     async def _opened(self, disk: RecordingDisk) -> RawBlockStore:
-        return await open_over([disk], CONFIGS[self._durability], Log("test"))
+        return await open_over([disk], self._config, Log("test"))
 
     async def _check(self, life: Life, at: int, leaving: Leaving, image: bytes) -> dict[int, int]:
         """The versions that are there."""

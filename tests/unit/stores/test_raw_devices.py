@@ -13,7 +13,9 @@ import pytest
 from support.raw_opening import config, four_samples, open_and_close, opened, refusal
 
 from penstock.actors.core.slot_format import HEAD_BYTES, latest_superblock
+from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.pages import fresh_pages
+from penstock.actors.stores.samples import keys_of, make_sample
 from penstock.runtime.units import MIB, ByteSize
 
 
@@ -56,6 +58,30 @@ def test_a_block_device_keeps_objects(loop_device: Path) -> None:
     with loop_device.open("rb") as file:
         head[:] = file.read(HEAD_BYTES)
     assert latest_superblock(head) is not None
+
+
+def test_a_block_device_is_told_of_what_is_freed(loop_device: Path, tmp_path: Path) -> None:
+    """By discards, which a loop device hands on to its file. Seen to fail without `discard`."""
+    backing = tmp_path / "backing"
+    durability = DurabilityName.FDATASYNC
+    settings = config(
+        paths=str(loop_device), capacity=ByteSize(0), discard=True, durability=durability
+    )
+
+    async def run() -> None:
+        store = await opened(settings)
+        samples = [await make_sample(n, 500_000) for n in range(8)]
+        await store.save([one.given() for one in samples])
+        full = backing.stat().st_blocks * 512
+        await store.delete(keys_of(samples[1:]))
+        await store._volumes[0].wait_idle()
+        assert full - backing.stat().st_blocks * 512 > 6 * 500_000
+        into = samples[0].wanted()
+        await store.load([into])
+        assert await samples[0].is_in(into)
+        await store.aclose()
+
+    anyio.run(run)
 
 
 def test_a_mounted_device_is_refused(loop_device: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 from support.power_cut import Leaving, RecordingDisk
 from support.raw_cuts import RawCuts, WrongAfterCut
 
+from penstock.actors.core.slot_format import decode_put, key_of
 from penstock.actors.core.slot_log import BLOCKS_MIN
 from penstock.actors.stores import raw_commit
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import Moved
+from penstock.actors.stores.raw_volume import Volume
 
 CUTS_MIN = 600  # by each of the seeds
 
@@ -49,6 +51,42 @@ def test_what_was_promised_nothing_is_there_whole_or_refused(seed: int) -> None:
     """C4: without flushes an object may be gone, or be seen to be damaged; it is never another one."""
     cuts = RawCuts(seed, DurabilityName.NONE)
     lives(cuts, CUTS_MIN // 2)
+
+
+@pytest.mark.loop_step_ms(50)
+@pytest.mark.parametrize("durability", DurabilityName)
+def test_what_is_discarded_is_what_no_cut_brings_back(durability: DurabilityName) -> None:
+    """C4: nor what is being written or read, as the disk itself makes sure. What is discarded reads as other bytes."""
+    disks: list[RecordingDisk] = []
+
+    def made(image: bytes, draw: random.Random) -> RecordingDisk:
+        disks.append(RecordingDisk(image, draw))
+        return disks[-1]
+
+    lives(RawCuts(20, durability, made, discard=True), CUTS_MIN)
+    assert sum(len(disk.discards) for disk in disks) > 20
+
+
+@pytest.mark.loop_step_ms(50)
+def test_a_build_that_discards_what_is_to_be_deleted_is_seen_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That the harness can fail: a cut brings back a name, and its slots are gone."""
+
+    submit = raw_commit.Committer.submit
+
+    def submitted(committer: raw_commit.Committer, record: bytes) -> raw_commit.Answer:
+        volume = committer._books
+        assert isinstance(volume, Volume)
+        before = volume.index.get(key_of(record))
+        if before is not None:
+            volume._freed.free(decode_put(before).runs)
+            volume.index.remove(key_of(record))
+        return submit(committer, record)
+
+    monkeypatch.setattr(raw_commit.Committer, "submit", submitted)
+    with pytest.raises(WrongAfterCut):
+        lives(RawCuts(0, DurabilityName.FDATASYNC, discard=True), 2 * CUTS_MIN)
 
 
 class LyingDisk(RecordingDisk):
