@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock.actors.api import l1_loading, prefetch, store
-from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.api.types import KEY_BYTES, Afterwards, Shortfall
 from penstock.actors.core.cost import worth_loading
 from penstock.actors.core.load_plan import Batching, Known, Part, Plan, part_bytes, plan_load
 from penstock.actors.load_targets import load_targets, reservation, whole_pages
@@ -38,7 +38,7 @@ class AtHand:
     def bring(self, want: prefetch.Fetch) -> l1_loading.Finished | Glance | None:
         """What the ticket has come to. Else it has to be fetched; what was seen of it, if anything, need not be looked
         at again."""
-        if want.afterwards is not prefetch.Afterwards.KEEP or self._around.reserving.locked():
+        if want.afterwards is not Afterwards.KEEP or self._around.reserving.locked():
             return None
         seen: Glance | None = None
         with suppress(

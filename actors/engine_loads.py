@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from penstock.actors.api import gateway, l1, l1_loading, prefetch, session
-from penstock.actors.api.types import KEY_BYTES, Shape, Shortfall, TicketId
+from penstock.actors.api.types import KEY_BYTES, Afterwards, Shape, Shortfall, TicketId
 from penstock.actors.core.holdings import Holdings
 from penstock.actors.engine_codec import ID_BYTES, check_between, duration_s
 from penstock.actors.gateway_limits import GatewayLimits
@@ -40,7 +40,7 @@ class SessionLoads:
     chunk_tokens: int
 
     async def fetch(
-        self, hit: l1.Hit, prompt: ResolvedPrompt, pace: Pace, afterwards: prefetch.Afterwards
+        self, hit: l1.Hit, prompt: ResolvedPrompt, pace: Pace, afterwards: Afterwards
     ) -> l1.Hit:
         """Have fetched what L1 has promised for `hit`; a prefetcher that takes no more is spoken for.
 
@@ -117,10 +117,10 @@ class Prefetching:
         self._holdings.add_ticket(
             ticket, now + pin_s, "", b""
         )  # closed with the stream, if given up now
-        hit = await self._look_up(ticket, prompt, pin_s)
+        hit = await self._look_up(ticket, prompt, pin_s, Afterwards.KEEP)
         if hit.is_hoped and self._loads is not None:
             pace = Pace(load_s, pin_s, 0)
-            hit = await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
+            hit = await self._loads.fetch(hit, prompt, pace, Afterwards.KEEP)
         if not hit.ticket:
             self._holdings.drop_ticket(ticket)
         return hit
@@ -128,16 +128,17 @@ class Prefetching:
     async def _load(self, prompt: ResolvedPrompt, load_s: float, loads: SessionLoads) -> l1.Hit:
         """The ticket lasts as long as the loads, and nobody hears of it."""
         ticket = TicketId(os.urandom(ID_BYTES))
-        hit = await self._look_up(ticket, prompt, load_s)
+        hit = await self._look_up(ticket, prompt, load_s, Afterwards.CLOSE)
         if hit.is_hoped:
-            pace = Pace(load_s, load_s, 0)
-            await loads.fetch(hit, prompt, pace, prefetch.Afterwards.CLOSE)
+            await loads.fetch(hit, prompt, Pace(load_s, load_s, 0), Afterwards.CLOSE)
         elif hit.ticket:
             mine = self._attached
             await self._l1.ask(l1.CloseTickets((ticket,), mine.instance, mine.session))
         return hit
 
-    async def _look_up(self, ticket: TicketId, prompt: ResolvedPrompt, ticket_s: float) -> l1.Hit:
+    async def _look_up(
+        self, ticket: TicketId, prompt: ResolvedPrompt, ticket_s: float, afterwards: Afterwards
+    ) -> l1.Hit:
         return await self._l1.ask(
             l1.Lookup(
                 ticket,
@@ -149,6 +150,7 @@ class Prefetching:
                 ticket_s,
                 self._watcher,
                 None if self._loads is None else self._loads.ref,
+                afterwards,
             )
         )
 

@@ -21,6 +21,7 @@ from penstock.actors.api.errors import InvalidField, MovesNoBytes, TicketOver
 from penstock.actors.api.types import (
     EXTENT_BYTES,
     KEY_BYTES,
+    Afterwards,
     LeaseId,
     Shortfall,
     TicketId,
@@ -160,7 +161,7 @@ class EngineRequests:
             self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, name)
         if hit.is_hoped and self._loads is not None:
             pace = Pace(load_s, ticket_s, msg.prefill_tokens_per_s)
-            hit = await self._loads.fetch(hit, prompt, pace, prefetch.Afterwards.KEEP)
+            hit = await self._loads.fetch(hit, prompt, pace, Afterwards.KEEP)
             if not hit.ticket:
                 self._holdings.drop_ticket(self._asked_for)
         self._say_hit(reply.lookup, hit, prompt)
@@ -247,10 +248,11 @@ class EngineRequests:
             lease_s,
         )
         lease = await self._ask_reserve(want)
-        if lease.bytes_missing and self._fits and not lease.lease:
+        is_refused = bool(_room_for(want, lease).bytes_wanted and self._fits)
+        if is_refused and not lease.lease:
             self._holdings.claim_lease()
             return self._reserve_after_eviction(want, lease, reply)
-        if lease.bytes_missing and self._fits:
+        if is_refused:
             return self._reserve_rest(want, lease, reply)
         if len(lease.answers) > READY_OBJECTS_A_STEP:
             await checkpoint()  # the table's work was a step of its own, the reply's is another
@@ -261,9 +263,8 @@ class EngineRequests:
         self, want: l1.Reserve, refused: l1.WriteLease, reply: engine_pb2.SessionReply
     ) -> None:
         """There was no room at all: wake eviction, and ask once more."""
-        make_room = eviction.MakeRoom(refused.bytes_missing)
         try:
-            freed = await self._to.eviction_controller.ask(make_room)
+            freed = await self._to.eviction_controller.ask(_room_for(want, refused))
             lease = await self._ask_reserve(want) if freed else refused
         finally:
             self._holdings.unclaim_lease()
@@ -278,7 +279,7 @@ class EngineRequests:
         """
         lease = None
         try:
-            freed = await self._to.eviction_controller.ask(eviction.MakeRoom(first.bytes_missing))
+            freed = await self._to.eviction_controller.ask(_room_for(want, first))
             if freed:
                 self._holdings.drop_lease(first.lease)
                 lease = await self._ask_reserve(replace(want, instead_of=first.lease))
@@ -380,6 +381,11 @@ class EngineRequests:
                 "this session declared no shard of its own (Hello.own_shards), or is not on this"
                 " machine: it can look up, but neither read nor write objects"
             )
+
+
+def _room_for(want: l1.Reserve, refused: l1.WriteLease) -> eviction.MakeRoom:
+    own = refused.own_bytes_missing
+    return eviction.MakeRoom(own or refused.bytes_missing, want.salt if own else None)
 
 
 def _say_reserved(reply: engine_pb2.Reserved, lease: l1.WriteLease) -> None:

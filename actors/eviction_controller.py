@@ -121,7 +121,7 @@ class EvictionController(eviction.EvictionController):
         match msg:
             case eviction.MakeRoom():
                 wanted = min(msg.bytes_wanted, self._watermarks.arena_bytes)
-                room = await self._make_room(wanted, Urgency.NOW)
+                room = await self._make_room(wanted, Urgency.NOW, msg.own)
                 return answer(msg, room.bytes_freed)
             case eviction.Pressure():
                 await self._relieve()
@@ -139,20 +139,22 @@ class EvictionController(eviction.EvictionController):
                 wanted = usage.taken_bytes - self._watermarks.low_bytes
                 await self._make_room(wanted, Urgency.SOON)
 
-    async def _make_room(self, bytes_wanted: int, urgency: Urgency) -> l1.Room:
+    async def _make_room(
+        self, bytes_wanted: int, urgency: Urgency, own: bytes | None = None
+    ) -> l1.Room:
         if self._is_staging:
             return l1.Room(0, 0, is_over=True)
         if self._saves_down is None:
-            return await self._evict(bytes_wanted)
-        return await self._evict_saved(bytes_wanted, urgency, self._saves_down)
+            return await self._evict(bytes_wanted, own)
+        return await self._evict_saved(bytes_wanted, urgency, self._saves_down, own)
 
-    async def _evict(self, bytes_wanted: int) -> l1.Room:
-        """Batch by batch, until so much is free or nothing is left that may go."""
+    async def _evict(self, bytes_wanted: int, own: bytes | None = None) -> l1.Room:
+        """Batch by batch, until so much is free or nothing is left that may go, of the tenant `own` if one is named."""
         freed = chunks = 0
         room = l1.Room(0, 0, is_over=False)
         while freed < bytes_wanted:
             wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
-            batch = l1.Evict(wanted, self._watermarks.batch_chunks)
+            batch = l1.Evict(wanted, self._watermarks.batch_chunks, own)
             room = await self._l1.ask(batch, within=self._watermarks.ask_s)
             freed += room.bytes_freed
             chunks += room.chunks_evicted
@@ -165,13 +167,13 @@ class EvictionController(eviction.EvictionController):
     # Saving down.
 
     async def _evict_saved(
-        self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown
+        self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown, own: bytes | None
     ) -> l1.Room:
         """The same, of what was saved before."""
         freed = chunks = in_vain = 0
         while freed < bytes_wanted:
             wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
-            evicted = await self._evict_saved_batch(wanted, urgency, saves_down)
+            evicted = await self._evict_saved_batch(wanted, urgency, saves_down, own)
             freed += evicted.bytes_freed
             chunks += evicted.chunks_evicted
             in_vain = 0 if evicted.chunks_evicted else in_vain + 1
@@ -180,18 +182,20 @@ class EvictionController(eviction.EvictionController):
             await hazard("eviction.between_batches")
             await checkpoint()
         if freed < bytes_wanted and urgency is Urgency.NOW:
-            room = await self._evict(bytes_wanted - freed)
+            room = await self._evict(bytes_wanted - freed, own)
             saves_down.telemetry.counter(*UNSAVED).add(room.chunks_evicted)
             return l1.Room(freed + room.bytes_freed, chunks + room.chunks_evicted, room.is_over)
         return l1.Room(freed, chunks, is_over=freed < bytes_wanted)
 
     async def _evict_saved_batch(
-        self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown
+        self, bytes_wanted: int, urgency: Urgency, saves_down: SavesDown, own: bytes | None
     ) -> l1.Room:
         """Of the next victims, those that were saved whole, or finally failed to be, and that nobody holds any more.
         Over: there are none, or they could not be saved in time."""
         marks = self._watermarks
-        batch = await next_victims(self._l1, bytes_wanted, marks.batch_chunks, ask_s=marks.ask_s)
+        batch = await next_victims(
+            self._l1, bytes_wanted, marks.batch_chunks, own=own, ask_s=marks.ask_s
+        )
         if batch is None:
             return l1.Room(0, 0, is_over=True)
         evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease

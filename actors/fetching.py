@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api import eviction, l1, l1_loading, prefetch, store
-from penstock.actors.api.types import KEY_BYTES, Shortfall
+from penstock.actors.api import eviction, l1_loading, prefetch
+from penstock.actors.api.types import KEY_BYTES, Afterwards, Shortfall
 from penstock.actors.awaiting import Awaiting, Others
 from penstock.actors.core.cost import shortest, worth_loading
 from penstock.actors.core.load_plan import (
@@ -29,18 +30,22 @@ from penstock.actors.core.load_plan import (
     cut,
     first_missing,
     last_needed,
-    part_bytes,
     plan_load,
 )
 from penstock.actors.core.load_records import Name, Record, Stage
-from penstock.actors.load_targets import load_targets, reservation
+from penstock.actors.load_targets import Refused, arena_bytes, load_targets, reservation
 from penstock.actors.locating import Glance, Locating, News
+from penstock.actors.measuring import Measuring
 from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
 from penstock.runtime.message import NOT_AT_ONCE
 
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
+_SHORT_OF_ROOM = (
+    Shortfall.QUOTA,
+    Shortfall.NO_ROOM,
+)  # who was short of the one may be of the other
 
 
 class Fetching:
@@ -69,7 +74,9 @@ class Fetching:
             ask_s=around.limits.ask_s,
             news=self._news,
         )
-        self._speeds: list[store.Speed] = []
+        # Only engines that say what it costs can compute instead.
+        measured = around.tiers if want.prefill_tokens_per_s else ()
+        self._measuring = Measuring(measured, heard=self._news.tell)
         self._awaiting = Awaiting(want, around.l1, ask_s=around.limits.ask_s)
         self._hit = want.hit_chunks
         self._cap = self._total  # there is no room for more, or no use
@@ -146,6 +153,7 @@ class Fetching:
                 await self._bring()
                 await hazard("prefetch.before_settle")
                 if await self._settle():
+                    self._locating.forget()  # many may rest, and for long
                     self._rests()
                     await sleep(max(0.0, now + want.ticket_s - asyncio.get_running_loop().time()))
         finally:
@@ -158,11 +166,8 @@ class Fetching:
             try:
                 await self._loads.wait_ahead(self._want.ticket)
                 await self._loads.move(self._want.ticket)  # is anybody waiting still?
-                if (
-                    self._want.prefill_tokens_per_s
-                ):  # only engines that say so can compute it instead
-                    self._speeds = await self._around.measure_speeds()
                 async with create_task_group() as tasks:
+                    self._measuring.begin(tasks)
                     tasks.start_soon(self._locating.run, name="locate")
                     await self._pursue()
                     tasks.cancel_scope.cancel()
@@ -199,7 +204,7 @@ class Fetching:
         worth = worth_loading(
             plan,
             self._want.shape,
-            self._speeds,
+            self._measuring.speeds,
             first=max(self._hit, self._known.first),
             chunk_tokens=self._want.chunk_tokens,
             prefill_tokens_per_s=self._want.prefill_tokens_per_s,
@@ -261,36 +266,34 @@ class Fetching:
         if refused is None:
             return True
         async with self._around.admission:
-            shape = self._want.shape
-            missing = sum(part_bytes(shape, one) for one in rest)
-            missing -= (refused - part.first) * sum(shape.slots[s].bytes for s in part.slots)
-            with move_on_after(self._limits.room_s):
-                await self._make_room(missing)
-            again = Part(part.source, refused, part.last, part.slots)
-            refused = await self._reserve(again)
+            for why in _SHORT_OF_ROOM:
+                if refused is not None and refused.why is why:
+                    left = replace(part, first=refused.chunk)
+                    await self._make_room([left, *rest[1:]], why)
+                    refused = await self._reserve(left)
         if refused is None:
             return True
-        self._cap, self._shortfall = max(self._known.first, refused), Shortfall.NO_ROOM
+        self._cap, self._shortfall = max(self._known.first, refused.chunk), refused.why
         self._news.tell()
         return False
 
-    async def _make_room(self, missing: int) -> None:
-        try:
-            make_room = eviction.MakeRoom(missing)
+    async def _make_room(self, missing: Sequence[Part], why: Shortfall) -> None:
+        """For all of these. Whose tenant is at its quota makes room among its own: others' would not help it."""
+        count = sum(arena_bytes(self._want.shape, part) for part in missing)
+        make_room = eviction.MakeRoom(count, self._want.salt if why is Shortfall.QUOTA else None)
+        with move_on_after(self._limits.room_s), suppress(PenstockError):  # then there is none
             await self._around.evictor.ask(make_room, within=self._limits.room_s)
-        except PenstockError:
-            return  # then there is none
 
-    async def _reserve(self, part: Part) -> int | None:
-        """Begin to load what was granted. Gives the first chunk that was refused something; None: all was granted."""
+    async def _reserve(self, part: Part) -> Refused | None:
+        """Begin to load what was granted. None: all was granted."""
         reserve = reservation(self._want, part)
         async with self._around.reserving:
             lease = await self._around.l1.ask(reserve, within=self._limits.ask_s)
             await hazard("prefetch.after_reserve")
             return self._take(part, lease)
 
-    def _take(self, part: Part, lease: l1_loading.LoadLease) -> int | None:
-        refused: int | None = None
+    def _take(self, part: Part, lease: l1_loading.LoadLease) -> Refused | None:
+        refused: Refused | None = None
         granted: list[int] = []
         places = [*part.objects()]
         for index, answer in enumerate(lease.answers):
@@ -299,7 +302,7 @@ class Fetching:
             elif answer == _IN_FLIGHT:
                 self._join([places[index]])
             elif answer != _RESIDENT:
-                refused = places[index][0]
+                refused = Refused.by(answer, places[index][0])
                 break
             self._known.hold(*places[index])
         if granted:
@@ -373,17 +376,13 @@ class Fetching:
         loads.leave(want.ticket, [record for record in mine if record not in read])
         if self._hit >= (self._reach if self._locating.is_over else self._total):
             self._shortfall = Shortfall.NONE
-        stays = bool(read) and want.afterwards is prefetch.Afterwards.KEEP
+        stays = bool(read) and want.afterwards is Afterwards.KEEP
         if stays:
             last = l1_loading.Hope(want.ticket, 0, self._shortfall)
             await self._around.telling.tell(want.ticket, last)
         else:
             done = l1_loading.Settle(want.ticket, self._shortfall)
             await self._around.telling.tell(want.ticket, done)
-        if want.afterwards is prefetch.Afterwards.CLOSE:
-            close = l1.CloseTickets((want.ticket,), want.instance, want.session)
-            with suppress(PenstockError):  # then it expires
-                await self._around.l1.ask(close, within=self._limits.ask_s)
         return stays
 
     def _is_read(self, record: Record) -> bool:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from penstock import _native
-from penstock.actors.api import l1_loading, prefetch
+from penstock.actors.api import l1, l1_loading, prefetch
 from penstock.actors.api.types import (
     KEY_BYTES,
     NODE_SESSION,
+    Afterwards,
     Extents,
     LeaseId,
     Shortfall,
@@ -32,6 +33,7 @@ from penstock.runtime.ref import Ref
 
 NO_LEASE = LeaseId(b"")
 NOT_SERVED = -1
+TICKET_BYTES = 16
 _GRANTED = int(_native.Answer.GRANTED)
 _COMING = int(_native.Presence.COMING)
 
@@ -40,7 +42,7 @@ _COMING = int(_native.Presence.COMING)
 class Served:
     """A ticket that the prefetcher loads for, or keeps loaded objects for."""
 
-    keys: bytes  # of the whole prompt
+    lookup: l1.Lookup
     loader: Ref[prefetch.Prefetcher]
     hit_chunks: int = 0  # when it was moved last
 
@@ -67,9 +69,10 @@ class Loading:
         self._left: dict[TicketId, Served] = {}  # over, and the loader not told
         self._awaits: dict[TicketId, l1_loading.Await] = {}  # of tickets that are served
 
-    def begin(self, ticket: TicketId, keys: bytes, loader: Ref[prefetch.Prefetcher]) -> None:
-        """The loader is going to be told to fetch."""
-        self._served[ticket] = Served(keys, loader)
+    def begin(self, lookup: l1.Lookup, loader: Ref[prefetch.Prefetcher]) -> None:
+        """Its ticket is open, and the loader is going to be told to fetch."""
+        self._served[lookup.ticket] = Served(lookup, loader)
+        self._table.tell_end(lookup.ticket)
 
     def close(self, ticket: TicketId) -> None:
         """The ticket was closed."""
@@ -79,8 +82,11 @@ class Loading:
 
     def sweep(self) -> None:
         """Tickets may have ended: those of a lost instance, or by time."""
-        for ticket in [one for one in self._served if not self._table.has_ticket(one)]:
-            self._left[ticket] = self._served.pop(ticket)
+        ended = self._table.take_ended()
+        for start in range(0, len(ended), TICKET_BYTES):
+            ticket = TicketId(ended[start : start + TICKET_BYTES])
+            if (served := self._served.pop(ticket, None)) is not None:
+                self._left[ticket] = served
         self._tell_left()
 
     def came(self, now: float) -> None:
@@ -112,7 +118,7 @@ class Loading:
             case l1_loading.Await():
                 return self._await(msg)
             case l1_loading.Forsake():
-                return self._forsake()
+                return self._forsake(msg.objects_max)
         return None
 
     def _reserve(self, msg: l1_loading.ReserveLoad) -> l1_loading.LoadLease:
@@ -174,10 +180,11 @@ class Loading:
         if served is None:
             return NOT_SERVED
         try:
-            hit = self._table.step(ticket, served.keys, now=now).hit
+            keys = served.lookup.keys
+            hit = self._table.step(ticket, keys, now=now).hit
             if chunks > hit:
-                self._table.extend(ticket, served.keys[: chunks * KEY_BYTES], now=now)
-                hit = self._table.step(ticket, served.keys, now=now).hit
+                self._table.extend(ticket, keys[: chunks * KEY_BYTES], now=now)
+                hit = self._table.step(ticket, keys, now=now).hit
         except _native.TableError:
             return NOT_SERVED  # it is over, and its watcher hears so by the same
         finally:
@@ -186,9 +193,12 @@ class Loading:
         return hit
 
     def _settle(self, ticket: TicketId, shortfall: Shortfall) -> None:
-        self._served.pop(ticket, None)
+        served = self._served.pop(ticket, None)
         self._left.pop(ticket, None)
         self._watching.hope(ticket, 0, shortfall, self._now())
+        if served is not None and served.lookup.afterwards is Afterwards.CLOSE:
+            self._table.close_ticket(ticket, instance=served.lookup.instance)
+            self._watching.close(ticket, by=served.lookup.session)
 
     def _finish(self, msg: l1_loading.Finish) -> l1_loading.Finished:
         ticket, now = msg.ticket, self._now()
@@ -204,7 +214,7 @@ class Loading:
                 runs=load.runs,
                 now=now,
             )
-        found = self._table.follow(ticket, served.keys, now=now)
+        found = self._table.follow(ticket, served.lookup.keys, now=now)
         hit, promised = found.hit, max(found.hit, found.promised)
         del self._served[ticket]
         self._watching.settle(ticket, hit, promised)
@@ -238,20 +248,29 @@ class Loading:
                     pass
             del self._awaits[ticket]
 
-    def _forsake(self) -> int:
-        forsaken = [*self._served]
-        for ticket in forsaken:
+    def _forsake(self, objects_max: int) -> l1_loading.Forsaken:
+        """Loads first: then no ticket is promised what they would have brought."""
+        if not self._table.forsake_some(NODE_SESSION, objects_max).is_over:
+            return l1_loading.Forsaken(0, is_over=False)
+        tickets = chunks = 0
+        while self._served and chunks < objects_max:
+            ticket = next(reversed(self._served))
+            chunks += 1 + len(self._served[ticket].lookup.keys) // KEY_BYTES
+            tickets += 1
             self._settle(ticket, Shortfall.FAILED)
-        self._left.clear()
-        return len(forsaken)
+        if not self._served:
+            self._left.clear()
+            self.went(self._now())
+        return l1_loading.Forsaken(tickets, is_over=not self._served)
 
     def _tell_left(self) -> None:
         """Level-triggered: a loader whose mailbox is full hears at the next end of a ticket, or keeps its own time."""
-        for ticket, left in [*self._left.items()]:
+        while self._left:
+            ticket, left = self._left.popitem()
             try:
                 left.loader.tell_nowait(prefetch.Leave(ticket, left.hit_chunks))
             except MailboxFull:
-                continue
+                self._left[ticket] = left
+                return
             except ActorStopped:
-                pass
-            del self._left[ticket]
+                continue

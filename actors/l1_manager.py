@@ -149,7 +149,7 @@ class L1Manager(l1.L1Manager):
                 case l1.Promise():
                     return answer(msg, self._promise(msg))
                 case l1.Evict():
-                    return answer(msg, self._evict(msg))
+                    return answer(msg, self._saving.evict(msg))
                 case l1.TakePressure():
                     self._pressure_told = False
                     return answer(msg, self._measure())
@@ -185,7 +185,9 @@ class L1Manager(l1.L1Manager):
             ):
                 return self._loading.receive(msg)
             case _:
-                return self._life_cycle.receive(msg)
+                done = self._life_cycle.receive(msg)
+                self._loading.sweep()  # each step ends few tickets, and all steps may end many
+                return done
 
     # Reading. A prompt shorter than a chunk has no keys, which is no mistake: nothing of it is cached.
 
@@ -224,7 +226,7 @@ class L1Manager(l1.L1Manager):
             watch = Watch(ticket, msg.session, msg.keys, msg.geometry, hit, promised, expires, hope)
             self._watching.begin(watch, msg.watcher)
             if msg.loader is not None:
-                self._loading.begin(ticket, msg.keys, msg.loader)
+                self._loading.begin(msg, msg.loader)
                 is_hoped = True
         else:
             promised = hit
@@ -321,6 +323,7 @@ class L1Manager(l1.L1Manager):
             Extents(reserved.extents),
             reserved.bytes_missing,
             msg.lease_s,
+            reserved.own_bytes_missing,
         )
 
     def _make_ready(self, msg: l1.MakeReady) -> None:
@@ -351,11 +354,6 @@ class L1Manager(l1.L1Manager):
         return outcome == _native.Outcome.OK
 
     # Room and time.
-
-    def _evict(self, msg: l1.Evict) -> l1.Room:
-        return self._room(
-            self._table.evict(msg.bytes_wanted, chunks_max=msg.chunks_max, now=_now())
-        )
 
     def _room(self, evicted: _native.Evicted) -> l1.Room:
         self._pressure_told = False  # who evicts lives, and hears again if it lost the last one

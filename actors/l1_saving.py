@@ -11,6 +11,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 from penstock import _native
@@ -153,7 +154,13 @@ class Saving:
 
     def _victims(self, msg: l1_saving.Victims) -> l1_saving.Offered:
         lease = os.urandom(16)
-        borrowed = self._table.victims(
+        victims = self._table.victims
+        if msg.own is not None:
+            tenant = self._tenants.find(msg.own)
+            if tenant is None:
+                return l1_saving.Offered(None, is_over=True)
+            victims = partial(self._table.victims_own, tenant)
+        borrowed = victims(
             msg.bytes_wanted,
             msg.chunks_max,
             lease=lease,
@@ -162,6 +169,16 @@ class Saving:
             expires=math.inf,
         )
         return l1_saving.Offered(self._lend(lease, borrowed), borrowed.is_over)
+
+    def evict(self, msg: l1.Evict) -> l1.Room:
+        """By policy; of one tenant's own, those idle longest."""
+        evict = self._table.evict
+        if msg.own is not None:
+            tenant = self._tenants.find(msg.own)
+            if tenant is None:
+                return l1.Room(0, 0, is_over=True)
+            evict = partial(self._table.evict_own, tenant)
+        return self._evicted(evict(msg.bytes_wanted, chunks_max=msg.chunks_max, now=_now()))
 
     def _unchanged(self, msg: l1_saving.EvictThese) -> bytes:
         """The keys of those of these chunks to which nothing was added meanwhile."""

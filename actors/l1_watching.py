@@ -41,7 +41,7 @@ class Watching:
     def promised(self, ticket: TicketId, by_writers: int, *, otherwise: int) -> int:
         """What the watermark of a ticket can still reach; `otherwise`, if it is not watched."""
         watch = self._watches.find(ticket)
-        return otherwise if watch is None else max(by_writers, watch.hope_chunks)
+        return otherwise if watch is None else watch.reaches(otherwise, by_writers)
 
     def begin(self, watch: Watch, watcher: Ref[gateway.Gateway]) -> None:
         self._watches.add(watch)
@@ -128,7 +128,7 @@ class Watching:
         return None
 
     def _move(self, watch: Watch, hit: int, by_writers: int) -> None:
-        promised = max(by_writers, watch.hope_chunks)
+        promised = watch.reaches(hit, by_writers)
         if (hit, promised) != (watch.hit_chunks, watch.promised_chunks):
             self._tell(watch, hit, promised)
 

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from penstock.actors.api.l1_loading import LoadLease, ReserveLoad
 from penstock.actors.api.prefetch import Fetch
 from penstock.actors.api.store import Target
-from penstock.actors.api.types import KEY_BYTES, Memory, Shape
+from penstock.actors.api.types import KEY_BYTES, Memory, Shape, Shortfall
 from penstock.actors.core.load_plan import Part
 
 PAGE_BYTES = 4096
+_QUOTA = 4  # of _native.Answer
 _EXTENT = struct.Struct("<QQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """L1 has granted less than was asked for."""
+
+    chunk: int  # the first of which it has refused something
+    why: Shortfall
+
+    @staticmethod
+    def by(answer: int, chunk: int) -> Refused:
+        """`answer`: the first that is a refusal."""
+        return Refused(chunk, Shortfall.QUOTA if answer == _QUOTA else Shortfall.NO_ROOM)
 
 
 def reservation(want: Fetch, part: Part) -> ReserveLoad:
@@ -45,6 +60,12 @@ def load_targets(
             Target(key, kind.shard, shape.namespace, logical_bytes, kind.runs, view, lease.hold)
         )
     return targets
+
+
+def arena_bytes(shape: Shape, part: Part) -> int:
+    """Bytes of the extents of a part: more than it loads, as each object has whole pages."""
+    chunk_bytes = sum(whole_pages(shape.slots[slot].bytes) for slot in part.slots)
+    return (part.last - part.first) * chunk_bytes
 
 
 def whole_pages(size: int) -> int:

@@ -253,14 +253,14 @@ class Loads:
         if landed.hits:
             for (_, waiting), hit in zip(told, landed.hits, strict=True):
                 waiting.moved(hit)
+        lost = [place for place in range(len(record.places)) if place not in load.landed]
+        self._metrics.loaded(self._tiers[record.tier].name, len(load.landed), len(lost))
         if (
             record.stage is Stage.OVER
         ):  # the last one left while L1 was told, and may have heard of it before us
             self._keep(load, [waiting for _, waiting in told])
             load.hold = None
             return
-        lost = [place for place in range(len(record.places)) if place not in load.landed]
-        self._metrics.loaded(self._tiers[record.tier].name, len(load.landed), len(lost))
         self.records.land(record, [record.names[place] for place in lost])
         tickets = [*record.tickets]
         if not load.landed:

@@ -86,6 +86,12 @@ class Locating:
         for number, answers in glance.found.items():
             self._known.found(number, self._known.first, answers)
 
+    def forget(self) -> None:
+        """The keys and what is known of them: for a ticket that waits for nothing more."""
+        self._names.clear()
+        self._known.forget()
+        self._glance = None
+
     async def run(self) -> None:
         """Most prompts end early, and then little was asked for. Raises what L1 refuses."""
         start, size, seen = self._known.first, self._slice_chunks, self._glance

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import assert_never
 
+from anyio.lowlevel import checkpoint
+
 from penstock.actors.api import eviction, l1, l1_loading, prefetch
 from penstock.actors.api.types import Memory, Shortfall, TicketId
 from penstock.actors.at_hand import AtHand
@@ -26,6 +28,8 @@ from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
+
+FORSAKEN_OBJECTS_A_STEP = 1024  # of loads that a life left behind, and chunks of its tickets
 
 
 class Prefetcher(prefetch.Prefetcher):
@@ -79,9 +83,14 @@ class Prefetcher(prefetch.Prefetcher):
         self._log = Log("prefetcher")
 
     async def on_start(self) -> None:
-        forsaken = await self._l1.ask(l1_loading.Forsake(), within=self._limits.fetch.ask_s)
-        if forsaken:
-            self._log.warning("tickets_forsaken", tickets=forsaken)
+        tickets, is_over = 0, False
+        while not is_over:
+            forsake = l1_loading.Forsake(FORSAKEN_OBJECTS_A_STEP)
+            step = await self._l1.ask(forsake, within=self._limits.fetch.ask_s)
+            tickets, is_over = tickets + step.tickets, step.is_over
+            await checkpoint()
+        if tickets:
+            self._log.warning("tickets_forsaken", tickets=tickets)
 
     def receive(self, msg: prefetch.Message) -> object:
         match msg:

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.actors.api import eviction, l1, store
+from penstock.actors.api import eviction, l1
 from penstock.actors.api.types import Memory
 from penstock.actors.core.load_plan import LongestHit
 from penstock.actors.core.probing import Probes
 from penstock.actors.loads import Loads, Tier
 from penstock.actors.prefetch_metrics import PrefetchMetrics
 from penstock.actors.telling import Telling
-from penstock.runtime.errors import PenstockError
-from penstock.runtime.ref import Ref, gather_asks
+from penstock.runtime.ref import Ref
 from penstock.runtime.units import KIB
 
 
@@ -59,11 +58,3 @@ class Surroundings:
     probes: Probes
     admission: asyncio.Lock  # one prompt at a time has room made for it: no two are half there
     reserving: asyncio.Lock  # until what L1 granted is in the book, where the next one finds it
-
-    async def measure_speeds(self) -> list[store.Speed]:
-        """Of every tier; one that does not say has none."""
-        asks = (tier.ref.ask(store.MeasureSpeed(), within=tier.locate_s) for tier in self.tiers)
-        return [
-            store.Speed(0.0, 0.0, 0) if isinstance(speed, PenstockError) else speed
-            for speed in await gather_asks(asks)
-        ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.actors.api.l1 import Room
 from penstock.runtime.actor import Actor
@@ -18,6 +18,8 @@ class MakeRoom(Msg["EvictionController", int]):
     """Somebody was told NO_ROOM: free at least this much now. Answers the bytes freed, which may be fewer."""
 
     bytes_wanted: int
+    # Somebody was told QUOTA: of what the tenant of this salt has, and may do without.
+    own: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from penstock.actors.api import l1_loading, l1_saving
 from penstock.actors.api.types import (
+    Afterwards,
     Extents,
     GeometryId,
     GroupGeometry,
@@ -66,6 +67,7 @@ class WriteLease:
     extents: Extents
     bytes_missing: int  # arena bytes of what was answered NO_ROOM and eviction could make room for
     lease_s: float
+    own_bytes_missing: int = 0  # the same of QUOTA, and of eviction of what the tenant itself has
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ class Lookup(Msg["L1Manager", Hit]):
     ticket_s: float
     watcher: Ref[Gateway] | None
     loader: Ref[Prefetcher] | None = None
+    afterwards: Afterwards = Afterwards.KEEP  # when the loader has done with it, or is no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +328,7 @@ class Evict(Msg["L1Manager", Room]):
 
     bytes_wanted: int
     chunks_max: int
+    own: bytes | None = field(default=None, repr=False)  # of the tenant of this salt alone
 
 
 @dataclass(frozen=True, slots=True)

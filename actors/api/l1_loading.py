@@ -82,7 +82,8 @@ class Move(Msg["L1Manager", tuple[int, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Hope(Msg["L1Manager", None]):
-    """The loader still promises so many chunks of this ticket; fewer than are hit: none."""
+    """The loader still promises so many chunks of this ticket; fewer than are hit: none. 0: as Settle, but it hears of
+    the ticket's end."""
 
     ticket: TicketId
     chunks: int
@@ -91,7 +92,8 @@ class Hope(Msg["L1Manager", None]):
 
 @dataclass(frozen=True, slots=True)
 class Settle(Msg["L1Manager", None]):
-    """The loader has done with this ticket, and need not hear of its end."""
+    """The loader has done with this ticket, and need not hear of its end. With a shortfall its watermark is final: the
+    loader has waited for writers, too. One that was looked up only for its loads is closed."""
 
     ticket: TicketId
     shortfall: Shortfall
@@ -137,8 +139,19 @@ class Await(Msg["L1Manager", int]):
 
 
 @dataclass(frozen=True, slots=True)
-class Forsake(Msg["L1Manager", int]):
-    """A loader begins its life: whatever one before it has promised is void. Answers how many tickets that were."""
+class Forsaken:
+    """What one step has ended. Until `is_over`, something is left."""
+
+    tickets: int  # settled, as FAILED
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forsake(Msg["L1Manager", Forsaken]):
+    """A loader begins its life: whatever one before it has promised is void. One bounded step: of its loads, which
+    leave the index (who may still write one keeps its memory), then of its tickets."""
+
+    objects_max: int  # about so many objects, or chunks of tickets
 
 
 Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Finish | Await | Forsake

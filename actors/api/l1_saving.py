@@ -156,6 +156,7 @@ class Victims(Msg["L1Manager", Offered]):
 
     bytes_wanted: int
     chunks_max: int
+    own: bytes | None = field(default=None, repr=False)  # of the tenant of this salt alone
 
 
 @dataclass(frozen=True, slots=True)

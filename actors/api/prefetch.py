@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 from penstock.actors.api import l1_loading
-from penstock.actors.api.types import InstanceId, SessionId, Shape, TicketId
+from penstock.actors.api.types import Afterwards, InstanceId, SessionId, Shape, TicketId
 from penstock.runtime.actor import Actor
 from penstock.runtime.message import Msg
 
 
 class Prefetcher(Actor["Message"]):
     """Address of the prefetcher."""
-
-
-class Afterwards(Enum):
-    """What becomes of a ticket when its loads are over."""
-
-    KEEP = "it lives on, for its readers, until it is closed or expires"
-    CLOSE = "it was only for the loads: nobody reads it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +31,7 @@ class Fetch(Msg["Prefetcher", None]):
     prefill_tokens_per_s: (
         int  # how fast the engine computes them instead; 0: unknown, so always load
     )
-    afterwards: Afterwards
+    afterwards: Afterwards  # as in its lookup
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,18 @@ class Shortfall(Enum):
 
     NONE = "nothing is missing, or nobody has it"
     SLOWER_THAN_PREFILL = "loading it would take longer than computing it"
-    NO_ROOM = "it does not fit into L1 beside what is held there, or into the tenant's quota"
+    NO_ROOM = "it does not fit into L1 beside what is held there"
     FAILED = "a store had it and could not give it"
     OUT_OF_TIME = "it did not come in time"
     BUSY = "the node is at its bound of loads"
+    QUOTA = "it does not fit into the tenant's quota beside what is held there"
+
+
+class Afterwards(Enum):
+    """What becomes of a ticket when its loads are over."""
+
+    KEEP = "it lives on, for its readers, until it is closed or expires"
+    CLOSE = "it was only for the loads: nobody reads it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,12 @@ class Known:
         self._held[slot][chunk - self.first] = 0
         self._has[source][slot][chunk - self.first] = 0
 
+    def forget(self) -> None:
+        """All of it: nothing is known from here on."""
+        for columns in (self._held, *self._has):
+            for column in columns:
+                column.clear()
+
     def columns(self, upto: int) -> Iterator[tuple[int, list[int]]]:
         """For each slot what L1 has and what each source has below chunk `upto`, as numbers."""
         count = upto - self.first

@@ -61,6 +61,10 @@ class Tenants:
         self._digests[number] = digest
         return Account(number, bytes_max, weight, is_new=True)
 
+    def find(self, salt: bytes) -> TenantId | None:
+        """The number of a tenant that has an account."""
+        return self._numbers.get(_digest(salt))
+
     def digest(self, number: int) -> bytes:
         """What stores call the tenant of this number, of whom something is in the table; empty: the empty salt."""
         digest = self._digests[TenantId(number)]

@@ -23,6 +23,14 @@ class Watch:
     hope_chunks: int = 0  # what the prefetcher promises; less than is hit: nothing
     shortfall: Shortfall = Shortfall.NONE  # why it promises no more
 
+    def reaches(self, hit_chunks: int, by_writers: int) -> int:
+        """What its watermark can still come to, when writers promise so much.
+
+        With nothing of it but a reason from the prefetcher it stays: that has waited for writers as long as it may."""
+        if not self.hope_chunks and self.shortfall is not Shortfall.NONE:
+            return hit_chunks
+        return max(by_writers, self.hope_chunks)
+
 
 class Watches:
     """At most `watches_max` at once; a lookup beyond that is final at once, which is only less helpful."""

@@ -131,6 +131,7 @@ class Reserved:
     """`answers`: one byte of Answer per (chunk, slot), chunk-major. `extents`: as in Acquired, one
     per answer, digest 0, bytes == 0 unless GRANTED. `bytes_missing`: arena bytes of what was
     answered NO_ROOM and for which evicting could make room; 0 if it would help nothing.
+    `own_bytes_missing`: the same of what was answered QUOTA, by evicting the tenant's own.
     """
 
     @property
@@ -139,6 +140,8 @@ class Reserved:
     def extents(self) -> bytes: ...
     @property
     def bytes_missing(self) -> int: ...
+    @property
+    def own_bytes_missing(self) -> int: ...
 
 class Evicted:
     """`bytes`: arena bytes free now. `quarantined_bytes`: evicted, but an overdue reader still
@@ -344,6 +347,14 @@ class Table:
     def has_ticket(self, ticket: bytes) -> bool:
         """Whether the ticket is not over."""
 
+    def tell_end(self, ticket: bytes) -> None:
+        """When the ticket is over, unless by `close_ticket`, `take_ended` names it. Whoever asks for this has to take
+        them: they are kept until then. Raises TicketUnknown.
+        """
+
+    def take_ended(self) -> bytes:
+        """Ids, 16 bytes each, of tickets that came to their end since the last call; see `tell_end`."""
+
     def presence(self, keys: bytes, *, geometry: int) -> bytes:
         """One byte of Presence for every slot of the geometry of each chunk, chunk-major. Changes nothing."""
 
@@ -525,6 +536,11 @@ class Table:
         A lease that is left half way is overdue to its owner already. Whoever names it finishes it.
         """
 
+    def forsake_some(self, session: int, objects_max: int) -> Ended:
+        """As `orphan_some`, of its reservations alone: what they are of leaves the index, and their memory comes back
+        when they are ended. The session goes on.
+        """
+
     def end_some(self, session: int, objects_max: int) -> Ended:
         """The same of `process_gone` and `give_up`: leases, then the tickets that these would close.
 
@@ -540,6 +556,13 @@ class Table:
     def evict(self, bytes_wanted: int, *, chunks_max: int = ..., now: float) -> Evicted:
         """Free leaf chunks by policy, whole, never pinned or being written, until `bytes_wanted`
         arena bytes were freed, `chunks_max` chunks have gone (default: no bound) or nothing is left.
+        """
+
+    def evict_own(
+        self, tenant: int, bytes_wanted: int, *, chunks_max: int = ..., now: float
+    ) -> Evicted:
+        """The same of one tenant's chunks, if they became idle while it was under a quota: prompt by prompt, those
+        idle longest first, each from its end, and of one geometry.
         """
 
     def evict_these(self, keys: bytes, *, now: float) -> Evicted:
@@ -588,6 +611,19 @@ class Table:
     ) -> Borrowed:
         """What `evict` would take, in its order, but held and still there; of one geometry. None, and
         not over: all that was looked at was spared, as what is within its share; ask again."""
+
+    def victims_own(
+        self,
+        tenant: int,
+        bytes_wanted: int,
+        chunks_max: int,
+        *,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Borrowed:
+        """The same of what `evict_own` would take."""
 
     def let_go(self, lease: bytes, *, session: int, now: float) -> Outcome:
         """A read lease becomes overdue before its time: its objects may leave the index, their memory

@@ -88,6 +88,7 @@ struct Reserved {
   py::bytes answers;
   py::bytes extents;
   std::uint64_t bytes_missing;
+  std::uint64_t own_bytes_missing;
 };
 
 struct Evicted {
@@ -133,7 +134,8 @@ Reserved reserve(Table& table, const py::bytes& keys, const py::bytes& parent,
   if (!bytes_of(parent).empty()) parent_key = key_of(parent);
   const Table::Reserved reserved = table.reserve(
       keys_of(keys), {parent_key, geometry, slots, tenant, id_of(lease), session, now, expires});
-  return {packed(reserved.answers), packed(reserved.extents), reserved.bytes_missing};
+  return {packed(reserved.answers), packed(reserved.extents), reserved.bytes_missing,
+          reserved.own_bytes_missing};
 }
 
 py::object expire(Table& table, double now, std::uint32_t objects_max) {
@@ -148,6 +150,11 @@ Evicted to_python(const Table::Evicted& evicted) {
 
 Evicted evict(Table& table, std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now) {
   return to_python(table.evict(bytes_wanted, chunks_max, now));
+}
+
+Evicted evict_own(Table& table, std::uint32_t tenant, std::uint64_t bytes_wanted,
+                  std::uint32_t chunks_max, double now) {
+  return to_python(table.evict_own(tenant, bytes_wanted, chunks_max, now));
 }
 
 Evicted evict_these(Table& table, const py::bytes& keys, double now) {
@@ -173,7 +180,8 @@ void bind_answers(py::module_& m) {
   py::class_<Reserved>(m, "Reserved", "The answers to a reservation.")
       .def_readonly("answers", &Reserved::answers)
       .def_readonly("extents", &Reserved::extents)
-      .def_readonly("bytes_missing", &Reserved::bytes_missing);
+      .def_readonly("bytes_missing", &Reserved::bytes_missing)
+      .def_readonly("own_bytes_missing", &Reserved::own_bytes_missing);
   py::class_<Evicted>(m, "Evicted", "What an eviction freed.")
       .def_readonly("bytes", &Evicted::bytes)
       .def_readonly("quarantined_bytes", &Evicted::quarantined_bytes)
@@ -226,6 +234,12 @@ void bind_reading(py::class_<Table>& table) {
           "has_ticket",
           [](Table& self, const py::bytes& ticket) { return self.has_ticket(id_of(ticket)); },
           "ticket"_a, "Whether it is not over.")
+      .def(
+          "tell_end", [](Table& self, const py::bytes& ticket) { self.tell_end(id_of(ticket)); },
+          "ticket"_a, "Its end is told by take_ended.")
+      .def(
+          "take_ended", [](Table& self) { return packed(self.take_ended()); },
+          "Packed ids of tickets that came to their end.")
       .def(
           "presence",
           [](Table& self, const py::bytes& keys, std::uint32_t geometry) {
@@ -283,12 +297,16 @@ void bind_life(py::class_<Table>& table) {
       .def("give_up", &Table::session_over, "session"_a, "Its living owner touches it no more.")
       .def("orphan_some", &Table::orphan_some, "session"_a, "objects_max"_a,
            "A step of stream_lost.")
+      .def("forsake_some", &Table::forsake_some, "session"_a, "objects_max"_a,
+           "As orphan_some, of its reservations alone.")
       .def("end_some", &Table::end_some, "session"_a, "objects_max"_a, "A step of process_gone.")
       .def("instance_gone", &Table::instance_gone, "instance"_a, "Close its tickets.")
       .def("close_some", &Table::close_some, "instance"_a, "chunks_max"_a,
            "A step of instance_gone.")
       .def("evict", &evict, "bytes_wanted"_a, py::kw_only(), "chunks_max"_a = UINT32_MAX, "now"_a,
            "Free leaves by policy.")
+      .def("evict_own", &evict_own, "tenant"_a, "bytes_wanted"_a, py::kw_only(),
+           "chunks_max"_a = UINT32_MAX, "now"_a, "The same of a tenant's own, under a quota.")
       .def("evict_these", &evict_these, "keys"_a, py::kw_only(), "now"_a,
            "Free those of these chunks that nobody holds.")
       .def(

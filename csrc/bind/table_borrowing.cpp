@@ -65,6 +65,13 @@ Borrowed victims(Table& table, std::uint64_t bytes_wanted, std::uint32_t chunks_
   return to_python(table.victims(bytes_wanted, chunks_max, {id_of(lease), session, now, expires}));
 }
 
+Borrowed victims_own(Table& table, std::uint32_t tenant, std::uint64_t bytes_wanted,
+                     std::uint32_t chunks_max, const py::bytes& lease, std::uint64_t session,
+                     double now, double expires) {
+  return to_python(table.victims_own(tenant, bytes_wanted, chunks_max,
+                                     {id_of(lease), session, now, expires}));
+}
+
 void bind_borrowed(py::module_& m) {
   py::class_<Borrowed>(m, "Borrowed", "What the node holds to read.")
       .def_readonly("geometry", &Borrowed::geometry)
@@ -91,6 +98,9 @@ void bind_table_borrowing(py::module_& m, py::class_<Table>& table) {
            "lease"_a, "session"_a, "now"_a, "expires"_a, "The oldest news of commits, borrowed.")
       .def("victims", &victims, "bytes_wanted"_a, "chunks_max"_a, py::kw_only(), "lease"_a,
            "session"_a, "now"_a, "expires"_a, "What evict would take next, borrowed.")
+      .def("victims_own", &victims_own, "tenant"_a, "bytes_wanted"_a, "chunks_max"_a,
+           py::kw_only(), "lease"_a, "session"_a, "now"_a, "expires"_a,
+           "What evict_own would take next, borrowed.")
       .def(
           "drop_objects",
           [](Table& self, const py::bytes& keys, const py::bytes& slots) {

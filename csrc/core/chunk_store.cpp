@@ -74,6 +74,7 @@ ChunkId ChunkStore::create(const Key& key, std::uint16_t geometry) {
                       .indexed = 1,
                       .queued = 0,
                       .base = 0,
+                      .listed = 0,
                       .geometry = geometry,
                       .resident = 0};
   lineages_[id] = Lineage{.parent = kNoChunk, .children = 0, .tenant = 0, .in_flight = 0};

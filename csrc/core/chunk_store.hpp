@@ -32,6 +32,7 @@ struct alignas(64) Chunk {
   std::uint32_t indexed : 1;  // found by its key
   std::uint32_t queued : 1;   // entered in the policy
   std::uint32_t base : 1;     // something rests on it: children, or objects in flight
+  std::uint32_t listed : 1;   // in its tenant's list: contents.hpp
   std::uint16_t geometry;
   std::uint16_t resident;  // objects that are RESIDENT
 };

@@ -13,6 +13,7 @@ Contents::Contents(std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyK
       allocator_(arena_bytes),
       policy_(make_policy(policy, objects_max, allocator_.pages_total(), *this)),
       ledger_(fair_share),
+      own_(objects_max),
       story_(story_events_max) {}
 
 std::uint16_t Contents::add_geometry(std::vector<Group> groups) {
@@ -180,7 +181,7 @@ std::uint64_t Contents::resident_pages(ChunkId id) const {
 }
 
 std::uint64_t Contents::metadata_bytes() const {
-  return store_.bytes() + allocator_.metadata_bytes() + policy_->extra_bytes() +
+  return store_.bytes() + allocator_.metadata_bytes() + policy_->extra_bytes() + own_.bytes() +
          store_.chunks_ever() * static_cast<std::uint64_t>(sizeof(PolicyNode));
 }
 
@@ -198,7 +199,23 @@ void Contents::unqueue(ChunkId id) {
   Chunk& chunk = store_.chunk(id);
   if (!chunk.queued) return;
   chunk.queued = 0;
+  if (chunk.listed) {
+    chunk.listed = 0;
+    own_.remove(store_.lineage(id).tenant, id);
+  }
   policy_->leave(id);
+}
+
+// It has become a candidate: of its tenant's own, too, if that may be short of them.
+void Contents::list(ChunkId id, ChunkId child) {
+  const std::uint32_t tenant = store_.lineage(id).tenant;
+  if (!ledger_.has_quota(tenant)) return;
+  store_.chunk(id).listed = 1;
+  if (child != kNoChunk) {
+    own_.add_oldest(tenant, id);
+  } else {
+    own_.add_newest(tenant, id);
+  }
 }
 
 // Whether the chunk is a candidate has perhaps changed; if so, because `child` has left, unless
@@ -207,13 +224,16 @@ void Contents::requeue(ChunkId id, ChunkId child) {
   Chunk& chunk = store_.chunk(id);
   const bool candidate = chunk.indexed && !chunk.base && chunk.pins == 0 && chunk.resident > 0;
   if (candidate == (chunk.queued != 0)) return;
-  chunk.queued = candidate ? 1 : 0;
-  if (candidate && child != kNoChunk) {
+  if (!candidate) {
+    unqueue(id);
+    return;
+  }
+  chunk.queued = 1;
+  if (ledger_.any_quota()) list(id, child);
+  if (child != kNoChunk) {
     policy_->exposed(id, child);
-  } else if (candidate) {
-    policy_->enter(id);
   } else {
-    policy_->leave(id);
+    policy_->enter(id);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "core/extent_allocator.hpp"
 #include "core/geometry.hpp"
 #include "core/ledger.hpp"
+#include "core/own_lists.hpp"
 #include "core/policy.hpp"
 #include "core/story.hpp"
 #include "core/table_types.hpp"
@@ -131,6 +132,10 @@ class Contents final : public ChunkFacts {
   bool spare(ChunkId victim);
   // The victims of so many pages or chunks, one geometry's, in order and unharmed.
   std::vector<ChunkId> choose(std::uint64_t pages_wanted, std::uint32_t chunks_max);
+  // The same of one tenant's own, if it was under a quota when they became idle: prompt by prompt,
+  // those idle longest first, each from its end.
+  [[nodiscard]] std::vector<ChunkId> choose_own(std::uint32_t tenant, std::uint64_t pages_wanted,
+                                                std::uint32_t chunks_max) const;
 
   // Numbers.
   [[nodiscard]] std::uint64_t resident_pages(ChunkId id) const override;
@@ -174,6 +179,7 @@ class Contents final : public ChunkFacts {
   void update_base(ChunkId id);
   void requeue(ChunkId id, ChunkId child = kNoChunk);
   void unqueue(ChunkId id);
+  void list(ChunkId id, ChunkId child);
   void settle(ChunkId id);
   void free_if_unheld(ChunkId id);
 
@@ -182,6 +188,7 @@ class Contents final : public ChunkFacts {
   std::deque<Geometry> geometries_;
   std::unique_ptr<Policy> policy_;
   Ledger ledger_;
+  OwnLists own_;  // candidates of tenants under a quota
   Story story_;
   std::uint64_t stamp_ = 0;
   std::uint64_t pages_pinned_ = 0;         // of RESIDENT objects in chunks with pins

@@ -55,6 +55,35 @@ std::vector<ChunkId> Contents::choose(std::uint64_t pages_wanted, std::uint32_t 
   return chosen;
 }
 
+std::vector<ChunkId> Contents::choose_own(std::uint32_t tenant, std::uint64_t pages_wanted,
+                                          std::uint32_t chunks_max) const {
+  std::vector<ChunkId> chosen;
+  std::unordered_map<ChunkId, std::uint32_t> children_chosen;
+  std::uint64_t pages = 0;
+  // Its parent, if nothing keeps that any more and it is the tenant's, too.
+  const auto bared_by = [&](ChunkId id) {
+    const ChunkId parent = store_.lineage(id).parent;
+    if (parent == kNoChunk) return kNoChunk;
+    const Lineage& lineage = store_.lineage(parent);
+    const Chunk& chunk = store_.chunk(parent);
+    const bool bare = ++children_chosen[parent] == lineage.children && lineage.in_flight == 0;
+    return bare && lineage.tenant == tenant && chunk.pins == 0 && chunk.resident > 0 ? parent
+                                                                                     : kNoChunk;
+  };
+  const auto enough = [&] { return chosen.size() >= chunks_max || pages >= pages_wanted; };
+  for (ChunkId own = own_.oldest(tenant); own != kNoChunk; own = own_.newer_than(own)) {
+    if (!chosen.empty() && store_.chunk(own).geometry != store_.chunk(chosen.front()).geometry) {
+      break;
+    }
+    for (ChunkId id = own; id != kNoChunk; id = bared_by(id)) {
+      if (enough()) return chosen;
+      chosen.push_back(id);
+      pages += resident_pages(id);
+    }
+  }
+  return chosen;
+}
+
 // One RESIDENT object; the chunk's others stay.
 void Contents::drop_object(ObjectRef ref) {
   story_.tell(store_.chunk(ref.chunk).key, Event::dropped, store_.object(ref).slot);

@@ -32,6 +32,7 @@ class Contents::Validator {
       }
       check_ancestors(id);
     }
+    check_lists();
     check_sums();
     check_holders();
     check_extents();
@@ -104,11 +105,28 @@ class Contents::Validator {
     const bool candidate = chunk.indexed && !base && chunk.pins == 0 && chunk.resident > 0;
     if ((chunk.queued != 0) != candidate) fail("a candidate not queued, or the reverse", id);
     if (candidate) ++candidates_;
+    if (chunk.listed && !candidate) fail("listed, and no candidate", id);
+    if (chunk.listed) ++listed_[lineage.tenant];
     if (contents_.policy_->is_candidate(id) != candidate) fail("the policy thinks otherwise", id);
     if (lineage.parent != kNoChunk) {
       if (free_[lineage.parent]) fail("a parent that is gone", id);
       if (!store_.chunk(lineage.parent).indexed) fail("a parent outside the index", id);
       ++children_[lineage.parent];
+    }
+  }
+
+  // Each tenant's list is of those that say so, and leads both ways.
+  void check_lists() const {
+    for (const auto& [tenant, count] : listed_) {
+      std::uint32_t seen = 0;
+      for (ChunkId id = contents_.own_.oldest(tenant); id != kNoChunk;
+           id = contents_.own_.newer_than(id)) {
+        if (!store_.chunk(id).listed || store_.lineage(id).tenant != tenant) {
+          fail("in a tenant's list by mistake", id);
+        }
+        if (++seen > count) fail("a tenant's list goes on and on", id);
+      }
+      if (seen != count) fail("a tenant's list has lost some", kNoChunk);
     }
   }
 
@@ -192,6 +210,7 @@ class Contents::Validator {
   std::vector<std::uint64_t> in_flight_;
   std::array<std::uint64_t, kObjectStates> pages_{};
   std::unordered_map<std::uint32_t, std::uint64_t> tenants_;
+  std::unordered_map<std::uint32_t, std::uint32_t> listed_;  // by tenant
   std::uint64_t pages_pinned_ = 0;
   std::uint32_t used_ = 0;
   std::uint32_t indexed_ = 0;

@@ -93,6 +93,7 @@ struct Ticket {
   std::uint32_t readers = 0;
   std::uint32_t looked_up =
       0;  // chunks that were pinned RESIDENT by the lookup; those beyond may be LOADED
+  bool end_is_told = false;
   std::vector<ChunkId> chunks;                      // kNoChunk where the hit rule needed none
   std::vector<std::pair<std::uint32_t, Id>> ranks;  // rank -> its last lease, which may be over
   BookId previous = kNoBookId;                      // of the same instance

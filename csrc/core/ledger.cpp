@@ -7,7 +7,10 @@
 namespace penstock {
 
 void Ledger::set_quota(std::uint32_t tenant, std::uint64_t bytes_max) {
-  account(tenant).bytes_max = bytes_max;
+  Account& own = account(tenant);
+  quotas_ -= own.bytes_max > 0 ? 1 : 0;
+  quotas_ += bytes_max > 0 ? 1 : 0;
+  own.bytes_max = bytes_max;
   forget_if_idle(tenant);
 }
 
@@ -15,6 +18,17 @@ bool Ledger::within_quota(std::uint32_t tenant, std::uint64_t pages_more) const 
   const auto found = accounts_.find(tenant);
   if (found == accounts_.end() || found->second.bytes_max == 0) return true;
   return (found->second.pages + pages_more) * kPageBytes <= found->second.bytes_max;
+}
+
+bool Ledger::fits_quota(std::uint32_t tenant, std::uint64_t pages) const {
+  const auto found = accounts_.find(tenant);
+  if (found == accounts_.end() || found->second.bytes_max == 0) return true;
+  return pages * kPageBytes <= found->second.bytes_max;
+}
+
+bool Ledger::has_quota(std::uint32_t tenant) const {
+  const auto found = accounts_.find(tenant);
+  return found != accounts_.end() && found->second.bytes_max > 0;
 }
 
 void Ledger::set_weight(std::uint32_t tenant, std::uint32_t weight) {

@@ -19,6 +19,10 @@ class Ledger {
   // 0: no quota. What exceeds a lowered quota stays.
   void set_quota(std::uint32_t tenant, std::uint64_t bytes_max);
   [[nodiscard]] bool within_quota(std::uint32_t tenant, std::uint64_t pages_more) const;
+  // Whether it could ever have so many pages.
+  [[nodiscard]] bool fits_quota(std::uint32_t tenant, std::uint64_t pages) const;
+  [[nodiscard]] bool has_quota(std::uint32_t tenant) const;
+  [[nodiscard]] bool any_quota() const { return quotas_ > 0; }
 
   // Of what all tenants take, a tenant's share is its weight over the weights of all that take
   // anything; 1 unless it is set. Within it: it takes less than 7/8 of its share, so that tenants
@@ -52,6 +56,7 @@ class Ledger {
   // With pages, a quota or a weight, no others.
   std::unordered_map<std::uint32_t, Account> accounts_;
   bool fair_share_;
+  std::uint32_t quotas_ = 0;       // accounts with one
   std::uint64_t pages_live_ = 0;   // of all tenants
   std::uint64_t weight_live_ = 0;  // of those that have pages
   std::uint32_t last_tenant_ = 0;  // most calls concern one tenant many times over

@@ -103,6 +103,9 @@ class Table {
   std::uint32_t touch(KeyBatch keys, double now);
 
   // Loading: table_loading.cpp.
+  // Its end is told once by take_ended(), unless it is closed by name. Throws TicketUnknown.
+  void tell_end(const Id& ticket);
+  [[nodiscard]] std::vector<Id> take_ended();
   [[nodiscard]] std::vector<Presence> presence(KeyBatch keys, std::uint32_t geometry);
   [[nodiscard]] bool has_ticket(const Id& ticket);
   Hit follow(const Id& ticket, KeyBatch keys, double now);
@@ -126,6 +129,7 @@ class Table {
     std::vector<Answer> answers;
     std::vector<Extent> extents;
     std::uint64_t bytes_missing = 0;
+    std::uint64_t own_bytes_missing = 0;
   };
   // `all`: every object that the lease still has. Digests and runs as in _native.pyi.
   struct CommitRequest {
@@ -185,11 +189,16 @@ class Table {
   // the session between the steps, the last call meets.
   Ended orphan_some(std::uint64_t session, std::uint32_t objects_max);
   Ended end_some(std::uint64_t session, std::uint32_t objects_max);
+  // As orphan_some(), of its reservations alone.
+  Ended forsake_some(std::uint64_t session, std::uint32_t objects_max);
   // Nobody can use its tickets any more.
   std::uint32_t instance_gone(std::uint64_t instance);
   Ended close_some(std::uint64_t instance, std::uint32_t chunks_max);
   // At most `chunks_max` chunks, however little they free.
   Evicted evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max, double now);
+  // The same of what one tenant under a quota may do without.
+  Evicted evict_own(std::uint32_t tenant, std::uint64_t bytes_wanted, std::uint32_t chunks_max,
+                    double now);
   std::uint32_t drop(KeyBatch keys);
   std::uint32_t drain();
 
@@ -225,6 +234,8 @@ class Table {
                           const BorrowRequest& request);
   Borrowed victims(std::uint64_t bytes_wanted, std::uint32_t chunks_max,
                    const BorrowRequest& request);
+  Borrowed victims_own(std::uint32_t tenant, std::uint64_t bytes_wanted, std::uint32_t chunks_max,
+                       const BorrowRequest& request);
   Evicted evict_these(KeyBatch keys, double now);
   std::uint32_t drop_objects(KeyBatch keys, std::span<const std::uint16_t> slots);
   // A read lease becomes overdue before its time.
@@ -341,7 +352,7 @@ class Table {
   Outcome settle_write(Lease& lease, const Write& write, Goal goal);
 
   // Life cycle.
-  Ended orphan(const Session& session, Step& step);
+  Ended orphan(const Session& session, Step& step, std::optional<Lease::Kind> only = {});
   Ended end_all(const Session& session, Step& step);
   Ended close_tickets(std::uint64_t instance, Step& step);
 
@@ -349,6 +360,7 @@ class Table {
   void require_borrower(const BorrowRequest& request);
   void pick_chunk(ChunkId id, Picks& picks);
   void hold_picks(const Picks& picks, std::uint32_t geometry, const BorrowRequest& request);
+  Borrowed lend(const std::vector<ChunkId>& chosen, const BorrowRequest& request);
   void tell_borrowed(ObjectRef ref, Borrowed& borrowed) const;
   void evict_one(ChunkId victim, Evicted& evicted);
   void count_evicted(const Evicted& evicted);
@@ -368,6 +380,7 @@ class Table {
   ExpiryHeap lease_expiry_;   // live leases
   ExpiryHeap ticket_expiry_;  // all tickets
   std::uint32_t leases_overdue_ = 0;
+  std::vector<Id> ended_;  // tickets whose end is to be told
   std::shared_ptr<ReturnQueue> returns_;
   Counters counters_;
   CommitNews news_;

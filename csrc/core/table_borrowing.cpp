@@ -136,6 +136,22 @@ Table::Borrowed Table::victims(std::uint64_t bytes_wanted, std::uint32_t chunks_
   const std::uint64_t pages = bytes_wanted / kPageBytes + (bytes_wanted % kPageBytes > 0 ? 1 : 0);
   const std::vector<ChunkId> chosen = contents_.choose(pages, chunks_max);
   if (chosen.empty()) return {.geometry = UINT32_MAX, .over = contents_.victim() == kNoChunk};
+  return lend(chosen, request);
+}
+
+Table::Borrowed Table::victims_own(std::uint32_t tenant, std::uint64_t bytes_wanted,
+                                   std::uint32_t chunks_max, const BorrowRequest& request) {
+  begin(request.now);
+  require_borrower(request);
+  static_cast<void>(contents_.next_stamp());
+  const std::uint64_t pages = bytes_wanted / kPageBytes + (bytes_wanted % kPageBytes > 0 ? 1 : 0);
+  const std::vector<ChunkId> chosen = contents_.choose_own(tenant, pages, chunks_max);
+  if (chosen.empty()) return {.geometry = UINT32_MAX, .over = true};
+  return lend(chosen, request);
+}
+
+// All of these chunks, which are of one geometry.
+Table::Borrowed Table::lend(const std::vector<ChunkId>& chosen, const BorrowRequest& request) {
   Borrowed borrowed{.geometry = contents_.chunk(chosen.front()).geometry};
   Picks picks(contents_.geometry(borrowed.geometry));
   for (const ChunkId id : chosen) pick_chunk(id, picks);

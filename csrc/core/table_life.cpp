@@ -48,13 +48,22 @@ Table::Ended Table::orphan_some(std::uint64_t id, std::uint32_t objects_max) {
   return orphan(found->second, step);
 }
 
+Table::Ended Table::forsake_some(std::uint64_t id, std::uint32_t objects_max) {
+  begin();
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return {.count = 0, .over = true};
+  Step step(objects_max);
+  return orphan(found->second, step, Lease::Kind::write);
+}
+
 // What its owner has given up already is ended, as it would have been.
-Table::Ended Table::orphan(const Session& session, Step& step) {
+Table::Ended Table::orphan(const Session& session, Step& step, std::optional<Lease::Kind> only) {
   Ended orphaned;
   for (BookId place = session.first_lease; place != kNoBookId;) {
     const Lease& lease = leases_[place];
     const BookId next = lease.next;
-    if (lease.ending || !lease.is_overdue_whole()) {
+    const bool meant = !only || lease.kind == *only;
+    if (meant && (lease.ending || !lease.is_overdue_whole())) {
       if (step.is_over()) return orphaned;
       if (!(lease.ending ? end_lease(place, step) : make_overdue(place, step))) return orphaned;
       ++orphaned.count;
@@ -133,6 +142,19 @@ Table::Evicted Table::evict(std::uint64_t bytes_wanted, std::uint32_t chunks_max
     if (evicted.over) break;
     if (!contents_.spare(victim)) evict_one(victim, evicted);
   }
+  count_evicted(evicted);
+  return evicted;
+}
+
+Table::Evicted Table::evict_own(std::uint32_t tenant, std::uint64_t bytes_wanted,
+                                std::uint32_t chunks_max, double now) {
+  begin(now);
+  Evicted evicted;
+  static_cast<void>(contents_.next_stamp());
+  const std::uint64_t pages = bytes_wanted / kPageBytes + (bytes_wanted % kPageBytes > 0 ? 1 : 0);
+  const std::vector<ChunkId> chosen = contents_.choose_own(tenant, pages, chunks_max);
+  for (const ChunkId id : chosen) evict_one(id, evicted);
+  evicted.over = chosen.empty() && pages > 0 && chunks_max > 0;
   count_evicted(evicted);
   return evicted;
 }

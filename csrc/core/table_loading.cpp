@@ -40,6 +40,16 @@ bool Table::has_ticket(const Id& id) {
   return tickets_.contains(id);
 }
 
+void Table::tell_end(const Id& id) {
+  begin();
+  ticket_of(id).end_is_told = true;
+}
+
+std::vector<Id> Table::take_ended() {
+  begin();
+  return std::exchange(ended_, {});
+}
+
 Table::Hit Table::follow(const Id& id, KeyBatch keys, double now) {
   begin(now);
   return grow(ticket_of(id), keys, Contents::kReadable, Sight::far);

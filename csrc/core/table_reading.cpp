@@ -266,6 +266,7 @@ Outcome Table::close_ticket(const Id& id, std::uint64_t instance) {
   begin();
   const BookId place = tickets_.find(id);
   if (place == kNoBookId || tickets_[place].instance != instance) return stale();
+  tickets_[place].end_is_told = false;
   end_ticket(place);
   return Outcome::ok;
 }
@@ -281,6 +282,7 @@ void Table::end_ticket(BookId place) {
   for (const ChunkId id : ticket.chunks) {
     if (id != kNoChunk) contents_.unpin(id);
   }
+  if (ticket.end_is_told) ended_.push_back(ticket.id);
   ticket_expiry_.remove(place);
   unlink(tickets_, instances_[ticket.instance].first_ticket, place);
   tickets_.close(place);

@@ -87,7 +87,8 @@ void Table::reserve_chunk(const Key& key, ChunkId& id, Reservation& work) {
     } else {
       work.reserved.answers.push_back(*work.refusal);
     }
-    if (work.reserved.answers.back() != Answer::no_room) continue;
+    const Answer answer = work.reserved.answers.back();
+    if (answer != Answer::no_room && answer != Answer::quota) continue;
     if (id == kNoChunk || contents_.store().find_object(id, slot).none()) {
       count_missing(shape.pages, work);
     }
@@ -95,15 +96,18 @@ void Table::reserve_chunk(const Key& key, ChunkId& id, Reservation& work) {
 }
 
 // Counted is only what evicting could make room for: from the first object on that would not fit
-// even if nobody else's were kept, more room helps nothing of this prompt.
+// even if nobody else's were kept (under a quota: nothing else of the tenant's), more room helps
+// nothing of this prompt.
 void Table::count_missing(std::uint64_t pages, Reservation& work) {
-  const std::uint64_t evictable =
-      contents_.ledger().pages(ObjectState::resident) - contents_.pages_pinned();
-  const std::uint64_t missing = work.reserved.bytes_missing + pages * kPageBytes;
-  if (missing > (contents_.allocator().pages_free() + evictable) * kPageBytes) {
-    work.beyond_help = true;
-  }
-  if (!work.beyond_help) work.reserved.bytes_missing = missing;
+  const Ledger& ledger = contents_.ledger();
+  const bool own = work.refusal == Answer::quota;
+  std::uint64_t& missing = own ? work.reserved.own_bytes_missing : work.reserved.bytes_missing;
+  const std::uint64_t pages_missing = missing / kPageBytes + pages;
+  const std::uint64_t evictable = ledger.pages(ObjectState::resident) - contents_.pages_pinned();
+  const bool helps = own ? ledger.fits_quota(work.request->tenant, pages_missing)
+                         : pages_missing <= contents_.allocator().pages_free() + evictable;
+  if (!helps) work.beyond_help = true;
+  if (!work.beyond_help) missing = pages_missing * kPageBytes;
 }
 
 std::vector<Outcome> Table::commit(const Id& lease, const CommitRequest& request) {

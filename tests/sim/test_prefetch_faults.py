@@ -13,8 +13,8 @@ from support.prefetch_world import (
     prompt,
 )
 
-from penstock.actors.api import prefetch, store
-from penstock.actors.api.types import Shortfall
+from penstock.actors.api import store
+from penstock.actors.api.types import Afterwards, Shortfall
 from penstock.runtime.hazard import ScriptedHazards
 from penstock.runtime.supervisor import Supervisor
 
@@ -229,7 +229,7 @@ def test_prefetched_prompts_stay_and_their_tickets_go(seed: int) -> None:
     async def scene(world: World, _: Supervisor) -> None:
         one = prompt(6)
         world.stores[0].put(world.shape, one, range(6))
-        await world.lookup(one, afterwards=prefetch.Afterwards.CLOSE)
+        await world.lookup(one, afterwards=Afterwards.CLOSE)
         await anyio.sleep(1.0)
         usage = await world.assert_nothing_is_held()
         assert (usage.tickets, usage.pinned_bytes) == (0, 0)

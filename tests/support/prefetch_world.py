@@ -17,6 +17,7 @@ from support.fake_store import StoreWorld, digest_of, payload
 from penstock import _native
 from penstock.actors.api import eviction, gateway, l1, prefetch
 from penstock.actors.api.types import (
+    Afterwards,
     GeometryId,
     GroupGeometry,
     HitRule,
@@ -202,7 +203,7 @@ class World:
         load_s: float = 10.0,
         ticket_s: float = 60.0,
         prefill_tokens_per_s: int = 0,
-        afterwards: prefetch.Afterwards = prefetch.Afterwards.KEEP,
+        afterwards: Afterwards = Afterwards.KEEP,
     ) -> Watched:
         """As the gateway: ask L1, and tell the prefetcher what is missing."""
         ticket = TicketId(next(self._numbers).to_bytes(16, "big"))
@@ -216,6 +217,7 @@ class World:
             ticket_s,
             self.gateway.ref,
             self.prefetcher,
+            afterwards,
         )
         watched = self.watched[ticket] = Watched(ticket, prompt, 0, len(prompt) // 32)
         hit = await self.l1.ask(asked, within=1)
@@ -246,7 +248,7 @@ class World:
         load_s: float = 10.0,
         ticket_s: float = 60.0,
         prefill_tokens_per_s: int = 0,
-        afterwards: prefetch.Afterwards = prefetch.Afterwards.KEEP,
+        afterwards: Afterwards = Afterwards.KEEP,
     ) -> prefetch.Fetch:
         """What the gateway tells the prefetcher of a lookup."""
         return prefetch.Fetch(
