@@ -207,6 +207,7 @@ async def _read(
         fates = [one.fate for one in read.outcomes]
         failed = fates.index(Fate.FAULT) if Fate.FAULT in fates else len(targets)
     finally:
+        del user, wanted  # whoever keeps an error keeps this frame
         if failed < len(targets):
             one = targets[failed]
             size = len(headers[failed])
