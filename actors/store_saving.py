@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -69,8 +70,9 @@ class Saver:
         """One per source. Raises StoreBusy."""
         parts = self._parts
         await parts.recovered.wait()
-        new = {one.key: one for one in sources if not self._is_here(one.key)}
-        answers = dict.fromkeys((one.key for one in sources), SAVED)
+        here = self._here(sources)
+        new = {one.key: one for one in sources if one.key not in here}
+        answers = dict.fromkeys([one.key for one in sources], SAVED)
         if parts.ledger is not None:
             old = (key for key in answers if key not in new and key not in parts.unusable.keys)
             parts.ledger.touch(b"".join(old))
@@ -85,9 +87,12 @@ class Saver:
         it, and what is whole there when it is opened again is found and counted."""
         await self._is_idle.wait()
 
-    def _is_here(self, key: bytes) -> bool:
+    def _here(self, sources: Sequence[Source]) -> set[bytes]:
         """What is named by its contents need not be saved again. Of a shared store nobody knows."""
-        return self._parts.ledger is not None and bool(self._parts.ledger.has(key)[0])
+        if self._parts.ledger is None:
+            return set()
+        keys = [one.key for one in sources]
+        return {*compress(keys, self._parts.ledger.has(b"".join(keys)))}
 
     async def _save_new(self, sources: list[Source]) -> dict[bytes, Saved]:
         parts = self._parts
@@ -126,7 +131,7 @@ class Saver:
         """Fill in the answers. Returns those of which nobody knows whether they are on the medium."""
         parts = self._parts
         # Somebody may have saved them while these waited for their turn.
-        job.answers = {one.key: SAVED for one in job.sources if self._is_here(one.key)}
+        job.answers = dict.fromkeys(self._here(job.sources), SAVED)
         for one in job.sources:
             if one.key not in job.answers and (refusal := self._owes_too_much(one)):
                 job.answers[one.key] = refusal

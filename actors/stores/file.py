@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 from anyio.lowlevel import checkpoint
 
@@ -31,7 +31,7 @@ from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, P
 from penstock.actors.stores.file_folder import Folder, Marker, object_name, read_tenant, unread
 from penstock.actors.stores.given_up import GivenUp
 from penstock.actors.stores.header import whole_blocks
-from penstock.actors.stores.native_io import IoBusy, IoClosed, Moved, NativeIo
+from penstock.actors.stores.native_io import FileToRead, FileToWrite, Moves, Name, NativeIo
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     DONE,
@@ -48,10 +48,9 @@ from penstock.actors.stores.store import (
 from penstock.actors.stores.threads import Threads
 from penstock.runtime.log import Log
 
-T = TypeVar("T")
 Placed: TypeAlias = tuple[Folder, Caching]
 
-STARTED_MAX = 128  # jobs in one step of the loop
+NAMES_MAX = 512  # in one step of the loop
 ENTRIES_MAX = 1024  # told at a time by recovery
 OWNERSHIP = {
     OwnershipName.EXCLUSIVE: Ownership.EXCLUSIVE,
@@ -67,7 +66,7 @@ async def open_file_store(config: FileConfig, context: StoreContext) -> FileStor
     """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
     async with opened_beside(context.beside, partial(_placed, config, context, log)) as placed:
-        return FileStore(config, placed, context.beside, log)
+        return FileStore(config, placed, await _engines(config, log), context.beside, log)
 
 
 def _placed(
@@ -81,11 +80,33 @@ def _placed(
     return tuple(_claimed(CACHING[config.io], log, one) for one in folders)
 
 
+class _Engines(NamedTuple):
+    """Two, since the thread of the one that changes folders waits for a journal, and loads shall not."""
+
+    reads: NativeIo
+    changes: NativeIo
+
+
+async def _engines(config: FileConfig, log: Log) -> _Engines:
+    begin = partial(NativeIo, depth=config.depth, threads=config.threads, jobs_max=config.jobs_max)
+    async with AsyncExitStack() as begun:
+        reads = begin(log=log)
+        begun.push_async_callback(reads.aclose)
+        engines = _Engines(reads, begin())
+        begun.pop_all()
+    return engines
+
+
 class FileStore:
     """The files below all folders of one store."""
 
     def __init__(
-        self, config: FileConfig, folders: tuple[Placed, ...], threads: Threads, log: Log
+        self,
+        config: FileConfig,
+        folders: tuple[Placed, ...],
+        engines: _Engines,
+        threads: Threads,
+        log: Log,
     ) -> None:
         self.ownership = OWNERSHIP[config.ownership]
         self._folders = folders
@@ -96,24 +117,21 @@ class FileStore:
         self._threads = threads
         self._log = log
         self._given_up = GivenUp()  # saves and deletions
-        self._io = NativeIo(
-            depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log
-        )
+        self._reads, self._changes = engines
 
     async def locate(self, keys: Keys) -> bytes:
-        def look(index: int) -> Moved:
-            folder, _ = self._place(keys[index], keys.device(index))
-            return self._io.stat_file(folder.fd, object_name(keys[index]))
-
-        sizes = await self._whole_batch("located", look, range(len(keys)), [])
+        sizes = await self._reads.stat_files(await self._names(keys))
+        _check("located", self._reads, sizes)
         return bytes(size >= BLOCK_BYTES for size in sizes)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        moved: list[Moved | Outcome] = []
-        async for one in _in_steps(wanted):
-            moved.append(self._started(self._load, one))
-        pairs = zip(moved, wanted, strict=True)
-        return [await _outcome(of, partial(_loaded, one)) for of, one in pairs]
+        await checkpoint()
+        files: list[FileToRead] = []
+        for one in wanted:
+            folder, caching = self._place(one.key, one.device)
+            files.append((folder.fd, object_name(one.key), caching, (one.header, one.payload)))
+        sizes = await self._reads.read_files(files, [one.hold for one in wanted])
+        return [*map(self._loaded, wanted, sizes)]
 
     def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
         """What the page cache has: a thread and two turns of the loop would take longer than the copy."""
@@ -125,10 +143,11 @@ class FileStore:
             size = read_file_now(folder.fd, object_name(one.key), [one.header, one.payload])
             if size < len(one.header):
                 return None
-            outcomes.append(_loaded(one, size))
+            outcomes.append(self._loaded(one, size))
         return outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        await checkpoint()
         await self._given_up.after({one.key for one in given})
         outcomes = await self._save_all(given)
         lost = [at for at, one in enumerate(outcomes) if one is _ASIDE_LOST]
@@ -139,29 +158,23 @@ class FileStore:
         return outcomes
 
     async def _save_all(self, given: Sequence[Given]) -> list[Outcome]:
-        moved: list[Moved | Outcome] = []
-        try:
-            async for one in _in_steps(given):
-                moved.append(self._started(self._save, one))
-            return [await _outcome(of, self._saved) for of in moved]
-        finally:
-            for of, one in zip(moved, given, strict=False):
-                if not isinstance(of, Outcome) and not of.done():
-                    self._given_up.add(of, one.key)
+        files: list[FileToWrite] = []
+        for one in given:
+            folder, caching = self._place(one.key, one.device)
+            name, size = object_name(one.key), len(one.header) + one.payload_bytes
+            buffers = (one.header, one.payload)
+            files.append((folder.fd, folder.temporary(), name, caching, size, buffers))
+        holds = [one.hold for one in given]
+        moved = self._changes.write_files(files, self._durability, holds)
+        sizes = await self._finished(moved, {one.key for one in given})
+        return [self._saved(size) for size in sizes]
 
     async def delete(self, keys: Keys) -> None:
-        def remove(index: int) -> Moved:
-            folder, _ = self._place(keys[index], keys.device(index))
-            return self._io.remove_file(folder.fd, object_name(keys[index]))
-
-        await self._given_up.after(set(keys))
-        moved: list[Moved] = []
-        try:
-            await self._whole_batch("deleted", remove, range(len(keys)), moved)
-        finally:
-            for of, key in zip(moved, keys, strict=False):
-                if not of.done():
-                    self._given_up.add(of, key)
+        changed = {*keys}
+        names = await self._names(keys)
+        await self._given_up.after(changed)
+        moved = self._changes.remove_files(names)
+        _check("deleted", self._changes, await self._finished(moved, changed))
 
     async def recover(self) -> AsyncIterator[list[Entry]]:
         """By names and sizes, and first blocks if it matters whose they are; a folder is read in portions."""
@@ -184,7 +197,8 @@ class FileStore:
         return self._capacity_bytes
 
     async def aclose(self) -> None:
-        await self._io.aclose()
+        await self._reads.aclose()
+        await self._changes.aclose()
         for folder, _ in self._folders:
             await self._threads.run(folder.close)
 
@@ -197,24 +211,14 @@ class FileStore:
     def _place(self, key: bytes, device: int) -> Placed:
         return self._folders[self.place_of(key, device)]
 
-    def _load(self, one: Wanted) -> Moved:
-        folder, caching = self._place(one.key, one.device)
-        name = object_name(one.key)
-        buffers = [one.header, one.payload]
-        return self._io.read_file(folder.fd, name, buffers, caching=caching, hold=one.hold)
-
-    def _save(self, one: Given) -> Moved:
-        folder, caching = self._place(one.key, one.device)
-        return self._io.write_file(
-            folder.fd,
-            folder.temporary(),
-            object_name(one.key),
-            [one.header, one.payload],
-            size_bytes=len(one.header) + one.payload_bytes,
-            caching=caching,
-            durability=self._durability,
-            hold=one.hold,
-        )
+    async def _names(self, keys: Keys) -> list[Name]:
+        names: list[Name] = []
+        for at, key in enumerate(keys):
+            if at % NAMES_MAX == 0:
+                await checkpoint()
+            folder, _ = self._place(key, keys.device(at))
+            names.append((folder.fd, object_name(key)))
+        return names
 
     async def _renew_asides(self, lost: Sequence[Given]) -> bool:
         """Of those folders that these were to be saved in."""
@@ -227,31 +231,26 @@ class FileStore:
             return False
         return True
 
-    def _started(self, start: Callable[[T], Moved], one: T) -> Moved | Outcome:
+    async def _finished(self, moved: Moves, keys: set[bytes]) -> list[int]:
+        """What changes these goes on when it is given up."""
         try:
-            return start(one)
-        except (IoBusy, IoClosed) as refusal:
-            return Outcome(Fate.FAULT, reason=str(refusal))
+            return await asyncio.shield(moved)
+        finally:
+            if not moved.done():
+                self._given_up.add(moved, *keys)
 
-    async def _whole_batch(
-        self,
-        done: str,
-        start: Callable[[int], Moved],
-        indices: Sequence[int],
-        moved: list[Moved],
-    ) -> list[int]:
-        """What became of each; other failures than a missing file are those of the batch. `moved`: what was begun."""
-        try:
-            async for index in _in_steps(indices):
-                moved.append(start(index))
-        except (IoBusy, IoClosed) as refusal:
-            raise StoreFault(str(refusal)) from None
-        # Shielded: a deletion that is given up goes on.
-        outcomes = [await asyncio.shield(one) for one in moved]
-        for outcome in outcomes:
-            if outcome < 0 and outcome != -errno.ENOENT:
-                raise StoreFault(f"an object could not be {done}: {os.strerror(-outcome)}")
-        return outcomes
+    def _loaded(self, wanted: Wanted, size: int) -> Outcome:
+        match -size:
+            case errno.ENOENT:
+                return MISSING
+            case errno.EFBIG:
+                room = len(wanted.header) + len(wanted.payload)
+                reason = f"its file has more than the {room} bytes expected"
+                return Outcome(Fate.REFUSED, reason=reason)
+            case error if error > 0:
+                return Outcome(Fate.FAULT, reason=f"reading: {self._reads.why(size)}")
+        # Of one with fewer bytes than that header would have, what was read tells what it is.
+        return Outcome(Fate.DONE, max(size - len(wanted.header), 0))
 
     def _saved(self, size: int) -> Outcome:
         # The last that is done for durability is done to what is visible already.
@@ -264,7 +263,7 @@ class FileStore:
             case errno.ENOENT:
                 return _ASIDE_LOST
             case error if error > 0:
-                fate, reason = Fate.FAULT, f"writing: {os.strerror(error)}"
+                fate, reason = Fate.FAULT, f"writing: {self._changes.why(size)}"
             case _:
                 return DONE
         return Outcome(fate, reason=reason, may_be_there=may_be_there)
@@ -288,28 +287,8 @@ def _claimed(wanted: Caching, log: Log, folder: Folder) -> Placed:
     return folder, caching
 
 
-async def _in_steps(all_: Sequence[T]) -> AsyncIterator[T]:
-    """All of them, the loop having its turn after every STARTED_MAX."""
-    for index, one in enumerate(all_):
-        if index % STARTED_MAX == 0:
-            await checkpoint()
-        yield one
-
-
-async def _outcome(of: Moved | Outcome, told: Callable[[int], Outcome]) -> Outcome:
-    # Shielded: to give up waiting must not make the future forget what became of its job.
-    return of if isinstance(of, Outcome) else told(await asyncio.shield(of))
-
-
-def _loaded(wanted: Wanted, size: int) -> Outcome:
-    header_bytes = len(wanted.header)
-    match -size:
-        case errno.ENOENT:
-            return MISSING
-        case errno.EFBIG:
-            room = header_bytes + len(wanted.payload)
-            return Outcome(Fate.REFUSED, reason=f"its file has more than the {room} bytes expected")
-        case error if error > 0:
-            return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(error)}")
-    # Of one with fewer bytes than that header would have, what was read tells what it is.
-    return Outcome(Fate.DONE, max(size - header_bytes, 0))
+def _check(done: str, io: NativeIo, outcomes: Sequence[int]) -> None:
+    """Other failures than a missing file are those of the batch. Raises StoreFault."""
+    for outcome in outcomes:
+        if outcome < 0 and outcome != -errno.ENOENT:
+            raise StoreFault(f"an object could not be {done}: {io.why(outcome)}")

@@ -12,27 +12,26 @@ it is.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
 
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
 from penstock.actors.core.slot_format import NO_RANK, decode_put
 from penstock.actors.stores.beside import opened_beside, undone_by
-from penstock.actors.stores.device import Device, NativeDevice, Together
+from penstock.actors.stores.device import Device, NativeDevice
 from penstock.actors.stores.file_config import DurabilityName
-from penstock.actors.stores.native_io import NativeIo
+from penstock.actors.stores.native_io import Moves, NativeIo
 from penstock.actors.stores.raw_commit import Answer
 from penstock.actors.stores.raw_config import RawBlockConfig, RawPlace
 from penstock.actors.stores.raw_layout import Geometry
 from penstock.actors.stores.raw_medium import Medium, check_distinct, open_medium
 from penstock.actors.stores.raw_replay import entries, judged, open_volume
-from penstock.actors.stores.raw_volume import Reading, Volume, Writing
+from penstock.actors.stores.raw_volume import Moving, Volume
 from penstock.actors.stores.store import (
     DONE,
     MISSING,
@@ -50,9 +49,8 @@ from penstock.actors.stores.threads import Threads
 from penstock.runtime.background import Background
 from penstock.runtime.log import Log
 
-STEP = 64  # objects in one step of the loop
+STEP = 128  # objects in one step of the loop
 ENTRIES_MAX = 512  # told at a time by recovery
-Begun: TypeAlias = tuple[Volume, Writing]
 
 
 async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) -> RawBlockStore:
@@ -100,57 +98,57 @@ class RawBlockStore:
         return bytes(self._find(key) is not None for key in keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        begun: list[Reading | Outcome] = []
-        together = Together()
-        for number, one in enumerate(wanted):
-            if number % STEP == 0:
-                await checkpoint()
-            found = self._find(one.key)
-            begun.append(MISSING if found is None else found[0].read(found[1], one, together))
-        await together.wait()
-        return [one if isinstance(one, Outcome) else one.outcome() for one in begun]
+        outcomes = [MISSING] * len(wanted)
+        parts: list[_Part] = []
+        for some in _steps(len(wanted)):
+            await checkpoint()
+            # What is found is read in the same step: then nobody gives its slots to another.
+            on = {volume: _Part(volume) for volume in self._volumes}
+            for at in some:
+                if (found := self._find(wanted[at].key)) is None:
+                    continue
+                volume, record = found
+                one = volume.found(record, wanted[at])
+                if isinstance(one, Outcome):
+                    outcomes[at] = one
+                else:
+                    on[volume].objects[at] = one
+            parts += [part.begin(part.volume.read) for part in on.values() if part.objects]
+        for part in parts:
+            for at, one, moved in await part.over():
+                outcomes[at] = one.was_read(moved)
+        return outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        begun: dict[int, Begun] = {}
-        together = Together()
+        outcomes = [DONE] * len(given)
+        parts: list[_Part] = []
+        answers: list[tuple[list[int], Answer]] = []
         try:
-            for at, one in enumerate(given):
-                if at % STEP == 0:
-                    await checkpoint()
-                volume = self._place(one.key, one.device)
-                if volume is None:
-                    advice = "give it a device in per_rank_device_paths"
-                    reason = f"rank {one.device} has no device: {advice}"
-                    outcomes[at] = Outcome(Fate.REFUSED, reason=reason)
-                elif (writing := await _begin(volume, one, together)) is None:
-                    outcomes[at] = Outcome(Fate.FULL, reason="no slots are free")
-                else:
-                    begun[at] = volume, writing
-            await together.wait()
-            for at, (_, writing) in begun.items():
-                outcome = _written(writing.moved.result(), writing.size_bytes)
-                if outcome is not DONE:
-                    outcomes[at] = outcome
-            answers = {
-                at: self._commit(volume, writing)
-                for at, (volume, writing) in begun.items()
-                if at not in outcomes
-            }
+            for some in _steps(len(given)):
+                await checkpoint()
+                on = {volume: _Part(volume) for volume in self._volumes}
+                parts += on.values()
+                for at in some:
+                    outcomes[at] = await self._take(given[at], at, on)
+                for part in on.values():
+                    part.begin(part.volume.write)
+            for part in parts:
+                for at, one, moved in await part.over():
+                    outcomes[at] = one.was_written(moved)
+            for part in parts:
+                answers += self._commit(part, outcomes)
         finally:
-            for volume, writing in begun.values():
-                if not writing.is_committed:
-                    volume.give_up(writing)
-        for at, answer in answers.items():
-            why = await _all(answer)
-            outcomes[at] = Outcome(Fate.FAULT, reason=why) if why else DONE
-        return [outcomes[at] for at in range(len(given))]
+            for part in parts:
+                part.give_back()
+        for places, answer in answers:
+            for at, why in zip(places, await asyncio.shield(answer), strict=True):
+                outcomes[at] = Outcome(Fate.FAULT, reason=why) if why else outcomes[at]
+        return outcomes
 
     async def delete(self, keys: Keys) -> None:
         await checkpoint()
-        answers = [
-            volume.delete(key) for key in keys for volume in self._volumes if volume.is_known(key)
-        ]
+        known = {volume: [*filter(volume.is_known, keys)] for volume in self._volumes}
+        answers = [volume.delete(some) for volume, some in known.items() if some]
         if why := await _all(answers):
             raise StoreFault(f"objects could not be deleted: {why}")
 
@@ -194,7 +192,7 @@ class RawBlockStore:
                     for other in self._volumes[:number]:
                         if other.index.get(placed.key) is not None:
                             is_here = self._place(placed.key, placed.device) is volume
-                            answers.append((other if is_here else volume).delete(placed.key))
+                            answers.append((other if is_here else volume).delete([placed.key]))
         if why := await _all(answers):
             raise StoreFault(why)
 
@@ -216,11 +214,65 @@ class RawBlockStore:
                 return volume, record
         return None
 
-    def _commit(self, volume: Volume, writing: Writing) -> list[Answer]:
-        """In its place, and then nowhere else."""
-        key = writing.placed.key
-        others = [one for one in self._volumes if one is not volume and one.is_known(key)]
-        return [volume.commit(writing), *(one.delete(key) for one in others)]
+    async def _take(self, one: Given, at: int, on: dict[Volume, _Part]) -> Outcome:
+        """DONE: it has slots, and is one of those to be written."""
+        volume = self._place(one.key, one.device)
+        if volume is None:
+            advice = "give it a device in per_rank_device_paths"
+            return Outcome(Fate.REFUSED, reason=f"rank {one.device} has no device: {advice}")
+        while (taken := volume.taken(one)) is None:
+            if not volume.has_waiting_slots or any(await asyncio.shield(volume.make_room())):
+                return Outcome(Fate.FULL, reason="no slots are free")
+        on[volume].objects[at] = taken
+        return DONE
+
+    def _commit(
+        self, part: _Part, outcomes: Sequence[Outcome]
+    ) -> Iterator[tuple[list[int], Answer]]:
+        """What was written, in its place, and then nowhere else."""
+        good = {at: part.objects.pop(at) for at in [*part.objects] if outcomes[at] is DONE}
+        yield [*good], part.volume.commit([*good.values()])
+        for other in self._volumes:
+            if other is not part.volume:
+                known = [at for at, one in good.items() if other.is_known(one.placed.key)]
+                yield known, other.delete([good[at].placed.key for at in known])
+
+
+@dataclass(slots=True)
+class _Part:
+    """The objects of a batch that are on one volume, by their place in the batch."""
+
+    volume: Volume
+    objects: dict[int, Moving] = field(default_factory=dict)
+    moved: Moves | None = None  # set when they are begun
+
+    def begin(self, move: Callable[[Sequence[Moving]], Moves]) -> _Part:
+        self.moved = move([*self.objects.values()])
+        return self
+
+    async def over(self) -> Iterable[tuple[int, Moving, int]]:
+        """Place, object, what was moved of it."""
+        assert self.moved is not None
+        # Shielded: their end is heard of, even by nobody.
+        moved = await asyncio.shield(self.moved)
+        return zip(self.objects, self.objects.values(), moved, strict=True)
+
+    def give_back(self) -> None:
+        """The slots of what is left, once nothing is written there any more."""
+
+        def give_back(_: Moves | None = None) -> None:
+            for one in self.objects.values():
+                self.volume.give_back(one)
+
+        if self.moved is None or self.moved.done():
+            give_back()
+        else:
+            self.moved.add_done_callback(give_back)
+
+
+def _steps(count: int) -> Iterator[range]:
+    for start in range(0, count, STEP):
+        yield range(start, min(start + STEP, count))
 
 
 def _media(config: RawBlockConfig, opened: ExitStack) -> list[Medium]:
@@ -296,29 +348,7 @@ def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:
     )
 
 
-async def _begin(volume: Volume, one: Given, together: Together) -> Writing | None:
-    """None: it is full, and nothing that waits would help."""
-    writing = volume.write(one, together)
-    while writing is None and volume.has_waiting_slots:
-        if await asyncio.shield(volume.make_room()):
-            return None
-        writing = volume.write(one, together)
-    return writing
-
-
-def _written(moved: int, expected: int) -> Outcome:
-    if -moved in {errno.ENOSPC, errno.EDQUOT}:  # a file that was not preallocated
-        return Outcome(Fate.FULL, reason=os.strerror(-moved))
-    if moved < 0:
-        return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(-moved)}")
-    if moved < expected:
-        return Outcome(Fate.FAULT, reason=f"{moved} of {expected} bytes could be written")
-    return DONE
-
-
 async def _all(answers: Sequence[Answer]) -> str:
     """Why the first of them failed; empty: none did."""
-    for answer in answers:
-        if not answer.done():
-            await asyncio.shield(answer)
-    return next(filter(None, (answer.result() for answer in answers)), "")
+    told = [await asyncio.shield(answer) for answer in answers]
+    return next((why for whys in told for why in whys if why), "")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Protocol
@@ -27,13 +27,13 @@ from penstock.actors.core.slot_format import (
     records_of,
 )
 from penstock.actors.core.slot_log import Append, SlotLog
-from penstock.actors.stores.device import Device, joined
-from penstock.actors.stores.native_io import Moved
+from penstock.actors.stores.device import Device, whole
+from penstock.actors.stores.native_io import Moves, Piece
 from penstock.actors.stores.pages import fresh_pages
 from penstock.runtime.log import Log
 
-Answer = asyncio.Future[str]
-"""Empty: done. Else why not."""
+Answer = asyncio.Future[list[str]]
+"""Of each that was asked for together. Empty: done. Else why not."""
 UNREADABLE_MAX = 3  # attempts to read blocks that are to be cleaned
 
 
@@ -55,9 +55,19 @@ class Books(Protocol):
 
 
 @dataclass(slots=True)
+class _Asked:
+    """Changes that were submitted together."""
+
+    answer: Answer
+    whys: list[str]
+    left: int  # not settled
+
+
+@dataclass(slots=True)
 class _Change:
     record: bytes
-    answer: Answer
+    asked: _Asked
+    place: int  # there
     is_ready: bool  # what must be flushed before it is logged is flushed
 
 
@@ -89,16 +99,19 @@ class Committer:
         """Whether a put of it may come."""
         return key in self._pending
 
-    def submit(self, record: bytes) -> Answer:
-        """Log it after all that was submitted before. The payload of a put is written."""
-        answer: Answer = self._loop.create_future()
-        if is_put(record):
-            key = key_of(record)
-            self._pending[key] = self._pending.get(key, 0) + 1
-        needs_flush = self._is_durable and is_put(record)
-        self._queue.append(_Change(record, answer, is_ready=not needs_flush))
+    def submit(self, records: Sequence[bytes]) -> Answer:
+        """Log them after all that was submitted before. The payload of a put is written."""
+        asked = _Asked(self._loop.create_future(), [""] * len(records), len(records))
+        if not records:
+            asked.answer.set_result([])
+        for place, record in enumerate(records):
+            if is_put(record):
+                key = key_of(record)
+                self._pending[key] = self._pending.get(key, 0) + 1
+            needs_flush = self._is_durable and is_put(record)
+            self._queue.append(_Change(record, asked, place, is_ready=not needs_flush))
         self._go()
-        return answer
+        return asked.answer
 
     def flush(self) -> Answer:
         """Everything written until now."""
@@ -130,7 +143,7 @@ class Committer:
             else:
                 self._append([], cleaned)
         elif self._idle is not None:
-            self._idle.set_result("")
+            self._idle.set_result([])
             self._idle = None
 
     def _rest(self, _: str = "") -> None:
@@ -142,7 +155,7 @@ class Committer:
         covered = len(self._queue)
         asked, self._flush_answers = self._flush_answers, []
 
-        def over(moved: Moved) -> None:
+        def over(moved: Moves) -> None:
             why = _failure(moved, 0)
             if why:
                 self._fail([self._queue.popleft() for _ in range(covered)], f"flushing: {why}")
@@ -152,7 +165,7 @@ class Committer:
                 for change in islice(self._queue, covered):
                     change.is_ready = True
             for answer in asked:
-                _tell(answer, why)
+                _tell(answer, [why])
             then(why)
 
         self._device.sync().add_done_callback(over)
@@ -162,7 +175,7 @@ class Committer:
         size = self._layout.block_bytes
         (memory,) = fresh_pages([len(cleaned) * size])
 
-        def over(moved: Moved) -> None:
+        def over(moved: Moves) -> None:
             why = _failure(moved, len(memory))
             if why and self._unreadable < UNREADABLE_MAX:
                 self._unreadable += 1
@@ -176,10 +189,7 @@ class Committer:
             self._unreadable = 0
             self._append(self._live_in(memory, cleaned), cleaned)
 
-        parts = self._parts(cleaned.start, memory)
-        joined([self._device.read(at, [part], memory) for at, part in parts]).add_done_callback(
-            over
-        )
+        self._device.read(self._parts(cleaned.start, memory), memory).add_done_callback(over)
 
     def _append(self, copies: list[bytes], cleaned: range) -> None:
         ready = self._ready()
@@ -188,7 +198,7 @@ class Committer:
         (memory,) = fresh_pages([len(append.blocks) * self._layout.block_bytes])
         memory[:] = b"".join(append.blocks)
 
-        def over(moved: Moved) -> None:
+        def over(moved: Moves) -> None:
             why = _failure(moved, len(memory))
             if why:
                 self._fail(group, f"writing its log: {why}")
@@ -196,10 +206,7 @@ class Committer:
             else:
                 self._appended(append, cleaned, group)
 
-        parts = self._parts(append.first, memory)
-        joined([self._device.write(at, [part], memory) for at, part in parts]).add_done_callback(
-            over
-        )
+        self._device.write(self._parts(append.first, memory), memory).add_done_callback(over)
 
     def _appended(self, append: Append, cleaned: range, group: list[_Change]) -> None:
         back = self._log.snapshot()
@@ -236,7 +243,11 @@ class Committer:
             self._pending[key] -= 1
             if not self._pending[key]:
                 del self._pending[key]
-        _tell(change.answer, why)
+        asked = change.asked
+        asked.whys[change.place] = why
+        asked.left -= 1
+        if not asked.left:
+            _tell(asked.answer, asked.whys)
 
     def _ready(self) -> takewhile[_Change]:
         """From the front of the queue; order is kept, also between a save and a deletion."""
@@ -252,22 +263,22 @@ class Committer:
                 live += filter(self._books.is_live, records_of(block, head))
         return live
 
-    def _parts(self, first: int, memory: memoryview) -> list[tuple[int, memoryview]]:
+    def _parts(self, first: int, memory: memoryview) -> list[Piece]:
         """Where blocks from number `first` on stand: one row, or two where the ring begins anew."""
         size = self._layout.block_bytes
         place = self._log.place(first)
         until_end = (self._layout.log_blocks - place) * size
         rows = [(HEAD_BYTES + place * size, memory[:until_end]), (HEAD_BYTES, memory[until_end:])]
-        return [row for row in rows if len(row[1])]
+        return [(at, [row]) for at, row in rows if len(row)]
 
 
-def _failure(moved: Moved, expected: int) -> str:
-    outcome = moved.result()
+def _failure(moved: Moves, expected: int) -> str:
+    outcome = whole(moved.result())
     if outcome < 0:
         return os.strerror(-outcome)
     return f"{outcome} of {expected} bytes" if outcome < expected else ""
 
 
-def _tell(answer: Answer, why: str) -> None:
+def _tell(answer: Answer, whys: list[str]) -> None:
     if not answer.done():  # else given up
-        answer.set_result(why)
+        answer.set_result(whys)

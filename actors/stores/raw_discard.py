@@ -37,7 +37,7 @@ class Discarder:
         self._waiting: list[Run] = []  # bounded by the slots there are
         self._under_way: list[Run] = []
         self._begins = False  # in the next step of the loop, with all that are freed in this one
-        self.over: asyncio.Future[str] | None = None  # when what is under way will be
+        self.over: asyncio.Future[list[str]] | None = None  # when what is under way will be
 
     @property
     def slots(self) -> int:
@@ -89,7 +89,7 @@ class Discarder:
             reason = f"{os.strerror(-moved.result())}; freed slots are written over, as without"
             Log("store.raw_block").warning("no_discards", device=self._device.name, reason=reason)
         if over is not None:
-            over.set_result("")
+            over.set_result([])
         self._begin_soon()
 
 

@@ -32,8 +32,8 @@ from penstock.actors.core.slot_format import (
 )
 from penstock.actors.core.slot_log import EMPTY, End, EndSearch, SlotLog
 from penstock.actors.core.slot_space import SlotIndex, SlotSpace, oldest_first
-from penstock.actors.stores.device import Device
-from penstock.actors.stores.native_io import Moved
+from penstock.actors.stores.device import Device, whole
+from penstock.actors.stores.native_io import Moves
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_layout import Geometry, erasing, fit, lay_out, spared, told_slots
 from penstock.actors.stores.raw_volume import Contents, Volume
@@ -52,9 +52,8 @@ async def open_volume(device: Device, geometry: Geometry, *, is_durable: bool, l
     contents = await replay.contents(EMPTY if is_new else await replay.find_end())
     volume = Volume(device, geometry, contents, is_durable=is_durable)
     # After a kill, what was read may not be durable yet, and nothing may be built on it before it is.
-    answers = [volume.delete(key) for key in contents.stale] + [volume.flush()]
-    for answer in answers:
-        if why := await answer:
+    for answer in (volume.delete(contents.stale), volume.flush()):
+        for why in filter(None, await answer):
             raise StoreFault(f"{device.name}: {why}")
     return volume
 
@@ -75,7 +74,7 @@ async def _layout(device: Device, geometry: Geometry, log: Log) -> tuple[Superbl
     if device.size_bytes < HEAD_BYTES:
         lay_out(geometry, bytes(VOLUME_BYTES))  # refuses it
     (head,) = fresh_pages([HEAD_BYTES])
-    await _whole(device.read(0, [head], head), HEAD_BYTES, f"{device.name} cannot be read")
+    await _whole(device.read([(0, [head])], head), HEAD_BYTES, f"{device.name} cannot be read")
     fitting, found = judged(head, geometry)
     if found is None:
         # The third tells that the second was there: from then on a first block of zeros is of somebody else.
@@ -106,7 +105,7 @@ async def _write_superblock(device: Device, made: Superblock) -> None:
     (block,) = fresh_pages([made.block_bytes])
     block[:] = encode_superblock(made)
     where = f"{device.name} cannot be written"
-    await _whole(device.write(made.place, [block], block), len(block), where)
+    await _whole(device.write([(made.place, [block])], block), len(block), where)
     await _whole(device.sync(), 0, where)
 
 
@@ -204,7 +203,7 @@ class _Replay:
         size = self._layout.block_bytes
         (memory,) = fresh_pages([len(places) * size])
         at = HEAD_BYTES + places.start * size
-        reading = self._device.read(at, [memory], memory)
+        reading = self._device.read([(at, [memory])], memory)
         await _whole(reading, len(memory), f"the log of {self._device.name} cannot be read")
         for place in places:
             start = (place - places.start) * size
@@ -228,8 +227,8 @@ async def entries(volume: Volume, batch_max: int) -> AsyncIterator[list[bytes]]:
         await checkpoint()
 
 
-async def _whole(moved: Moved, expected: int, what: str) -> None:
-    outcome = await moved
+async def _whole(moved: Moves, expected: int, what: str) -> None:
+    outcome = whole(await moved)
     if outcome < 0:
         raise StoreFault(f"{what}: {os.strerror(-outcome)}")
     if outcome < expected:

@@ -9,10 +9,13 @@ until nobody reads them any more.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 from penstock._native import crc64
 from penstock.actors.core.slot_format import (
@@ -28,36 +31,29 @@ from penstock.actors.core.slot_format import (
 )
 from penstock.actors.core.slot_log import SlotLog
 from penstock.actors.core.slot_space import SlotIndex, SlotSpace
-from penstock.actors.stores.device import Device, Together, joined
-from penstock.actors.stores.native_io import Moved
+from penstock.actors.stores.device import Device, whole
+from penstock.actors.stores.native_io import Moves, Piece
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_commit import Answer, Committer
 from penstock.actors.stores.raw_config import BLOCK_ALIGN_MAX
 from penstock.actors.stores.raw_discard import Discarder
 from penstock.actors.stores.raw_layout import Geometry, told_slots
-from penstock.actors.stores.store import Fate, Given, Outcome, Wanted
+from penstock.actors.stores.store import DONE, Fate, Given, Outcome, Wanted
 
 
-@dataclass(slots=True, eq=False)
-class Writing:
-    """An object on its way into slots."""
+class Moving(NamedTuple):
+    """An object on its way into slots, or out of them."""
 
-    placed: Placed
-    moved: Moved
-    size_bytes: int
-    is_committed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
     placed: Placed
     header: memoryview
-    moved: Moved
-    size_bytes: int
+    views: list[memoryview]  # what stands one after the other in the slots
+    hold: object
 
-    def outcome(self) -> Outcome:
-        """When it is over."""
-        moved = self.moved.result()
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.views))
+
+    def was_read(self, moved: int) -> Outcome:
         if moved < 0:
             return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
         if moved < self.size_bytes:
@@ -67,6 +63,16 @@ class Reading:
             reason = "its slots hold something else: a power cut came before it was written"
             return Outcome(Fate.DAMAGED, reason=reason)
         return Outcome(Fate.DONE, self.placed.payload_bytes)
+
+    def was_written(self, moved: int) -> Outcome:
+        if -moved in {errno.ENOSPC, errno.EDQUOT}:  # a file that was not preallocated
+            return Outcome(Fate.FULL, reason=os.strerror(-moved))
+        if moved < 0:
+            return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(-moved)}")
+        if moved < self.size_bytes:
+            reason = f"{moved} of {self.size_bytes} bytes could be written"
+            return Outcome(Fate.FAULT, reason=reason)
+        return DONE
 
 
 @dataclass(slots=True)
@@ -124,8 +130,8 @@ class Volume:
         """Whether it is there, or a save that was begun may still put it there."""
         return self.index.get(key) is not None or self._committer.is_pending(key)
 
-    def read(self, record: bytes, wanted: Wanted, together: Together) -> Reading | Outcome:
-        """Begin to read the object that `record` of the index names, as one of those that are waited for."""
+    def found(self, record: bytes, wanted: Wanted) -> Moving | Outcome:
+        """The object that `record` of the index names, to be read in this step of the loop."""
         placed = decode_put(record)
         size = placed.payload_bytes
         if placed.header_bytes > len(wanted.header) or size > len(wanted.payload):
@@ -133,16 +139,10 @@ class Volume:
             room = f"{len(wanted.header)} + {len(wanted.payload)}"
             return Outcome(Fate.REFUSED, size, f"it has {there}, there is room for {room}")
         views = self._views(wanted.header[: placed.header_bytes], wanted.payload[:size], self._sink)
-        readers = self._readers
-        readers[placed.sequence] = readers.get(placed.sequence, 0) + 1
-        begin = partial(self._device.read, hold=wanted.hold)
-        moved = self._transfer(begin, placed.runs, views)
-        moved.add_done_callback(partial(self._was_read, placed.sequence, together))
-        together.one_more()
-        return Reading(placed, wanted.header, moved, sum(map(len, views)))
+        return Moving(placed, wanted.header, views, wanted.hold)
 
-    def write(self, given: Given, together: Together) -> Writing | None:
-        """Begin to write it to slots of its own; None: there are not enough of them free."""
+    def taken(self, given: Given) -> Moving | None:
+        """Slots of its own for an object, to be written or given back; None: there are not enough of them free."""
         slots = self.geometry.slots_of(len(given.header), given.payload_bytes)
         runs = self._space.take(slots)
         if runs is None and self._freed.give_back():
@@ -161,27 +161,36 @@ class Volume:
             runs=runs,
         )
         views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)
-        begin = partial(self._device.write, hold=given.hold)
-        moved = self._transfer(begin, runs, views)
-        moved.add_done_callback(partial(self._was_written, together))
-        together.one_more()
-        return Writing(placed, moved, sum(map(len, views)))
+        return Moving(placed, given.header, views, given.hold)
 
-    def commit(self, writing: Writing) -> Answer:
-        """It was written: log it, after which it is visible."""
-        assert writing.moved.done()
-        writing.is_committed = True
-        return self._committer.submit(encode_put(writing.placed))
+    def read(self, objects: Sequence[Moving]) -> Moves:
+        """Begin to read them. What was moved of each."""
+        readers = self._readers
+        for one in objects:
+            sequence = one.placed.sequence
+            readers[sequence] = readers.get(sequence, 0) + 1
+        moved = self._transfer(self._device.read, objects)
+        moved.add_done_callback(lambda _: self._were_read(objects))
+        return moved
 
-    def give_up(self, writing: Writing) -> None:
-        """It will not be committed."""
-        assert not writing.is_committed
-        runs = writing.placed.runs
-        writing.moved.add_done_callback(lambda _: self._freed.free(runs))
+    def write(self, objects: Sequence[Moving]) -> Moves:
+        """Begin to write them. What was moved of each."""
+        return self._transfer(self._device.write, objects)
 
-    def delete(self, key: bytes) -> Answer:
-        self._sequence += 1
-        return self._committer.submit(encode_delete(key, self._sequence))
+    def commit(self, objects: Sequence[Moving]) -> Answer:
+        """They were written: log them, after which they are visible."""
+        return self._committer.submit([encode_put(one.placed) for one in objects])
+
+    def give_back(self, one: Moving) -> None:
+        """The slots of what is not committed, when nothing is written there any more."""
+        self._space.release(one.placed.runs)
+
+    def delete(self, keys: Sequence[bytes]) -> Answer:
+        first = self._sequence + 1
+        self._sequence += len(keys)
+        return self._committer.submit(
+            [encode_delete(key, number) for number, key in enumerate(keys, start=first)]
+        )
 
     def flush(self) -> Answer:
         return self._committer.flush()
@@ -255,20 +264,6 @@ class Volume:
         else:
             self._freed.free(placed.runs)
 
-    # What ends of itself.
-
-    def _was_read(self, sequence: int, together: Together, _: Moved) -> None:
-        self.transfers -= 1
-        self._readers[sequence] -= 1
-        if not self._readers[sequence]:
-            del self._readers[sequence]
-            self._freed.free(self._read_still.pop(sequence, ()))
-        together.one_is_over()
-
-    def _was_written(self, together: Together, _: Moved) -> None:
-        self.transfers -= 1
-        together.one_is_over()
-
     # Bytes.
 
     def _views(self, header: memoryview, payload: memoryview, fill: memoryview) -> list[memoryview]:
@@ -279,18 +274,41 @@ class Volume:
         return [view for view in views if len(view)]
 
     def _transfer(
-        self,
-        begin: Callable[[int, Sequence[memoryview]], Moved],
-        runs: Sequence[Run],
-        views: list[memoryview],
-    ) -> Moved:
-        self.transfers += 1
+        self, begin: Callable[[Sequence[Piece], object], Moves], objects: Sequence[Moving]
+    ) -> Moves:
+        """All of them together, answered by what was moved of each."""
+        pieces: list[Piece] = []
+        for one in objects:
+            pieces += self._pieces(one)
+        moved: Moves = asyncio.get_running_loop().create_future()
+
+        def over(told: Moves) -> None:
+            self.transfers -= len(objects)
+            left = iter(told.result())
+            if not moved.done():  # else given up
+                moved.set_result([whole([*islice(left, len(one.placed.runs))]) for one in objects])
+
+        self.transfers += len(objects)
+        begin(pieces, [one.hold for one in objects]).add_done_callback(over)
+        return moved
+
+    def _pieces(self, one: Moving) -> list[Piece]:
+        """One for each run."""
         slot_bytes, start = self.geometry.slot_bytes, self._layout.slots_at
+        runs = one.placed.runs
         if len(runs) == 1:
-            return begin(start + runs[0].first * slot_bytes, views)
-        rows = _cut(views, [run.slots * slot_bytes for run in runs])
+            return [(start + runs[0].first * slot_bytes, one.views)]
+        rows = _cut(one.views, [run.slots * slot_bytes for run in runs])
         pairs = zip(runs, rows, strict=True)
-        return joined([begin(start + run.first * slot_bytes, row) for run, row in pairs])
+        return [(start + run.first * slot_bytes, row) for run, row in pairs]
+
+    def _were_read(self, objects: Sequence[Moving]) -> None:
+        for one in objects:
+            sequence = one.placed.sequence
+            self._readers[sequence] -= 1
+            if not self._readers[sequence]:
+                del self._readers[sequence]
+                self._freed.free(self._read_still.pop(sequence, ()))
 
 
 def _checksum(header: memoryview) -> bytes:

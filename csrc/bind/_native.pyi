@@ -1092,9 +1092,6 @@ class Copier:
     def instructions(self) -> Instructions: ...
 
 # --- io: csrc/io/engine.hpp ----------------------------------------------------------------------
-class IoEngineFull(Exception):
-    """jobs_max jobs are under way and waiting."""
-
 class IoEngineClosed(Exception):
     """The engine was stopped or closed."""
 
@@ -1125,9 +1122,10 @@ def read_file_now(directory: int, name: str, buffers: Sequence[Buffer]) -> int:
 class IoEngine:
     """Reads and writes of files that nobody waits for in place.
 
-    Belongs to one thread. Each request is a job, answered by its id at once; `completed` tells what
-    became of it. Buffers and `hold` of a job live until then, whatever becomes of its caller. File
-    names are relative to the open folder `directory`. Raises IoEngineFull, IoEngineClosed.
+    Belongs to one thread. What is asked for together is a batch of jobs, answered by its id at
+    once; `completed` tells what became of all of them when the last is over. Their buffers and
+    `hold` live until then, whatever becomes of the caller. Names of files are relative to an open
+    folder, which comes first. Raises IoEngineClosed. Jobs beyond jobs_max are not begun: -ENOBUFS.
     """
 
     def __init__(
@@ -1153,44 +1151,35 @@ class IoEngine:
     @property
     def jobs(self) -> int:
         """Under way, waiting, or over and not told of."""
-    def read(self, fd: int, offset: int, buffers: Sequence[Buffer], hold: object) -> int:
-        """Into all of `buffers`, or up to the end of the file: its outcome is the bytes read."""
-    def write(self, fd: int, offset: int, buffers: Sequence[Buffer], hold: object) -> int:
-        """All of `buffers`, or it failed."""
+    def read(self, fd: int, pieces: Sequence[tuple[int, Sequence[Buffer]]], hold: object) -> int:
+        """Each from its offset into all of its buffers, or up to the end of the file: its outcome
+        is the bytes read."""
+    def write(self, fd: int, pieces: Sequence[tuple[int, Sequence[Buffer]]], hold: object) -> int:
+        """Each all of its buffers to its offset, or it failed."""
     def sync(self, fd: int) -> int:
         """fdatasync."""
-    def read_file(
-        self,
-        directory: int,
-        name: str,
-        buffers: Sequence[Buffer],
-        *,
-        caching: Caching,
-        hold: object,
+    def read_files(
+        self, files: Sequence[tuple[int, str, Caching, Sequence[Buffer]]], hold: object
     ) -> int:
         """Open, read all of it, close. Its outcome is the file's size; -EFBIG, before a byte is
         read, when the buffers are smaller."""
-    def write_file(
+    def write_files(
         self,
-        directory: int,
-        temporary: str,
-        name: str,
-        buffers: Sequence[Buffer],
-        *,
-        bytes: int,
-        caching: Caching,
+        files: Sequence[tuple[int, str, str, Caching, int, Sequence[Buffer]]],
         durability: Durability,
         hold: object,
     ) -> int:
-        """A new file of the first `bytes` of `buffers`, written as `temporary` and renamed. Folders
-        of `name` are made when missing. What fails leaves nothing under either name, or, before the
-        rename, what was there. No byte beyond `bytes` reaches the disk."""
-    def remove_file(self, directory: int, name: str) -> int: ...
-    def stat_file(self, directory: int, name: str) -> int:
-        """Its outcome is the size of the file."""
-    def completed(self, count_max: int) -> list[tuple[int, int]]:
-        """(job, bytes or -errno) of each job that is over since the last call, at most so many at a
-        time; event_fd stays readable while there are more. Never waits."""
+        """(folder, temporary, name, caching, bytes, buffers): a new file of the first `bytes` of
+        `buffers`, written as `temporary` and renamed. Folders of `name` are made when missing. What
+        fails leaves nothing under either name, or, before the rename, what was there. No byte
+        beyond `bytes` reaches the disk."""
+    def remove_files(self, names: Sequence[tuple[int, str]]) -> int: ...
+    def stat_files(self, names: Sequence[tuple[int, str]]) -> int:
+        """The outcome of each is the size of the file."""
+    def completed(self, outcomes_max: int) -> list[tuple[int, list[int]]]:
+        """(batch, bytes or -errno of each of its jobs) of batches that are over since the last
+        call, until they have so many outcomes; event_fd stays readable while there are more. Never
+        waits."""
     def stop(self) -> None:
         """Take and begin no more jobs; cancel those under way, as far as the system can."""
     def close(self) -> None:

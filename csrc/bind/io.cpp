@@ -4,27 +4,26 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "bind/buffers.hpp"
 #include "io/engine.hpp"
 #include "io/read_now.hpp"
 #include "io/write_file.hpp"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
-using penstock::bind::HeldBuffer;
 using penstock::io::Backend;
 using penstock::io::Caching;
 using penstock::io::CallJob;
-using penstock::io::Completion;
 using penstock::io::Durability;
 using penstock::io::Engine;
 using penstock::io::EngineOptions;
-using penstock::io::Job;
+using penstock::io::Jobs;
 using penstock::io::LookJob;
 using penstock::io::Op;
 using penstock::io::ReadFileJob;
@@ -33,99 +32,133 @@ using penstock::io::WriteFileJob;
 
 namespace {
 
-// What a job keeps alive. Made and destroyed with the GIL held: by submit and completed.
-struct Held {
-  std::vector<HeldBuffer> buffers;
-  py::object hold;
+// The bytes of a Python object, for as long as this lives. Made and destroyed with the GIL held.
+class Bytes {
+ public:
+  // Raises BufferError, TypeError for what is not contiguous, or may not be written as asked.
+  Bytes(py::handle from, int flags) {
+    if (PyObject_GetBuffer(from.ptr(), &view_, flags) != 0) throw py::error_already_set();
+  }
+  ~Bytes() { PyBuffer_Release(&view_); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  Bytes(Bytes&&) = delete;
+  Bytes& operator=(Bytes&&) = delete;
 
-  [[nodiscard]] std::vector<iovec> vectors() const {
+  [[nodiscard]] iovec vector() const { return {view_.buf, static_cast<std::size_t>(view_.len)}; }
+
+ private:
+  Py_buffer view_{};
+};
+
+constexpr int kToRead = PyBUF_WRITABLE;  // from a file
+constexpr int kToWrite = PyBUF_SIMPLE;
+
+using Buffers = std::vector<py::object>;
+using Piece = std::tuple<std::uint64_t, Buffers>;  // offset
+using Name = std::tuple<int, std::string>;         // below an open folder
+using FileToRead = std::tuple<int, std::string, Caching, Buffers>;
+using FileToWrite = std::tuple<int, std::string, std::string, Caching, std::uint64_t, Buffers>;
+
+// Jobs, and what they keep alive. Made and destroyed with the GIL held: by submit and completed.
+class Asked {
+ public:
+  explicit Asked(py::object hold) : held_(std::make_shared<Held>()) {
+    held_->hold = std::move(hold);
+  }
+
+  // What is left out is empty.
+  std::vector<iovec> vectors(const Buffers& buffers, int flags) {
     std::vector<iovec> made;
     made.reserve(buffers.size());
-    for (const HeldBuffer& one : buffers) {
-      if (!one.bytes().empty()) made.push_back({one.bytes().data(), one.bytes().size()});
+    for (const py::object& one : buffers) {
+      const iovec vector = held_->buffers.emplace_back(one, flags).vector();
+      if (vector.iov_len > 0) made.push_back(vector);
     }
     return made;
   }
+
+  template <typename T, typename... Arguments>
+  void add(Arguments&&... arguments) {
+    jobs_.push_back(std::make_unique<T>(std::forward<Arguments>(arguments)...));
+  }
+
+  std::uint64_t of(Engine& engine) { return engine.submit(std::move(jobs_), std::move(held_)); }
+
+ private:
+  struct Held {
+    std::deque<Bytes> buffers;  // which stay where they are
+    py::object hold;
+  };
+  std::shared_ptr<Held> held_;
+  Jobs jobs_;
 };
 
-std::shared_ptr<Held> reading(const std::vector<py::buffer>& buffers, py::object hold) {
-  auto held = std::make_shared<Held>();
-  held->hold = std::move(hold);
-  for (const py::buffer& one : buffers) {
-    held->buffers.push_back(HeldBuffer::reading(one, "buffers"));
-  }
-  return held;
-}
-
-std::shared_ptr<Held> writing(const std::vector<py::buffer>& buffers, py::object hold) {
-  auto held = std::make_shared<Held>();
-  held->hold = std::move(hold);
-  for (const py::buffer& one : buffers) {
-    held->buffers.push_back(HeldBuffer::writing(one, "buffers"));
-  }
-  return held;
-}
-
-std::uint64_t read_at(Engine& engine, int fd, std::uint64_t offset,
-                      const std::vector<py::buffer>& buffers, py::object hold) {
-  auto held = writing(buffers, std::move(hold));
-  auto job = std::make_unique<TransferJob>(Op::read, fd, offset, held->vectors());
-  return engine.submit(std::move(job), std::move(held));
-}
-
-std::uint64_t write_at(Engine& engine, int fd, std::uint64_t offset,
-                       const std::vector<py::buffer>& buffers, py::object hold) {
-  auto held = reading(buffers, std::move(hold));
-  auto job = std::make_unique<TransferJob>(Op::write, fd, offset, held->vectors());
-  return engine.submit(std::move(job), std::move(held));
-}
-
-std::uint64_t read_file(Engine& engine, int directory, std::string name,
-                        const std::vector<py::buffer>& buffers, Caching caching, py::object hold) {
-  auto held = writing(buffers, std::move(hold));
-  auto job = std::make_unique<ReadFileJob>(ReadFileJob::Request{.directory = directory,
-                                                                .name = std::move(name),
-                                                                .vectors = held->vectors(),
-                                                                .caching = caching});
-  return engine.submit(std::move(job), std::move(held));
-}
-
-std::uint64_t write_file(Engine& engine, int directory, std::string temporary, std::string name,
-                         const std::vector<py::buffer>& buffers, std::uint64_t bytes,
-                         Caching caching, Durability durability, py::object hold) {
-  auto held = reading(buffers, std::move(hold));
-  WriteFileJob::Request request{.directory = directory,
-                                .temporary = std::move(temporary),
-                                .name = std::move(name),
-                                .vectors = held->vectors(),
-                                .bytes = bytes,
-                                .caching = caching,
-                                .durability = durability};
-  return engine.submit(std::make_unique<WriteFileJob>(std::move(request)), std::move(held));
-}
-
 template <Op kOp>
-std::uint64_t call(Engine& engine, int fd) {
-  return engine.submit(std::make_unique<CallJob>(kOp, fd), nullptr);
+std::uint64_t transfer(Engine& engine, int fd, const std::vector<Piece>& pieces, py::object hold) {
+  Asked asked(std::move(hold));
+  for (const auto& [offset, buffers] : pieces) {
+    auto vectors = asked.vectors(buffers, kOp == Op::read ? kToRead : kToWrite);
+    asked.add<TransferJob>(kOp, fd, offset, std::move(vectors));
+  }
+  return asked.of(engine);
 }
 
-std::uint64_t remove_file(Engine& engine, int directory, std::string name) {
-  return engine.submit(std::make_unique<CallJob>(Op::remove, directory, std::move(name)), nullptr);
+std::uint64_t read_files(Engine& engine, const std::vector<FileToRead>& files, py::object hold) {
+  Asked asked(std::move(hold));
+  for (const auto& [directory, name, caching, buffers] : files) {
+    asked.add<ReadFileJob>(ReadFileJob::Request{.directory = directory,
+                                                .name = name,
+                                                .vectors = asked.vectors(buffers, kToRead),
+                                                .caching = caching});
+  }
+  return asked.of(engine);
 }
 
-std::uint64_t stat_file(Engine& engine, int directory, std::string name) {
-  return engine.submit(std::make_unique<LookJob>(directory, std::move(name)), nullptr);
+std::uint64_t write_files(Engine& engine, const std::vector<FileToWrite>& files,
+                          Durability durability, py::object hold) {
+  Asked asked(std::move(hold));
+  for (const auto& [directory, temporary, name, caching, bytes, buffers] : files) {
+    asked.add<WriteFileJob>(WriteFileJob::Request{.directory = directory,
+                                                  .temporary = temporary,
+                                                  .name = name,
+                                                  .vectors = asked.vectors(buffers, kToWrite),
+                                                  .bytes = bytes,
+                                                  .caching = caching,
+                                                  .durability = durability});
+  }
+  return asked.of(engine);
 }
 
-std::int64_t read_file_now(int directory, const std::string& name,
-                           const std::vector<py::buffer>& buffers) {
-  return penstock::io::read_file_now(directory, name, writing(buffers, py::none())->vectors());
+std::uint64_t sync_file(Engine& engine, int fd) {
+  Asked asked{py::none()};
+  asked.add<CallJob>(Op::sync_data, fd);
+  return asked.of(engine);
 }
 
-std::vector<std::pair<std::uint64_t, std::int64_t>> completed(Engine& engine,
-                                                              std::size_t count_max) {
-  std::vector<std::pair<std::uint64_t, std::int64_t>> told;
-  for (const Completion& one : engine.completed(count_max)) told.emplace_back(one.job, one.outcome);
+std::uint64_t remove_files(Engine& engine, const std::vector<Name>& names) {
+  Asked asked{py::none()};
+  for (const auto& [directory, name] : names) asked.add<CallJob>(Op::remove, directory, name);
+  return asked.of(engine);
+}
+
+std::uint64_t stat_files(Engine& engine, const std::vector<Name>& names) {
+  Asked asked{py::none()};
+  for (const auto& [directory, name] : names) asked.add<LookJob>(directory, name);
+  return asked.of(engine);
+}
+
+std::int64_t read_file_now(int directory, const std::string& name, const Buffers& buffers) {
+  Asked asked{py::none()};
+  return penstock::io::read_file_now(directory, name, asked.vectors(buffers, kToRead));
+}
+
+std::vector<std::pair<std::uint64_t, std::vector<std::int64_t>>> completed(
+    Engine& engine, std::size_t outcomes_max) {
+  std::vector<std::pair<std::uint64_t, std::vector<std::int64_t>>> told;
+  for (const auto& one : engine.completed(outcomes_max)) {
+    told.emplace_back(one->id, std::move(one->outcomes));
+  }
   return told;
 }
 
@@ -137,7 +170,6 @@ std::unique_ptr<Engine> make(unsigned depth, unsigned threads, unsigned jobs_max
 }  // namespace
 
 void bind_io(py::module_& m) {
-  py::register_exception<penstock::io::EngineFull>(m, "IoEngineFull");
   py::register_exception<penstock::io::EngineClosed>(m, "IoEngineClosed");
 
   py::native_enum<Backend>(m, "IoBackend", "enum.Enum", "Who makes the system calls.")
@@ -165,16 +197,14 @@ void bind_io(py::module_& m) {
       .def_property_readonly("backend_reason", &Engine::backend_reason)
       .def_property_readonly("event_fd", &Engine::event_fd)
       .def_property_readonly("jobs", &Engine::jobs)
-      .def("read", &read_at, "fd"_a, "offset"_a, "buffers"_a, "hold"_a)
-      .def("write", &write_at, "fd"_a, "offset"_a, "buffers"_a, "hold"_a)
-      .def("sync", &call<Op::sync_data>, "fd"_a)
-      .def("read_file", &read_file, "directory"_a, "name"_a, "buffers"_a, py::kw_only(),
-           "caching"_a, "hold"_a)
-      .def("write_file", &write_file, "directory"_a, "temporary"_a, "name"_a, "buffers"_a,
-           py::kw_only(), "bytes"_a, "caching"_a, "durability"_a, "hold"_a)
-      .def("remove_file", &remove_file, "directory"_a, "name"_a)
-      .def("stat_file", &stat_file, "directory"_a, "name"_a)
-      .def("completed", &completed, "count_max"_a)
+      .def("read", &transfer<Op::read>, "fd"_a, "pieces"_a, "hold"_a)
+      .def("write", &transfer<Op::write>, "fd"_a, "pieces"_a, "hold"_a)
+      .def("sync", &sync_file, "fd"_a)
+      .def("read_files", &read_files, "files"_a, "hold"_a)
+      .def("write_files", &write_files, "files"_a, "durability"_a, "hold"_a)
+      .def("remove_files", &remove_files, "names"_a)
+      .def("stat_files", &stat_files, "names"_a)
+      .def("completed", &completed, "outcomes_max"_a)
       .def("stop", &Engine::stop)
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>());
 }

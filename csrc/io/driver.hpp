@@ -36,8 +36,8 @@ class Driver {
 
 // What a job that is already begun may not do any more once everything stops. It may still tidy up.
 [[nodiscard]] inline bool given_up(const Step& step) noexcept {
-  return step.op == Op::open || step.op == Op::read || step.op == Op::write ||
-         step.op == Op::allocate;
+  return step.op == Op::open || step.op == Op::create || step.op == Op::read ||
+         step.op == Op::write || step.op == Op::allocate;
 }
 
 // A thread of ours never runs a signal handler, which the process expects on threads it knows.

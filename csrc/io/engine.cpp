@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <system_error>
@@ -76,27 +77,27 @@ int Engine::event_fd() const noexcept {
   return shared_->queue.done_event();
 }
 
-std::uint64_t Engine::submit(std::unique_ptr<Job> job, Keep keep) {
+std::uint64_t Engine::submit(Jobs jobs, Keep keep) {
   if (stopped_) throw EngineClosed("the I/O engine is closed");
-  if (jobs_ == jobs_max_) {
-    throw EngineFull("the I/O engine has jobs_max = " + std::to_string(jobs_max_) +
-                     " jobs under way and waiting: ask for less at a time, or raise it");
+  const std::size_t begun = std::min(jobs.size(), jobs_max_ - jobs_);
+  auto batch = std::make_shared<Batch>(Batch{
+      .id = next_id_++, .outcomes = {}, .begun = begun, .left = begun, .keep = std::move(keep)});
+  batch->outcomes.resize(jobs.size(), kTooMany);
+  jobs.resize(begun);
+  for (std::size_t place = 0; place < begun; ++place) {
+    jobs[place]->batch = batch;
+    jobs[place]->place = place;
   }
-  const std::uint64_t id = next_id_++;
-  job->id = id;
-  job->keep = std::move(keep);
-  shared_->queue.add(std::move(job));
-  ++jobs_;
+  jobs_ += begun;
+  const std::uint64_t id = batch->id;
+  shared_->queue.add(std::move(batch), std::move(jobs));
   return id;
 }
 
-std::vector<Completion> Engine::completed(std::size_t count_max) {
-  const Jobs jobs = shared_->queue.take_finished(count_max);
-  std::vector<Completion> told;
-  told.reserve(jobs.size());
-  for (const std::unique_ptr<Job>& job : jobs) told.push_back({job->id, job->outcome()});
-  jobs_ -= jobs.size();
-  return told;
+Batches Engine::completed(std::size_t outcomes_max) {
+  Batches over = shared_->queue.take_finished(outcomes_max);
+  for (const std::shared_ptr<Batch>& one : over) jobs_ -= one->begun;
+  return over;
 }
 
 void Engine::stop() {

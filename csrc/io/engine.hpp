@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -14,11 +15,6 @@
 #include "io/queue.hpp"
 
 namespace penstock::io {
-
-class EngineFull : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 class EngineClosed : public std::runtime_error {
  public:
@@ -34,14 +30,12 @@ struct EngineOptions {
   Backend backend = Backend::automatic;
 };
 
-struct Completion {
-  std::uint64_t job = 0;
-  std::int64_t outcome = 0;  // bytes, or -errno
-};
+// The outcome of a job that is one too many.
+inline constexpr std::int64_t kTooMany = -ENOBUFS;
 
 // The caller's side belongs to one thread, the loop's; system calls are made by threads of the
-// engine: one that drives io_uring, or several that block. A job's Keep dies on the caller's
-// thread, in completed(), or with the engine.
+// engine: one that drives io_uring, or several that block. A batch's Keep dies on the caller's
+// thread, with what completed() returned, or with the engine.
 //
 // io_uring's thread also copies what the page cache has and pins what goes to the disk directly,
 // both of which would hold a loop for milliseconds a large object. Pinning registered memory is
@@ -65,13 +59,14 @@ class Engine {
   [[nodiscard]] const std::string& backend_reason() const noexcept { return backend_reason_; }
   // Readable while completed() has something to say.
   [[nodiscard]] int event_fd() const noexcept;
-  // Jobs that completed() has not told of.
+  // Jobs of batches that completed() has not told of.
   [[nodiscard]] std::size_t jobs() const noexcept { return jobs_; }
 
-  // Its id, unique to this engine. Throws EngineFull, EngineClosed.
-  std::uint64_t submit(std::unique_ptr<Job> job, Keep keep);
-  // What is over since the last call, at most so many at a time. Never waits.
-  [[nodiscard]] std::vector<Completion> completed(std::size_t count_max = SIZE_MAX);
+  // The id of this batch, unique to this engine. Jobs beyond jobs_max are not begun: kTooMany.
+  // Throws EngineClosed.
+  std::uint64_t submit(Jobs jobs, Keep keep);
+  // Batches that are over since the last call, until they have so many outcomes. Never waits.
+  [[nodiscard]] Batches completed(std::size_t outcomes_max = SIZE_MAX);
 
   // Begins no more jobs, and cancels those under way as far as the system can: completed() tells
   // of each. Does not wait. Idempotent.

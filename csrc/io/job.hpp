@@ -15,9 +15,18 @@
 
 namespace penstock::io {
 
-// Whatever must live until the job is over: buffers, a lease. Set and dropped on the caller's
-// thread.
+// Whatever must live until the last job of a batch is over: buffers, leases. Set and dropped on the
+// caller's thread.
 using Keep = std::shared_ptr<const void>;
+
+// What is asked for together, and told of together: one outcome per job, bytes or -errno.
+struct Batch {
+  std::uint64_t id = 0;
+  std::vector<std::int64_t> outcomes;
+  std::size_t begun = 0;  // its first so many jobs were taken on
+  std::size_t left = 0;   // and so many of them are not over
+  Keep keep;
+};
 
 class Job {
  public:
@@ -35,8 +44,10 @@ class Job {
   // Of a job that is over: bytes, or -errno. Of one that was never begun: -ECANCELED.
   [[nodiscard]] std::int64_t outcome() const noexcept { return outcome_; }
 
-  std::uint64_t id = 0;
-  Keep keep;
+  // Whose it is, and its place there. Dropped by the queue, so that a batch dies on the caller's
+  // thread.
+  std::shared_ptr<Batch> batch;
+  std::size_t place = 0;
 
  protected:
   const Step* over(std::int64_t outcome) noexcept {

@@ -24,12 +24,6 @@ void ring(int event) noexcept {
   static_cast<void>(eventfd_write(event, 1));
 }
 
-void move_some(std::deque<std::unique_ptr<Job>>& from, Jobs& to, std::size_t count_max) {
-  for (; !from.empty() && to.size() < count_max; from.pop_front()) {
-    to.push_back(std::move(from.front()));
-  }
-}
-
 }  // namespace
 
 JobQueue::JobQueue() : done_event_(make_event(EFD_NONBLOCK)), work_event_(-1) {
@@ -46,22 +40,28 @@ JobQueue::~JobQueue() {
   close(work_event_);
 }
 
-void JobQueue::add(std::unique_ptr<Job> job) {
+void JobQueue::add(std::shared_ptr<Batch> batch, Jobs jobs) {
+  const bool is_one = jobs.size() == 1;
   bool was_asleep = false;
   {
     const std::lock_guard lock(mutex_);
     assert(!stopping_);
-    waiting_.push_back(std::move(job));
+    if (jobs.empty()) return over(std::move(batch));
+    std::move(jobs.begin(), jobs.end(), std::back_inserter(waiting_));
     was_asleep = std::exchange(asleep_, false);
   }
-  work_.notify_one();
+  is_one ? work_.notify_one() : work_.notify_all();
   if (was_asleep) ring(work_event_);
 }
 
-Jobs JobQueue::take_finished(std::size_t count_max) {
-  Jobs taken;
+Batches JobQueue::take_finished(std::size_t outcomes_max) {
+  Batches taken;
   const std::lock_guard lock(mutex_);
-  move_some(finished_, taken, count_max);
+  for (std::size_t outcomes = 0; !finished_.empty() && outcomes < outcomes_max;
+       finished_.pop_front()) {
+    outcomes += finished_.front()->outcomes.size();
+    taken.push_back(std::move(finished_.front()));
+  }
   // Silenced under the lock, and so never after a later ring.
   eventfd_t count = 0;
   if (finished_.empty()) static_cast<void>(eventfd_read(done_event_, &count));
@@ -73,9 +73,7 @@ void JobQueue::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     asleep_ = false;
-    if (!waiting_.empty()) ring(done_event_);
-    std::move(waiting_.begin(), waiting_.end(), std::back_inserter(finished_));
-    waiting_.clear();
+    for (std::unique_ptr<Job>& job : std::exchange(waiting_, {})) finish_one(*job);
   }
   work_.notify_all();
   ring(work_event_);
@@ -109,7 +107,9 @@ std::unique_ptr<Job> JobQueue::take() {
 Jobs JobQueue::take_some(std::size_t count_max) {
   const std::lock_guard lock(mutex_);
   Jobs taken;
-  move_some(waiting_, taken, count_max);
+  for (; !waiting_.empty() && taken.size() < count_max; waiting_.pop_front()) {
+    taken.push_back(std::move(waiting_.front()));
+  }
   asleep_ = waiting_.empty();
   return taken;
 }
@@ -122,8 +122,19 @@ bool JobQueue::stopping() {
 void JobQueue::finish(Jobs jobs) {
   if (jobs.empty()) return;
   const std::lock_guard lock(mutex_);
+  for (std::unique_ptr<Job>& job : jobs) finish_one(*job);
+}
+
+void JobQueue::finish_one(Job& job) {
+  // Let go of under the lock: the last one to hold a batch is who takes it.
+  const std::shared_ptr<Batch> batch = std::move(job.batch);
+  batch->outcomes[job.place] = job.outcome();
+  if (--batch->left == 0) over(batch);
+}
+
+void JobQueue::over(std::shared_ptr<Batch> batch) {
   if (finished_.empty()) ring(done_event_);
-  std::move(jobs.begin(), jobs.end(), std::back_inserter(finished_));
+  finished_.push_back(std::move(batch));
 }
 
 }  // namespace penstock::io

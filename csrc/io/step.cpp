@@ -23,6 +23,7 @@ std::int64_t call(const Step& step) noexcept {
   const auto count = static_cast<int>(step.count);
   switch (step.op) {
     case Op::open:
+    case Op::create:
       return openat(step.fd, step.path, step.flags, kFileMode);
     case Op::read:
       return preadv(step.fd, step.vectors, count, offset);

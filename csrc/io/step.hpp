@@ -10,6 +10,7 @@ namespace penstock::io {
 
 enum class Op : std::uint8_t {
   open,         // `path` below directory `fd`, with `flags`; its result is the descriptor
+  create,       // the same of a file that is not there
   read,         // `vectors` from `offset` of `fd`; its result is bytes
   write,        // `vectors` to `offset` of `fd`; its result is bytes
   allocate,     // `bytes` of `fd` from its start

@@ -33,7 +33,7 @@ WriteFileJob::WriteFileJob(Request request)
 
 const Step* WriteFileJob::begin() {
   const int direct = request_.caching == Caching::direct ? O_DIRECT : 0;
-  return ask({.op = Op::open,
+  return ask({.op = Op::create,
               .fd = request_.directory,
               .flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | direct,
               .path = request_.temporary.c_str()});
@@ -41,12 +41,11 @@ const Step* WriteFileJob::begin() {
 
 const Step* WriteFileJob::proceed(std::int64_t result) {
   switch (step_.op) {
-    case Op::open:
-      if (renamed_) {  // the directory
-        if (result < 0) return fail(result);
-        fd_ = static_cast<int>(result);
-        return ask({.op = Op::sync_all, .fd = fd_});
-      }
+    case Op::open:  // of a folder
+      if (result < 0) return fail(result);
+      fd_ = static_cast<int>(result);
+      return ask({.op = Op::sync_all, .fd = fd_});
+    case Op::create:
       if (result < 0) return over(result);
       fd_ = static_cast<int>(result);
       if (transfer_.done()) return shape();

@@ -15,7 +15,6 @@
 #include <memory>
 #include <string>
 #include <system_error>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -159,6 +158,13 @@ inline std::unique_ptr<Job> writing(int fd, std::uint64_t offset, std::vector<By
   return std::make_unique<TransferJob>(Op::write, fd, offset, vectors(memory));
 }
 
+// A batch of one.
+inline Jobs only(std::unique_ptr<Job> job) {
+  Jobs jobs;
+  jobs.push_back(std::move(job));
+  return jobs;
+}
+
 // A named pipe, reading from which waits as a slow disk makes one wait. io_uring waits for a pipe's
 // bytes, a thread already for its other end: it may not read a pipe at an offset.
 class SlowDisk {
@@ -205,26 +211,18 @@ class Machine {
     return poll(&polled, 1, 10'000) == 1;
   }
 
-  std::int64_t run(std::unique_ptr<Job> job) {
-    std::vector<std::unique_ptr<Job>> jobs;
-    jobs.push_back(std::move(job));
-    return run_all(std::move(jobs)).front();
-  }
+  std::int64_t run(std::unique_ptr<Job> job) { return run_all(only(std::move(job))).front(); }
 
-  std::vector<std::int64_t> run_all(std::vector<std::unique_ptr<Job>> jobs) {
-    std::unordered_map<std::uint64_t, std::size_t> places;
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-      places[engine_.submit(std::move(jobs[i]), nullptr)] = i;
-    }
-    std::vector<std::int64_t> outcomes(jobs.size());
-    while (!places.empty()) {
+  std::vector<std::int64_t> run_all(Jobs jobs) {
+    const std::uint64_t batch = engine_.submit(std::move(jobs), nullptr);
+    Batches over;
+    while (over.empty()) {
       CHECK(wait());
-      for (const Completion& one : engine_.completed()) {
-        outcomes[places.at(one.job)] = one.outcome;
-        CHECK_EQ(places.erase(one.job), 1U);
-      }
+      over = engine_.completed();
     }
-    return outcomes;
+    CHECK_EQ(over.size(), 1U);
+    CHECK_EQ(over[0]->id, batch);
+    return over[0]->outcomes;
   }
 
  private:

@@ -188,7 +188,7 @@ TEST_CASE(what_is_over_is_told_in_portions_and_the_event_stays_until_all_is_told
     Folder folder;
     Machine machine(backend);
     for (int i = 0; i < 20; ++i) {
-      machine.engine().submit(std::make_unique<LookJob>(folder.fd(), "absent"), nullptr);
+      machine.engine().submit(only(std::make_unique<LookJob>(folder.fd(), "absent")), nullptr);
     }
     std::size_t told = 0;
     while (told < 20) {
@@ -217,14 +217,24 @@ TEST_CASE(what_a_job_keeps_lives_until_it_is_told_of_and_dies_on_this_thread) {
       dead = true;
       died_here = pthread_equal(here, pthread_self()) != 0;
     };
-    const std::uint64_t job = machine.engine().submit(
-        disk.reading(backend, target), Keep(static_cast<const void*>(&target), drop));
-    CHECK(machine.engine().completed().empty());
+    // A batch is over with its last job: the others do not end it.
+    Jobs jobs = only(std::make_unique<LookJob>(folder.fd(), "absent"));
+    jobs.push_back(disk.reading(backend, target));
+    jobs.push_back(std::make_unique<LookJob>(folder.fd(), "absent"));
+    const std::uint64_t batch =
+        machine.engine().submit(std::move(jobs), Keep(static_cast<const void*>(&target), drop));
+    CHECK_EQ(machine.run(std::make_unique<LookJob>(folder.fd(), "absent")), -ENOENT);
     CHECK(!dead);
     disk.answer();
     while (!dead) {
       CHECK(machine.wait());
-      for (const Completion& one : machine.engine().completed()) CHECK_EQ(one.job, job);
+      for (const auto& one : machine.engine().completed()) {
+        CHECK_EQ(one->id, batch);
+        CHECK_EQ(one->outcomes.size(), 3U);
+        CHECK_EQ(one->outcomes[0], -ENOENT);
+        CHECK(one->outcomes[1] >= 0);
+        CHECK_EQ(one->outcomes[2], -ENOENT);
+      }
     }
     CHECK(died_here);
   });
@@ -236,22 +246,29 @@ TEST_CASE(closing_tells_of_every_job_and_begins_no_more) {
     Engine engine({.depth = 2, .threads = 2, .backend = backend});
     std::vector<Bytes> sources(50, pattern(2000, 9));
     std::map<std::uint64_t, int> told;
-    for (unsigned i = 0; i < 50; ++i) {
-      told[engine.submit(
-          writing_file(folder, "file" + std::to_string(i), {&sources[i]}, Caching::buffered),
-          nullptr)] = 0;
+    for (unsigned i = 0; i < 50;) {  // batches of five
+      Jobs jobs;
+      for (; jobs.size() < 5; ++i) {
+        const std::string name = "file" + std::to_string(i);
+        jobs.push_back(writing_file(folder, name, {&sources[i]}, Caching::buffered));
+      }
+      told[engine.submit(std::move(jobs), nullptr)] = 0;
     }
     engine.close();
     unsigned whole = 0;
-    for (const Completion& one : engine.completed()) {
-      ++told.at(one.job);
-      CHECK(one.outcome == 2000 || one.outcome == -ECANCELED);
-      whole += one.outcome == 2000 ? 1 : 0;
+    for (const auto& one : engine.completed()) {
+      ++told.at(one->id);
+      CHECK_EQ(one->outcomes.size(), 5U);
+      for (const std::int64_t outcome : one->outcomes) {
+        CHECK(outcome == 2000 || outcome == -ECANCELED);
+        whole += outcome == 2000 ? 1 : 0;
+      }
     }
-    for (const auto& [job, times] : told) CHECK_EQ(times, 1);
+    for (const auto& [batch, times] : told) CHECK_EQ(times, 1);
+    CHECK_EQ(engine.jobs(), 0U);
     CHECK_EQ(folder.names().size(), whole);  // and no temporary
     Bytes target(1);
-    CHECK_THROWS(engine.submit(reading(folder.fd(), 0, {&target}), nullptr), EngineClosed);
+    CHECK_THROWS(engine.submit(only(reading(folder.fd(), 0, {&target})), nullptr), EngineClosed);
     engine.close();
   });
 }
@@ -263,16 +280,14 @@ TEST_CASE(closing_gives_up_what_would_wait_for_ever) {
   Bytes target(4);
   Machine machine(Backend::io_uring);
   Engine& engine = machine.engine();
-  const std::uint64_t slow = engine.submit(disk.reading(Backend::io_uring, target), nullptr);
+  const std::uint64_t slow = engine.submit(only(disk.reading(Backend::io_uring, target)), nullptr);
   // Begun, since one that came later is over.
-  engine.submit(std::make_unique<LookJob>(folder.fd(), "absent"), nullptr);
-  CHECK(machine.wait());
-  CHECK_EQ(engine.completed().size(), 1U);
+  CHECK_EQ(machine.run(std::make_unique<LookJob>(folder.fd(), "absent")), -ENOENT);
   engine.close();
   const auto told = engine.completed();
   CHECK_EQ(told.size(), 1U);
-  CHECK_EQ(told[0].job, slow);
-  CHECK_EQ(told[0].outcome, -ECANCELED);
+  CHECK_EQ(told[0]->id, slow);
+  CHECK_EQ(told[0]->outcomes[0], -ECANCELED);
 }
 
 TEST_CASE(an_engine_ends_though_a_call_does_not_and_its_job_keeps_what_it_has) {
@@ -283,10 +298,10 @@ TEST_CASE(an_engine_ends_though_a_call_does_not_and_its_job_keeps_what_it_has) {
   bool dropped = false;
   {
     Engine engine({.depth = 2, .threads = 2, .backend = Backend::threads});
-    engine.submit(reading_file(folder, "pipe", {&target}, Caching::buffered),
+    engine.submit(only(reading_file(folder, "pipe", {&target}, Caching::buffered)),
                   Keep(static_cast<const void*>(&target), [&](const void*) { dropped = true; }));
     // Begun, since one that came later is over.
-    engine.submit(std::make_unique<LookJob>(folder.fd(), "absent"), nullptr);
+    engine.submit(only(std::make_unique<LookJob>(folder.fd(), "absent")), nullptr);
     while (engine.completed().empty()) {
       pollfd polled{engine.event_fd(), POLLIN, 0};
       CHECK_EQ(poll(&polled, 1, 10'000), 1);
@@ -303,20 +318,24 @@ TEST_CASE(limits_are_refused_by_name) {
   CHECK_EQ(mkfifoat(folder.fd(), "pipe", 0600), 0);
   Bytes target(1);
   Machine machine(Backend::threads, {.depth = 1, .threads = 1, .jobs_max = 2});
-  const auto submit = [&] {
-    machine.engine().submit(reading_file(folder, "pipe", {&target}, Caching::buffered), nullptr);
-  };
-  submit();
-  submit();
-  CHECK_THROWS(submit(), EngineFull);
+  const auto slow = [&] { return reading_file(folder, "pipe", {&target}, Caching::buffered); };
+  machine.engine().submit(only(slow()), nullptr);
+  Jobs more = only(slow());
+  more.push_back(slow());
+  machine.engine().submit(std::move(more), nullptr);
+  CHECK_EQ(machine.engine().jobs(), 2U);
+  CHECK_EQ(machine.run(slow()), kTooMany);
   close(folder.open("pipe", O_RDWR));
   const int other = folder.open("pipe", O_RDWR);
-  std::size_t over = 0;
-  while (over < 2) {
+  Batches over;
+  while (over.size() < 2) {
     CHECK(machine.wait());
-    over += machine.engine().completed().size();
+    for (auto& one : machine.engine().completed()) over.push_back(one);
   }
   close(other);
+  CHECK(over[1]->outcomes[0] != kTooMany);
+  CHECK_EQ(over[1]->outcomes[1], kTooMany);
+  CHECK_EQ(machine.engine().jobs(), 0U);
 }
 
 TEST_CASE(the_backend_asked_for_is_the_one_used) {

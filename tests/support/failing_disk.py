@@ -37,18 +37,18 @@ class FailingDisk(RecordingDisk):
         self.asked: list[tuple[str, int]] = []  # what, and where
         self.spared_bytes = 0  # what lies before it does not fail
 
-    def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+    def read_one(self, offset: int, buffers: Sequence[Buffer]) -> Moved:
         return self._or_fail(
-            READ, offset, lambda: super(FailingDisk, self).read(offset, buffers, hold)
+            READ, offset, lambda: super(FailingDisk, self).read_one(offset, buffers)
         )
 
-    def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+    def write_one(self, offset: int, buffers: Sequence[Buffer]) -> Moved:
         return self._or_fail(
-            WRITE, offset, lambda: super(FailingDisk, self).write(offset, buffers, hold)
+            WRITE, offset, lambda: super(FailingDisk, self).write_one(offset, buffers)
         )
 
-    def sync(self) -> Moved:
-        return self._or_fail(SYNC, SIZE, super().sync)
+    def sync_all(self) -> Moved:
+        return self._or_fail(SYNC, SIZE, super().sync_all)
 
     def discard(self, spans: Sequence[Span]) -> Moved:
         return self._or_fail(DISCARD, SIZE, lambda: super(FailingDisk, self).discard(spans))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing_extensions import Buffer
 
 from penstock.actors.stores.discards import Span
-from penstock.actors.stores.native_io import Moved
+from penstock.actors.stores.native_io import Moved, Moves, Piece
 
 SECTOR_BYTES = 512
 HOPS_MAX = 4  # turns of the loop that a transfer takes
@@ -69,7 +69,16 @@ class RecordingDisk:
         self._moving: list[tuple[int, int]] = []  # from where to where, of transfers under way
         self._discarding: list[tuple[int, int]] = []
 
-    def read(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+    def read(self, pieces: Sequence[Piece], hold: object) -> Moves:
+        return asyncio.gather(*(self.read_one(*piece) for piece in pieces))
+
+    def write(self, pieces: Sequence[Piece], hold: object) -> Moves:
+        return asyncio.gather(*(self.write_one(*piece) for piece in pieces))
+
+    def sync(self) -> Moves:
+        return asyncio.gather(self.sync_all())
+
+    def read_one(self, offset: int, buffers: Sequence[Buffer]) -> Moved:
         def end() -> int:
             at = offset
             for view in map(memoryview, buffers):
@@ -80,14 +89,14 @@ class RecordingDisk:
 
         return self._moved(offset, sum(len(memoryview(one)) for one in buffers), end)
 
-    def write(self, offset: int, buffers: Sequence[Buffer], hold: object) -> Moved:
+    def write_one(self, offset: int, buffers: Sequence[Buffer]) -> Moved:
         return self._write(offset, buffers, is_through=False)
 
     def write_through(self, offset: int, buffers: Sequence[Buffer]) -> Moved:
         """As FUA: durable when it ends."""
         return self._write(offset, buffers, is_through=True)
 
-    def sync(self) -> Moved:
+    def sync_all(self) -> Moved:
         made = Sync(self._tick())
         self.syncs.append(made)
 

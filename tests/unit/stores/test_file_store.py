@@ -24,6 +24,7 @@ from penstock.actors.stores.file import FileStore, open_file_store
 from penstock.actors.stores.file_config import DurabilityName, FileConfig, FileIo, Placement
 from penstock.actors.stores.file_folder import object_name
 from penstock.actors.stores.header import FIXED_BYTES, DamagedHeader, ForeignHeader, decode
+from penstock.actors.stores.native_io import Moves
 from penstock.actors.stores.samples import Sample, keys_of, make_sample
 from penstock.actors.stores.store import Fate, StoreContext, StoreFault, StoreRefused
 from penstock.runtime.units import GIB, MIB, ByteSize
@@ -158,7 +159,7 @@ def test_who_saves_or_deletes_after_a_save_that_was_given_up_has_the_last_word(
             group.cancel_scope.cancel()
 
     async def quiet(store: FileStore) -> None:
-        while store._io.jobs:
+        while store._reads.jobs or store._changes.jobs:
             await checkpoint()
 
     async def work(store: FileStore) -> None:
@@ -195,13 +196,13 @@ def test_a_save_that_failed_to_be_durable_may_be_there(
     async def work(store: FileStore) -> None:
         one = await make_sample(1, 4096)
 
-        def failing(_: object) -> asyncio.Future[int]:
-            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            future.set_result(-errno.EIO)
+        def failing(*_: object) -> Moves:
+            future: Moves = asyncio.get_running_loop().create_future()
+            future.set_result([-errno.EIO])
             return future
 
         with monkeypatch.context() as patch:
-            patch.setattr(store, "_save", failing)
+            patch.setattr(store._changes, "write_files", failing)
             (outcome,) = await store.save([one.given()])
         assert outcome.fate is Fate.FAULT
         is_durable = store._durability is Durability.FDATASYNC

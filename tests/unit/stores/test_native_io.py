@@ -20,12 +20,8 @@ from anyio.lowlevel import checkpoint
 from penstock._native import Caching, Durability, IoBackend
 from penstock.actors.stores.native_io import (
     SETTLED_MAX,
-    IoBusy,
-    IoClosed,
-    Moved,
+    Moves,
     NativeIo,
-    all_of,
-    checked,
 )
 
 BACKENDS = [IoBackend.IO_URING, IoBackend.THREADS]
@@ -73,13 +69,11 @@ class SlowDisk:
         self._pipe = path / "pipe"
         self._fd = -1
 
-    def read(self, memory: bytearray, hold: object) -> Moved:
+    def read(self, memory: bytearray, hold: object) -> Moves:
         if self._io.backend is IoBackend.IO_URING:
             self._fd = os.open(self._pipe, os.O_RDWR)
-            return self._io.read(self._fd, 0, [memory], hold)
-        return self._io.read_file(
-            self._folder, "pipe", [memory], caching=Caching.BUFFERED, hold=hold
-        )
+            return self._io.read(self._fd, [(0, [memory])], hold)
+        return self._io.read_files([(self._folder, "pipe", Caching.BUFFERED, [memory])], hold)
 
     def answer(self) -> None:
         if self._fd < 0:
@@ -102,26 +96,19 @@ async def gone(reference: weakref.ref[Hold]) -> None:
 def test_files_are_written_read_measured_and_removed(backend: IoBackend, tmp_path: Path) -> None:
     async def work(io: NativeIo, folder: int, path: Path) -> None:
         data = bytes(range(256)) * 33
-        written = await io.write_file(
-            folder,
-            "aside",
-            "a/b/name",
-            [data[:100], data[100:]],
-            size_bytes=len(data),
-            caching=Caching.BUFFERED,
-            durability=Durability.FDATASYNC,
-            hold=None,
-        )
-        assert written == len(data) == await io.stat_file(folder, "a/b/name")
+        name, size = (folder, "a/b/name"), len(data)
+        asked = (folder, "aside", "a/b/name", Caching.BUFFERED, size, [data[:100], data[100:]])
+        assert await io.write_files([asked], Durability.FDATASYNC, None) == [size]
+        assert await io.stat_files([name]) == [size]
         assert os.listdir(folder) == ["a"]
-        into = bytearray(len(data))
+        into = bytearray(size)
         views = [memoryview(into)[:7], memoryview(into)[7:]]
-        read = io.read_file(folder, "a/b/name", views, caching=Caching.BUFFERED, hold=None)
-        assert await read == len(data)
+        assert await io.read_files([(*name, Caching.BUFFERED, views)], None) == [size]
         assert into == data
-        assert await io.remove_file(folder, "a/b/name") == 0
-        with pytest.raises(FileNotFoundError):
-            checked(await io.stat_file(folder, "a/b/name"))
+        absent = (folder, "absent")
+        assert await io.remove_files([absent, name]) == [-errno.ENOENT, 0]
+        assert await io.stat_files([name]) == [-errno.ENOENT]
+        assert io.why(-errno.ENOENT) == "No such file or directory"
         assert io.backend is backend
         assert not io.backend_reason
 
@@ -137,9 +124,9 @@ def test_an_open_file_is_written_synced_and_read(backend: IoBackend, tmp_path: P
         far = 6 << 30
         into = bytearray(9)
         try:
-            assert await io.write(fd, far, [b"far ", b"away"], None) == 8
-            assert await io.sync(fd) == 0
-            assert await io.read(fd, far, [into], None) == 8
+            assert await io.write(fd, [(far, [b"far ", b"away"]), (0, [b"near"])], None) == [8, 4]
+            assert await io.sync(fd) == [0]
+            assert await io.read(fd, [(far, [into])], None) == [8]
         finally:
             os.close(fd)
         assert into == b"far away\0"
@@ -184,11 +171,16 @@ def test_what_is_given_up_keeps_its_memory_until_the_system_is_done(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_more_jobs_wait_than_allowed(backend: IoBackend, tmp_path: Path) -> None:
     async def work(io: NativeIo, folder: int, _path: Path) -> None:
-        looks = [io.stat_file(folder, "absent") for _ in range(16)]
-        with pytest.raises(IoBusy, match="jobs_max = 16"):
-            io.stat_file(folder, "absent")
-        assert await all_of(looks) == [-errno.ENOENT] * 16
-        assert await io.stat_file(folder, "absent") == -errno.ENOENT
+        absent, full = [(folder, "absent")], -errno.ENOBUFS
+        looks = io.stat_files(absent * 10)
+        more = io.stat_files(absent * 10)
+        assert await io.stat_files(absent) == [full]
+        assert "jobs_max = 16" in io.why(full)
+        assert await looks == [-errno.ENOENT] * 10
+        assert await more == [-errno.ENOENT] * 6 + [full] * 4
+        assert await io.stat_files(absent * 16) == [-errno.ENOENT] * 16
+        assert await io.stat_files([]) == []
+        assert io.jobs == 0
 
     run(work, backend, tmp_path, jobs_max=16)
 
@@ -200,9 +192,10 @@ def test_a_flood_is_settled_in_short_steps(backend: IoBackend, tmp_path: Path) -
     async def work(io: NativeIo, folder: int, _path: Path) -> None:
         looks = []
         for _ in range(3 * SETTLED_MAX // 100):
-            looks += [io.stat_file(folder, "absent") for _ in range(100)]
+            looks += [io.stat_files([(folder, "absent")] * 10) for _ in range(10)]
             await checkpoint()
-        assert set(await all_of(looks)) == {-errno.ENOENT}
+        for look in looks:
+            assert await look == [-errno.ENOENT] * 10
 
     run(work, backend, tmp_path)
 
@@ -210,26 +203,20 @@ def test_a_flood_is_settled_in_short_steps(backend: IoBackend, tmp_path: Path) -
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_closing_answers_everybody_and_takes_no_more(backend: IoBackend, tmp_path: Path) -> None:
     async def work(io: NativeIo, folder: int, path: Path) -> None:
-        writes = [
-            io.write_file(
-                folder,
-                f"aside{n}",
-                f"file{n}",
-                [bytes(5000)],
-                size_bytes=5000,
-                caching=Caching.BUFFERED,
-                durability=Durability.NONE,
-                hold=None,
-            )
-            for n in range(100)
-        ]
+        writes = io.write_files(
+            [
+                (folder, f"aside{n}", f"file{n}", Caching.BUFFERED, 5000, [bytes(5000)])
+                for n in range(100)
+            ],
+            Durability.NONE,
+            None,
+        )
         await io.aclose()
-        outcomes = await all_of(writes)
+        outcomes = await writes
         assert set(outcomes) <= {5000, -errno.ECANCELED}
         names = set(os.listdir(folder))
         assert names == {f"file{n}" for n, outcome in enumerate(outcomes) if outcome == 5000}
-        with pytest.raises(IoClosed):
-            io.stat_file(folder, "file0")
+        assert await io.stat_files([(folder, "file0")] * 2) == [-errno.ECANCELED] * 2
 
     run(work, backend, tmp_path)
 
@@ -239,10 +226,10 @@ def test_closing_gives_up_what_would_wait_for_ever(tmp_path: Path) -> None:
         disk = SlowDisk(io, folder, path)
         read = disk.read(bytearray(4), None)
         # Begun, since one that came later is over; so that it is not merely never begun.
-        assert await io.stat_file(folder, "absent") == -errno.ENOENT
+        assert await io.stat_files([(folder, "absent")]) == [-errno.ENOENT]
         with anyio.fail_after(10):
             await io.aclose()
-        assert await read == -errno.ECANCELED
+        assert await read == [-errno.ECANCELED]
         disk.close()
 
     run(work, IoBackend.IO_URING, tmp_path)
@@ -251,7 +238,7 @@ def test_closing_gives_up_what_would_wait_for_ever(tmp_path: Path) -> None:
 def test_memory_that_may_not_be_written_is_refused_before_a_job_begins(tmp_path: Path) -> None:
     async def work(io: NativeIo, folder: int, _path: Path) -> None:
         with pytest.raises((BufferError, TypeError)):
-            io.read_file(folder, "x", [b"constant"], caching=Caching.BUFFERED, hold=None)
+            io.read_files([(folder, "x", Caching.BUFFERED, [b"constant"])], None)
         assert io.jobs == 0
         assert not asyncio.get_running_loop().is_closed()
 
@@ -272,8 +259,8 @@ from penstock.actors.stores.native_io import NativeIo
 async def main():
     folder = os.open(sys.argv[1], os.O_RDONLY)
     io = NativeIo(depth=2, threads=2, jobs_max=4, backend=IoBackend.{backend.name})
-    io.read_file(folder, "pipe", [bytearray(4096)], caching=Caching.BUFFERED, hold=None)
-    await io.stat_file(folder, "pipe")
+    io.read_files([(folder, "pipe", Caching.BUFFERED, [bytearray(4096)])], None)
+    await io.stat_files([(folder, "pipe")])
     with anyio.move_on_after(0.1):
         await io.aclose()
 

@@ -191,7 +191,7 @@ def test_what_is_not_the_object_that_was_saved_is_refused() -> None:
         await save(store, [one])
         at = store._volumes[0]._layout.slots_at
         (block,) = fresh_pages([4096])
-        await disk.write(at, [block], None)
+        await disk.write_one(at, [block])
         (outcome,) = await load(store, [one])
         assert outcome.fate is Fate.DAMAGED
         assert "something else" in outcome.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -75,14 +76,15 @@ def test_a_build_that_discards_what_is_to_be_deleted_is_seen_through(
 
     submit = raw_commit.Committer.submit
 
-    def submitted(committer: raw_commit.Committer, record: bytes) -> raw_commit.Answer:
+    def submitted(committer: raw_commit.Committer, records: Sequence[bytes]) -> raw_commit.Answer:
         volume = committer._books
         assert isinstance(volume, Volume)
-        before = volume.index.get(key_of(record))
-        if before is not None:
-            volume._freed.free(decode_put(before).runs)
-            volume.index.remove(key_of(record))
-        return submit(committer, record)
+        for key in map(key_of, records):
+            before = volume.index.get(key)
+            if before is not None:
+                volume._freed.free(decode_put(before).runs)
+                volume.index.remove(key)
+        return submit(committer, records)
 
     monkeypatch.setattr(raw_commit.Committer, "submit", submitted)
     with pytest.raises(WrongAfterCut):
@@ -92,7 +94,7 @@ def test_a_build_that_discards_what_is_to_be_deleted_is_seen_through(
 class LyingDisk(RecordingDisk):
     """Says it has flushed, and has not."""
 
-    def sync(self) -> Moved:
+    def sync_all(self) -> Moved:
         return self._later(lambda: 0)
 
 
@@ -110,9 +112,9 @@ def test_a_build_that_logs_before_it_flushes_is_seen_through(
     """That the harness can fail: records become durable before the payloads they name."""
 
     def always_ready(
-        record: bytes, answer: raw_commit.Answer, *, is_ready: bool
+        record: bytes, asked: raw_commit._Asked, place: int, *, is_ready: bool
     ) -> raw_commit._Change:
-        return change(record, answer, is_ready=True)
+        return change(record, asked, place, is_ready=True)
 
     change = raw_commit._Change
     monkeypatch.setattr(raw_commit, "_Change", always_ready)
@@ -126,10 +128,10 @@ def test_a_build_that_logs_before_it_flushes_is_seen_through(
 def test_the_recording_disk_keeps_what_was_flushed_and_nothing_else_for_sure() -> None:
     async def run() -> None:
         disk = RecordingDisk(bytes(4096), random.Random(0))
-        await disk.write(0, [b"a" * 1024], None)
+        await disk.write_one(0, [b"a" * 1024])
         await disk.sync()
         flushed = disk.clock
-        await disk.write(512, [b"b" * 1024], None)
+        await disk.write_one(512, [b"b" * 1024])
         await disk.write_through(3072, [b"c" * 512])
         written = disk.clock
         assert disk.now() == b"a" * 512 + b"b" * 1024 + bytes(1536) + b"c" * 512 + bytes(512)
@@ -150,7 +152,7 @@ def test_the_recording_disk_keeps_what_was_flushed_and_nothing_else_for_sure() -
 def test_a_sync_covers_only_what_had_ended_when_it_began() -> None:
     async def run() -> None:
         disk = RecordingDisk(bytes(512), random.Random(0))
-        write = disk.write(0, [b"x" * 512], None)
+        write = disk.write_one(0, [b"x" * 512])
         await disk.sync()
         await write
         assert disk.image(disk.clock, Leaving.NOTHING) == bytes(512)
