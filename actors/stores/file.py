@@ -25,9 +25,10 @@ from anyio.lowlevel import checkpoint
 
 from penstock._native import Caching, Durability, read_file_now
 from penstock.actors.api.store import Keys
-from penstock.actors.stores.beside import opened_beside
+from penstock.actors.stores.beside import opened_beside, undone_by
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
+from penstock.actors.stores.file_expiry import Expiry
 from penstock.actors.stores.file_folder import Folder, Marker, object_name, read_tenant, unread
 from penstock.actors.stores.given_up import GivenUp
 from penstock.actors.stores.header import whole_blocks
@@ -66,7 +67,10 @@ async def open_file_store(config: FileConfig, context: StoreContext) -> FileStor
     """Lock and lay out the folders, and remove what dead stores left aside. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
     async with opened_beside(context.beside, partial(_placed, config, context, log)) as placed:
-        return FileStore(config, placed, await _engines(config, log), context.beside, log)
+        store = FileStore(config, placed, await _engines(config, log), context.beside, log)
+        async with undone_by(store.aclose):
+            store.begin_expiry(float(config.ttl))
+        return store
 
 
 def _placed(
@@ -117,7 +121,13 @@ class FileStore:
         self._threads = threads
         self._log = log
         self._given_up = GivenUp()  # saves and deletions
+        self._expiry: Expiry | None = None
         self._reads, self._changes = engines
+
+    def begin_expiry(self, ttl_s: float) -> None:
+        """Of what was not saved again for so long; 0: of nothing. Raises NoThread."""
+        if ttl_s:
+            self._expiry = Expiry([folder for folder, _ in self._folders], ttl_s, self._log)
 
     async def locate(self, keys: Keys) -> bytes:
         sizes = await self._reads.stat_files(await self._names(keys))

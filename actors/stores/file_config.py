@@ -21,8 +21,10 @@ import msgspec
 from penstock._native import Durability
 from penstock.actors.config_words import Count
 from penstock.actors.stores.config import OwnershipName, StoreConfig
+from penstock.runtime.units import Seconds
 
 Depth = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+TTL_S_MAX = 366 * 86_400
 Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 
 
@@ -61,6 +63,7 @@ class FileConfig(StoreConfig, frozen=True, kw_only=True, tag="file"):
     ownership: OwnershipName = OwnershipName.EXCLUSIVE
     io: FileIo = FileIo.DIRECT
     durability: DurabilityName = DurabilityName.NONE
+    ttl: Seconds = Seconds(0)  # of a shared folder: what is not saved again goes; 0: never
     depth: Depth = 64  # reads and writes under way at a time, by io_uring
     threads: Threads = 8  # and where that is refused, by so many threads
     jobs_max: Count = 16384  # under way and waiting: objects of all batches together
@@ -74,6 +77,10 @@ class FileConfig(StoreConfig, frozen=True, kw_only=True, tag="file"):
             raise ValueError("a file store needs a capacity, such as 500GiB, unless it is shared")
         if self.ownership is OwnershipName.SHARED:
             self.check_shared()
+        elif self.ttl:
+            raise ValueError("ttl is of shared folders: one that is ours is evicted by its policy")
+        if self.ttl and not 1 <= self.ttl <= TTL_S_MAX:
+            raise ValueError(f"ttl must be 0, or 1 s to 366 days, not {self.ttl:g} s")
         if self.jobs_max < self.depth:
             raise ValueError(f"jobs_max must be at least depth, {self.depth}")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -78,7 +79,7 @@ class Folder:
         self.path = path
         self._marker = marker
         self._aside = f"{epoch.hex()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._written = 0
+        self._numbers = itertools.count(1)  # of temporaries
         self._fds: list[int] = []
         self._owner = -1  # of our temporaries
         self._changing = threading.Lock()  # of `_owner`, and closing
@@ -105,8 +106,13 @@ class Folder:
 
     def temporary(self) -> str:
         """A name nobody else has: of this process and epoch, and counted."""
-        self._written += 1
-        return f"aside/{self._aside}/{self._written}"
+        return f"aside/{self._aside}/{next(self._numbers)}"
+
+    def now_s(self) -> float:
+        """By the clock that stamps its files, which may be another machine's. Raises OSError, StoreFault."""
+        self.renew_aside()
+        os.utime(self._owner)
+        return os.fstat(self._owner).st_mtime
 
     def caching_of(self, wanted: Caching) -> Caching:
         """`wanted`, or BUFFERED where the filesystem refuses the other. Raises StoreFault."""
