@@ -91,6 +91,13 @@ async def test_processes_of_one_instance_may_not_contradict_each_other() -> None
             assert (await liar.ask(hello=hello(instance=b"a" * 16))).HasField("welcome")
 
 
+async def hold(engine: RawEngine, prompt: bytes) -> bytes:
+    """Nothing of it may be evicted until the ticket is cancelled."""
+    found = (await engine.lookup(prompt)).lookup
+    assert found.hit_chunks == len(prompt) // 32
+    return bytes(found.ticket)
+
+
 async def test_a_tenant_gets_no_more_than_its_quota() -> None:
     """D6: a tenant at its quota is told QUOTA, while the others' room is theirs; what it frees it may use again.
 
@@ -102,6 +109,7 @@ async def test_a_tenant_gets_no_more_than_its_quota() -> None:
         attached(node.address, hello()) as engine,
     ):
         await engine.put(keys(2), salt=b"small")
+        await hold(engine, keys(2))
         reserved = (await engine.reserve(keys(4, prompt="more"), salt=b"small")).reserved
         assert list(reserved.answers) == [pb.ANSWER_GRANTED] + [pb.ANSWER_QUOTA] * 3
         assert [bool(one.bytes) for one in extents_of(reserved.extents)] == [True] + [False] * 3
@@ -109,8 +117,32 @@ async def test_a_tenant_gets_no_more_than_its_quota() -> None:
         await engine.put(keys(20, prompt="nobody's"))
         await engine.ask(abort=pb.Abort(lease=reserved.lease))
         await engine.put(keys(1, prompt="again"), salt=b"small")
+        await hold(engine, keys(1, prompt="again"))
         refused = (await engine.reserve(keys(1, prompt="over"), salt=b"small")).reserved
         assert set(refused.answers) == {pb.ANSWER_QUOTA}
+
+
+async def test_a_tenant_at_its_quota_makes_room_among_its_own() -> None:
+    """D6: what it wrote and nobody holds gives way to what it writes; nobody else loses anything to it.
+
+    Seen to fail: it was told QUOTA for ever, as its first prompts were never evicted in an arena with room."""
+    quotas = [{"salt": "small", "bytes": 4 * OBJECT_BYTES}]
+    async with (
+        local_node(l1__quotas=quotas) as node,
+        attached(node.address, hello()) as engine,
+    ):
+        await engine.put(keys(20, prompt="others"))
+        await engine.put(keys(2, prompt="held"), salt=b"small")
+        ticket = await hold(engine, keys(2, prompt="held"))
+        for prompt in ("first", "second"):  # each takes what is left
+            await engine.put(keys(2, prompt=prompt), salt=b"small")
+            await engine.saved(keys(2, prompt=prompt))  # until then the node itself holds it
+        large = (await engine.reserve(keys(6, prompt="large"), salt=b"small")).reserved
+        assert list(large.answers) == [pb.ANSWER_GRANTED] * 2 + [pb.ANSWER_QUOTA] * 4
+        await engine.ask(abort=pb.Abort(lease=large.lease))
+        await engine.ask(cancel=pb.Cancel(ticket=ticket))
+        await engine.put(keys(4, prompt="all of it"), salt=b"small")
+        assert (await engine.lookup(keys(20, prompt="others"))).lookup.hit_chunks == 20
 
 
 async def test_tenants_not_named_have_the_default_quota_each() -> None:
@@ -120,7 +152,9 @@ async def test_tenants_not_named_have_the_default_quota_each() -> None:
         attached(node.address, hello()) as engine,
     ):
         for salt in (b"", b"a", b"b"):
-            await engine.put(keys(1, prompt=f"first {salt!r}"), salt=salt)
+            first = keys(1, prompt=f"first {salt!r}")
+            await engine.put(first, salt=salt)
+            await hold(engine, first)
             refused = (await engine.reserve(keys(1, prompt=f"second {salt!r}"), salt=salt)).reserved
             assert set(refused.answers) == {pb.ANSWER_QUOTA}
 

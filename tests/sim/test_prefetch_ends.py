@@ -1,4 +1,4 @@
-"""How tickets end that others' loads, writers and crashes would keep: in time, closed if nobody reads them, unpinned."""
+"""How tickets end that others' loads, writers and crashes would keep: in time, and closed if nobody reads them."""
 
 from __future__ import annotations
 

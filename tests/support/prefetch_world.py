@@ -45,6 +45,7 @@ from penstock.runtime.telemetry import Telemetry
 
 PAGE = 4096
 NAMESPACE = b"n" * 32
+SMALL = b"small"  # a salt
 FULL = (GroupGeometry(HitRule.FULL, 0, (PAGE,), (2,)),)
 SHARDED = (GroupGeometry(HitRule.FULL, 0, (PAGE, PAGE - 100), (2, 2)),)
 HYBRID = (
@@ -101,6 +102,7 @@ class WorldConfig:
     load_s: float = 5.0
     slice_chunks: int = 4
     leases_max: int = 4096
+    quota_pages: int = 0  # of the tenant SMALL; 0: none
     is_at_hand: bool = False  # lookups are brought in their own step where that is possible
 
 
@@ -153,7 +155,10 @@ class World:
             high_water_bytes=self.config.pages * PAGE,
             watches=Watches(watches_max=64, chunks_max=4096),
             tenants=Tenants(
-                tenants_max=8, default_bytes_max=0, bytes_max={}, bytes_of=self.table.bytes_of
+                tenants_max=8,
+                default_bytes_max=0,
+                bytes_max={SMALL: self.config.quota_pages * PAGE},
+                bytes_of=self.table.bytes_of,
             ),
             telemetry=self.telemetry,
             eviction_controller=self.eviction,
@@ -204,6 +209,7 @@ class World:
         ticket_s: float = 60.0,
         prefill_tokens_per_s: int = 0,
         afterwards: Afterwards = Afterwards.KEEP,
+        salt: bytes = b"",
     ) -> Watched:
         """As the gateway: ask L1, and tell the prefetcher what is missing."""
         ticket = TicketId(next(self._numbers).to_bytes(16, "big"))
@@ -231,6 +237,7 @@ class World:
                 ticket_s=ticket_s,
                 prefill_tokens_per_s=prefill_tokens_per_s,
                 afterwards=afterwards,
+                salt=salt,
             )
             finished = self.prefetcher.ask_now(prefetch.FetchNow(want))
             if finished is NOT_AT_ONCE:
@@ -249,6 +256,7 @@ class World:
         ticket_s: float = 60.0,
         prefill_tokens_per_s: int = 0,
         afterwards: Afterwards = Afterwards.KEEP,
+        salt: bytes = b"",
     ) -> prefetch.Fetch:
         """What the gateway tells the prefetcher of a lookup."""
         return prefetch.Fetch(
@@ -257,7 +265,7 @@ class World:
             instance=InstanceId(1),
             shape=self.shape,
             keys=prompt,
-            salt=b"",
+            salt=salt,
             hit_chunks=hit_chunks,
             load_s=load_s,
             ticket_s=ticket_s,

@@ -29,7 +29,7 @@ def evict_own(rig: TableRig, pages: int) -> list[bytes]:
 
 @pytest.mark.parametrize("policy", [*Policy.__members__.values()])
 def test_a_tenant_at_its_quota_gives_up_its_own(policy: Policy) -> None:
-    """D6. Goal: room under a quota is made among the tenant's own, the prompts idle longest first, each from its end."""
+    """D6. Goal: room under a quota is made among the tenant's own: prompts idle longest first, each from its end."""
     rig = rig_with_quota(8, policy=policy)
     old, new, others = prompt("old", 4), prompt("new", 4), prompt("others", 8)
     rig.put(others, tenant=OTHER)
