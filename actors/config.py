@@ -228,9 +228,21 @@ class WriterConfig(Config, frozen=True):
     waiters_max: Count = 512  # who wait for them
     hits_max: Count = 65536  # chunks remembered that were hit once, for write: on_second_hit
     save_within: Seconds = Seconds(120)  # one save, its turn at the store included
+    # What a store could not take is tried again, up to so much of it and so long since it failed first; then it has
+    # finally failed. Until then staging keeps it.
+    retry_objects_max: Count = 65536  # of one store
+    retry_bytes_max: ByteSize = ByteSize(1 * GIB)  # of L1, of one store
+    retry_within: Seconds = Seconds(600)
+    retry_pause: Seconds = Seconds(0.5)  # before the first try; doubled for each next one
+    retry_pause_max: Seconds = Seconds(30)
 
     def __post_init__(self) -> None:
-        _check_duration("save_within", self.save_within)
+        for name in ("save_within", "retry_within", "retry_pause", "retry_pause_max"):
+            _check_duration(name, getattr(self, name))
+        if self.retry_pause > self.retry_pause_max:
+            raise ValueError(
+                f"retry_pause must be at most retry_pause_max, {self.retry_pause_max:g} s"
+            )
         if not 0 < self.waiters_max <= WAITERS_BOUND:
             raise ValueError(f"waiters_max must be 1 to {WAITERS_BOUND}")
         if not self.batch or not self.inflight_bytes_max:

@@ -12,7 +12,9 @@
 All of it in batches, between other work of the loop: a batch is bounded by its bytes and by its chunks, so that
 neither large objects nor many small ones hold the loop up.
 
-Nothing that a ticket or lease holds is ever evicted; when everything is held, room is not made and the asker hears so.
+Nothing that a ticket or an engine's lease holds is ever evicted; when everything is held, room is not made and the
+asker hears so. What is being saved goes last, when room is needed now: a store that hangs keeps the memory it reads,
+and not the prefix before it.
 In staging nothing is evicted at all: what is saved leaves by itself, and what is not must not go.
 """
 
@@ -98,7 +100,8 @@ class SavesDown:
 
 
 class EvictionController(eviction.EvictionController):
-    """`saves_down`: None when no store wants what leaves L1. `is_staging`: see the top of this file."""
+    """`store_writer`: None when nothing is saved. `saves_down`: None when no store wants what leaves L1. `is_staging`:
+    see the top of this file."""
 
     inflight_max = 64  # who needs room now does not wait for those who need it soon
 
@@ -107,11 +110,13 @@ class EvictionController(eviction.EvictionController):
         manager: Ref[l1.L1Manager],
         watermarks: Watermarks,
         *,
+        store_writer: Ref[writer.StoreWriter] | None = None,
         saves_down: SavesDown | None = None,
         is_staging: bool = False,
     ) -> None:
         self._l1 = manager
         self._watermarks = watermarks
+        self._store_writer = store_writer
         self._saves_down = saves_down
         self._is_staging = is_staging
         self._relieving = asyncio.Lock()  # one of them is enough
@@ -121,8 +126,7 @@ class EvictionController(eviction.EvictionController):
         match msg:
             case eviction.MakeRoom():
                 wanted = min(msg.bytes_wanted, self._watermarks.arena_bytes)
-                room = await self._make_room(wanted, Urgency.NOW, msg.own)
-                return answer(msg, room.bytes_freed)
+                return answer(msg, await self._make_room_now(wanted, msg.own))
             case eviction.Pressure():
                 await self._relieve()
                 return answer(msg, None)
@@ -138,6 +142,25 @@ class EvictionController(eviction.EvictionController):
             if usage.taken_bytes > self._watermarks.high_bytes:
                 wanted = usage.taken_bytes - self._watermarks.low_bytes
                 await self._make_room(wanted, Urgency.SOON)
+
+    async def _make_room_now(self, bytes_wanted: int, own: bytes | None) -> int:
+        """What is being saved is evicted only if nothing else may go. Answers the bytes freed: of what stores still
+        read the memory comes back later, but what it rests on could not go before."""
+        room = await self._make_room(bytes_wanted, Urgency.NOW, own)
+        missing = bytes_wanted - room.bytes_freed
+        if missing <= 0 or not await self._let_go_of_saves():
+            return room.bytes_freed
+        return room.bytes_freed + (await self._evict(missing, own)).bytes_freed
+
+    async def _let_go_of_saves(self) -> bool:
+        """Whether anything may go by that."""
+        if self._is_staging or self._store_writer is None:
+            return False
+        try:
+            return await self._store_writer.ask(writer.LetGo(), within=self._watermarks.ask_s) > 0
+        except PenstockError as refusal:
+            self._log.warning_once("not_let_go", str(refusal), reason=str(refusal))
+            return False
 
     async def _make_room(
         self, bytes_wanted: int, urgency: Urgency, own: bytes | None = None

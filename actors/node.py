@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -318,6 +319,7 @@ class Node:
                 limits=writer_limits(self.config),
                 metrics=metrics,
                 is_staging=self._is_staging,
+                draw=random.random,
             ),
         )
 
@@ -337,6 +339,7 @@ class Node:
         return EvictionController(
             self._refs.l1,
             watermarks,
+            store_writer=self._refs.writer if self.config.stores else None,
             saves_down=saves_down if saves_what_leaves(self.config) else None,
             is_staging=self._is_staging,
         )

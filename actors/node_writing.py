@@ -7,6 +7,7 @@ from penstock.actors.config import NodeConfig
 from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.stores.config import StoreConfig, WritePolicy
 from penstock.actors.writer_limits import WriterLimits
+from penstock.actors.writer_retries import RetryLimits
 from penstock.runtime.ref import Ref
 
 MOMENTS = {
@@ -39,6 +40,13 @@ def writer_limits(config: NodeConfig) -> WriterLimits:
         save_s=given.save_within,
         locate_s=LOCATE_WITHIN_S,
         ask_s=config.ask_within,
+        retries=RetryLimits(
+            objects_max=given.retry_objects_max,
+            bytes_max=given.retry_bytes_max,
+            within_s=given.retry_within,
+            pause_s=given.retry_pause,
+            pause_s_max=given.retry_pause_max,
+        ),
     )
 
 

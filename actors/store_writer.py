@@ -10,7 +10,7 @@ It keeps nothing that a crash could damage: what it had begun is not saved then,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import assert_never
 
@@ -25,9 +25,11 @@ from penstock.actors.load_targets import whole_pages
 from penstock.actors.object_keys import object_keys_in_steps
 from penstock.actors.victims import next_victims
 from penstock.actors.writer_books import Books, name_of
-from penstock.actors.writer_lane import Countdown, Lane, LaneTools
+from penstock.actors.writer_lane import Lane, LaneTools
 from penstock.actors.writer_limits import WriterLimits
+from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import WriterMetrics
+from penstock.actors.writer_parts import Countdown
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
@@ -43,7 +45,8 @@ STEP_OBJECTS = 1024  # of a question for outcomes, in one step of the loop
 
 
 class StoreWriter(writer.StoreWriter):
-    """`tiers`: every store below L1, in order. `is_staging`: what was saved, or finally failed to be, leaves L1."""
+    """`tiers`: every store below L1, in order. `is_staging`: what was saved, or finally failed to be, leaves L1.
+    `draw` gives a random number from 0 to 1."""
 
     inflight_max = 1024  # those who wait for outcomes, of which there may be fewer, and all others
 
@@ -56,6 +59,7 @@ class StoreWriter(writer.StoreWriter):
         limits: WriterLimits,
         metrics: WriterMetrics,
         is_staging: bool,
+        draw: Callable[[], float],
     ) -> None:
         self._l1 = manager
         self._limits = limits
@@ -68,6 +72,7 @@ class StoreWriter(writer.StoreWriter):
             waited_max=limits.waited_objects_max,
             waiters_max=limits.waiters_max,
         )
+        self._loans = Loans(manager, ask_s=limits.ask_s)
         saving = sum(tier.moment is not None for tier, _ in tiers)
         tools = LaneTools(
             manager=manager,
@@ -75,6 +80,8 @@ class StoreWriter(writer.StoreWriter):
             books=self._books,
             metrics=metrics,
             limits=limits.of_lane(saving),
+            loans=self._loans,
+            draw=draw,
             start_soon=self.start_soon,
             released=self._released,
             moved=self._tell_backlog,
@@ -109,6 +116,8 @@ class StoreWriter(writer.StoreWriter):
                 return answer(msg, await self._save_down(msg.batch, msg.room_s))
             case writer.WaitStored():
                 return answer(msg, await self._wait_stored(msg))
+            case writer.LetGo():
+                return answer(msg, await self._loans.let_go())
             case writer.Measure():
                 return answer(msg, self._measure())
             case _:
@@ -244,7 +253,7 @@ class StoreWriter(writer.StoreWriter):
             await lane.wait_room(sum(whole_pages(one.logical_bytes) for one in wanted))
         if waiting.cancelled_caught:
             return
-        count = lane.save(batch, wanted)
+        count = lane.save_leaving(batch, wanted)
         count.objects = len(wanted)
         counts.append(count)
         del batch

@@ -3,29 +3,43 @@
     named    -> queued --borrowed when there is room--> saving -> saved | failed
     borrowed -> saving, if there is room; else queued, by name only
     queued   -> gone, when it has left L1 meanwhile
+    saving, and the store cannot now, or gave no answer in time
+             -> queued again, by name only, with pauses that double and within a budget; then failed
+             -> failed at once, if it is on its way out of L1
 
-Only what is being saved holds memory of L1, and that is bounded: a store that hangs keeps its own part and no more.
+Only what is being saved, or may still be read, holds memory of L1, and that is bounded: a store that hangs keeps its
+own part and no more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving, store
 from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
-from penstock.actors.api.types import GeometryId, Memory, Shape
+from penstock.actors.api.types import Memory, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
-from penstock.actors.keys import object_key
-from penstock.actors.load_targets import whole_pages
 from penstock.actors.writer_books import Books, name_of
+from penstock.actors.writer_loans import Loans, when_dropped
 from penstock.actors.writer_metrics import Fate, WriterMetrics
-from penstock.runtime.errors import PenstockError, forget_frames
+from penstock.actors.writer_parts import Countdown, Part, PartBounds, cut_parts
+from penstock.actors.writer_queue import Queued, Waiting
+from penstock.actors.writer_retries import Retries, RetryLimits
+from penstock.runtime.deadline import deadline_within
+from penstock.runtime.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    PenstockError,
+    UnavailableError,
+    forget_frames,
+)
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
@@ -35,6 +49,9 @@ _FATES = {
     store.SaveOutcome.NO_ROOM: Fate.NO_ROOM,
     store.SaveOutcome.FAILED: Fate.FAILED,
 }
+_THERE = (Fate.SAVED, Fate.PRESENT)
+_NOT_NOW = (UnavailableError, CapacityError, DeadlineExceeded)  # asking again may help
+GIVEN_UP_STEP = 256  # objects or chunks, in one step of the loop
 Released = Callable[[Shape, Sequence[tuple[bytes, int]]], None]
 
 
@@ -46,47 +63,7 @@ class LaneLimits:
     queued_objects_max: int  # one more is given up
     save_s: float
     ask_s: float
-
-
-@dataclass(eq=False)
-class Countdown:
-    """Of objects that somebody waits for at one lane."""
-
-    left: int
-    objects: int = 0  # asked for, those under way already included
-    saved: int = 0
-    failed: int = 0
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def settle(self, *, is_saved: bool) -> None:
-        self.left -= 1
-        self.saved += is_saved
-        self.failed += not is_saved
-        if not self.left:
-            self.is_over.set()
-
-
-@dataclass(slots=True)
-class _Part:
-    """One Save."""
-
-    shape: Shape
-    objects: list[tuple[bytes, int]]  # key and slot
-    sources: list[store.Source]
-    arena_bytes: int
-    count: Countdown
-
-
-@dataclass(slots=True)
-class _Queued:
-    """Objects of one chunk that wait. `slots` None: whatever is resident of it when it is borrowed."""
-
-    shape: Shape
-    slots: set[int] | None
-
-    def size_bytes(self) -> int:
-        slots = range(len(self.shape.slots)) if self.slots is None else self.slots
-        return sum(whole_pages(self.shape.slots[slot].bytes) for slot in slots)
+    retries: RetryLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +75,8 @@ class LaneTools:
     books: Books
     metrics: WriterMetrics
     limits: LaneLimits
+    loans: Loans
+    draw: Callable[[], float]  # 0 to 1, for jitter
     start_soon: Callable[..., None]
     released: Released  # these are pending nowhere any more
     moved: Callable[[], None]  # the backlog has changed
@@ -115,9 +94,12 @@ class Lane:
         self._tools = tools
         self._limits = tools.limits
         self._inflight_bytes = 0
-        self._queue: OrderedDict[tuple[GeometryId, bytes], _Queued] = OrderedDict()
-        self._queued_objects = 0  # in _queue; <= queued_objects_max
-        self._queued_bytes = 0
+        self._queue = Waiting()  # of at most queued_objects_max
+        self._retries = Retries(tools.limits.retries, draw=tools.draw)
+        self._bounds = PartBounds(
+            tools.memory, tools.limits.batch_bytes_max, tools.limits.batch_objects_max
+        )
+        self._dropped_at = 0.0  # when memory that was being saved came back last
         self._wake = asyncio.Event()  # something was queued, or there may be room
         self._freed = asyncio.Event()  # there may be room
         self._log = Log(f"store_writer[{tier.name}]")
@@ -128,11 +110,11 @@ class Lane:
 
     @property
     def queued_objects(self) -> int:
-        return self._queued_objects
+        return self._queue.objects + self._retries.queue.objects
 
     @property
     def queued_bytes(self) -> int:
-        return self._queued_bytes
+        return self._queue.size_bytes + self._retries.queue.size_bytes
 
     def levels(self) -> dict[str, tuple[str, Callable[[], float]]]:
         """For metrics."""
@@ -141,8 +123,12 @@ class Lane:
                 "Arena bytes held by saves under way.",
                 lambda: self._inflight_bytes,
             ),
-            "queued_objects": ("Objects that wait to be saved.", lambda: self._queued_objects),
-            "queued_bytes": ("Arena bytes of them.", lambda: self._queued_bytes),
+            "queued_objects": ("Objects that wait to be saved.", lambda: self.queued_objects),
+            "queued_bytes": ("Arena bytes of them.", lambda: self.queued_bytes),
+            "failing_objects": (
+                "Those of them that the store could not take yet.",
+                lambda: self._retries.queue.objects,
+            ),
         }
 
     @property
@@ -158,106 +144,135 @@ class Lane:
 
     # What comes in.
 
-    def save(self, batch: Borrowed, objects: Sequence[BorrowedObject]) -> Countdown:
+    def save(self, batch: Borrowed, objects: Sequence[BorrowedObject]) -> None:
         """Begin to save these objects of the batch, room or not; those that wait, wait no more."""
-        new = [one for one in objects if self._claim(batch.shape, one.key, one.slot)]
+        self._begin(batch, self._claim(batch.shape, objects), None)
+
+    def save_leaving(self, batch: Borrowed, objects: Sequence[BorrowedObject]) -> Countdown:
+        """The same of what is about to leave L1, and will not be there for another try."""
+        new = self._claim(batch.shape, objects)
         count = Countdown(len(new))
         if not new:
             count.is_over.set()
-        self._start(self._parts(batch, new, count))
+        self._begin(batch, new, count)
         return count
 
     def queue(self, shape: Shape, objects: Iterable[tuple[bytes, int]]) -> None:
         """They are saved when there is room, if they are in L1 then."""
+        now = _now()
         for key, slot in objects:
             if not self._tools.books.begin(name_of(key, slot), self.place):
                 continue
             self._tools.metrics.begun(self.tier.name, 1)
-            if self._queued_objects >= self._limits.queued_objects_max:
+            if self._queue.objects >= self._limits.queued_objects_max:
                 self._settle(shape, [(key, slot)], Fate.OVERFLOW)
-                continue
-            known = self._queue.setdefault((shape.geometry, key), _Queued(shape, set()))
-            if known.slots is not None:
-                known.slots.add(slot)
-                self._queued_bytes += whole_pages(shape.slots[slot].bytes)
-                self._queued_objects += 1
+            else:
+                self._queue.add(shape, key, slot, now)
         self._wake.set()
 
     def queue_chunks(self, shape: Shape, keys: Iterable[bytes]) -> None:
         """The same of all that is resident of these chunks when it is their turn."""
+        now = _now()
         for key in keys:
-            if self._queued_objects >= self._limits.queued_objects_max:
+            if self._queue.objects >= self._limits.queued_objects_max:
                 return  # asked for by hits; more hits ask again
-            if (shape.geometry, key) not in self._queue:
-                queued = self._queue[shape.geometry, key] = _Queued(shape, None)
-                self._queued_objects += 1
-                self._queued_bytes += queued.size_bytes()
+            self._queue.add_chunk(shape, key, now)
         self._wake.set()
 
     def wants(self, shape: Shape, key: bytes, slot: int) -> bool:
         """Whether it waits here."""
-        queued = self._queue.get((shape.geometry, key))
-        return queued is not None and (queued.slots is None or slot in queued.slots)
+        return self._queue.has(shape, key, slot) or self._retries.queue.has(shape, key, slot)
 
-    def _claim(self, shape: Shape, key: bytes, slot: int) -> bool:
-        """It will be saved now. False: it is being saved already."""
-        if self._tools.books.begin(name_of(key, slot), self.place):
-            self._tools.metrics.begun(self.tier.name, 1)
-            return True
-        queued = self._queue.get((shape.geometry, key))
-        if queued is None or queued.slots is None or slot not in queued.slots:
-            return False
-        queued.slots.remove(slot)
-        self._queued_objects -= 1
-        self._queued_bytes -= whole_pages(shape.slots[slot].bytes)
-        if not queued.slots:
-            del self._queue[shape.geometry, key]
-        return True
+    def _claim(self, shape: Shape, objects: Sequence[BorrowedObject]) -> list[BorrowedObject]:
+        """These will be saved now; the others are being saved already."""
+        claimed: list[BorrowedObject] = []
+        for one in objects:
+            if self._tools.books.begin(name_of(one.key, one.slot), self.place):
+                self._tools.metrics.begun(self.tier.name, 1)
+                claimed.append(one)
+            elif any(
+                queue.remove(shape, one.key, one.slot)
+                for queue in (self._queue, self._retries.queue)
+            ):
+                claimed.append(one)
+        return claimed
 
     # What waits.
 
     async def run(self) -> None:
         """Beside the writer's messages: borrow and save what waits, as there is room."""
         while True:
-            await self._wake.wait()
+            with move_on_after(self._idle_s()):
+                await self._wake.wait()
             self._wake = asyncio.Event()
+            while self._give_up_old():
+                await checkpoint()
             while taken := self._next():
                 await self._borrow_and_save(taken)
                 await checkpoint()
+            self._tools.moved()
 
-    def _next(self) -> list[tuple[bytes, _Queued]]:
+    def _idle_s(self) -> float:
+        """How long nothing has to be done, unless something comes in, or goes."""
+        now = _now()
+        idle_s = self._retries.wakes_s(now)
+        first = self._queue.first()
+        if first is not None:
+            stuck_s = max(first[1].since_s, self._dropped_at) + self._limits.retries.within_s
+            idle_s = min(idle_s, max(0.0, stuck_s - now))
+        return idle_s
+
+    def _give_up_old(self) -> bool:
+        """What was tried long enough, and what waits behind saves that do not end. False: there is no more."""
+        now, within_s = _now(), self._limits.retries.within_s
+        failing = self._retries.pop_old(now, objects_max=GIVEN_UP_STEP)
+        for one in failing:
+            self._settle(one.shape, [(one.key, one.slot)], Fate.FAILED)
+        if self._dropped_at + within_s > now:
+            return bool(failing)
+        stuck = self._queue.pop_old(now, within_s=within_s, chunks_max=GIVEN_UP_STEP)
+        for key, queued in stuck:
+            self._settle(queued.shape, _named({key: queued.slots}), Fate.FAILED)
+        return bool(failing or stuck)
+
+    def _next(self) -> list[tuple[bytes, Queued]]:
         """The first that wait, of one geometry, as many as there is room for."""
-        taken: list[tuple[bytes, _Queued]] = []
+        now = _now()
+        if self._retries.is_due(now):
+            one_save = min(self.room_bytes, self._limits.batch_bytes_max)
+            if taken := self._take(self._retries.queue, one_save):
+                self._retries.tried(now)
+                return taken
+        return self._take(self._queue, self.room_bytes)
+
+    def _take(self, queue: Waiting, room_bytes: int) -> list[tuple[bytes, Queued]]:
+        """One at least, if there is room for it."""
+        taken: list[tuple[bytes, Queued]] = []
         arena_bytes = objects = 0
-        while self._queue and objects < self._limits.batch_objects_max:
-            (geometry, key), queued = next(iter(self._queue.items()))
+        while objects < self._limits.batch_objects_max and (first := queue.first()) is not None:
+            queued = first[1]
             size = queued.size_bytes()
-            if taken and taken[0][1].shape.geometry != geometry:
+            if taken and taken[0][1].shape.geometry != queued.shape.geometry:
                 break
-            if not self.has_room(arena_bytes + size) or (
-                taken and arena_bytes + size > self.room_bytes
-            ):
+            if arena_bytes + size > room_bytes if taken else not self.has_room(size):
                 break
-            del self._queue[geometry, key]
-            count = 1 if queued.slots is None else len(queued.slots)
-            self._queued_objects -= count
-            self._queued_bytes -= size
+            queue.pop()
             arena_bytes += size
-            objects += count
-            taken.append((key, queued))
+            objects += queued.objects
+            taken.append(first)
         return taken
 
-    async def _borrow_and_save(self, taken: list[tuple[bytes, _Queued]]) -> None:
-        """`taken` has left the queue; each of its objects is pending."""
+    async def _borrow_and_save(self, taken: list[tuple[bytes, Queued]]) -> None:
+        """`taken` has left its queue; each of its objects is pending."""
         shape = taken[0][1].shape
         wanted = {key: queued.slots for key, queued in taken}
         ask = l1_saving.Borrow(b"".join(wanted), shape.geometry)
-        missing = Fate.GONE
         try:
             batch = await self._tools.manager.ask(ask, within=self._limits.ask_s)
         except PenstockError as refusal:
             self._log.warning_once("not_borrowed", reason=str(refusal))
-            batch, missing = None, Fate.FAILED
+            self._try_again(shape, _named(wanted))
+            return
         found: list[BorrowedObject] = []
         for one in batch or ():
             slots = wanted[one.key]
@@ -269,83 +284,65 @@ class Lane:
                 slots.remove(one.slot)
                 found.append(one)
         if batch is not None:
-            self._start(self._parts(batch, found, Countdown(len(found))))
-        rest = [(key, slot) for key, slots in wanted.items() for slot in slots or ()]
-        self._settle(shape, rest, missing)
+            self._begin(batch, found, None)
+        self._settle(shape, _named(wanted), Fate.GONE)
+
+    def _try_again(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
+        """Later, unless their budget is used up."""
+        now = _now()
+        over = [one for one in objects if not self._retries.add(shape, *one, now)]
+        self._tools.metrics.retried(self.tier.name, len(objects) - len(over))
+        self._settle(shape, over, Fate.FAILED)
+        self._wake.set()
 
     # Saving.
 
-    def _parts(
-        self, batch: Borrowed, objects: Sequence[BorrowedObject], count: Countdown
-    ) -> list[_Part]:
-        """Saves of bounded size. What has no run digests cannot be verified when it is loaded, and is not saved."""
-        parts: list[_Part] = []
-        for one in objects:
-            arena_bytes = whole_pages(one.logical_bytes)
-            if not one.run_digests:
-                self._settle(batch.shape, [(one.key, one.slot)], Fate.UNDIGESTED)
+    def _begin(
+        self, batch: Borrowed, objects: Sequence[BorrowedObject], count: Countdown | None
+    ) -> None:
+        """What has no run digests cannot be verified when it is loaded, and is not saved."""
+        whole = [one for one in objects if one.run_digests]
+        undigested = [(one.key, one.slot) for one in objects if not one.run_digests]
+        self._settle(batch.shape, undigested, Fate.UNDIGESTED)
+        if count is not None:
+            for _ in undigested:
                 count.settle(is_saved=False)
-                continue
-            last = parts[-1] if parts else None
-            if (
-                last is None
-                or len(last.objects) >= self._limits.batch_objects_max
-                or last.arena_bytes + arena_bytes > self._limits.batch_bytes_max
-            ):
-                last = _Part(batch.shape, [], [], 0, count)
-                parts.append(last)
-            last.objects.append((one.key, one.slot))
-            last.sources.append(self._source(batch, one))
-            last.arena_bytes += arena_bytes
-        return parts
-
-    def _source(self, batch: Borrowed, one: BorrowedObject) -> store.Source:
-        slot = batch.shape.slots[one.slot]
-        return store.Source(
-            key=object_key(one.key, group=slot.group, shard=slot.shard),
-            device=slot.shard,
-            namespace=batch.shape.namespace,
-            logical_bytes=one.logical_bytes,
-            digest=one.digest,
-            run_digests=one.run_digests,
-            tenant=one.tenant,
-            payload=self._tools.memory.view(one.offset, whole_pages(one.logical_bytes)),
-            hold=batch.hold,
-        )
-
-    def _start(self, parts: Sequence[_Part]) -> None:
-        for part in parts:
+        for part in cut_parts(batch, whole, self._bounds, count):
             self._inflight_bytes += part.arena_bytes
+            when_dropped(part.sources[0].hold, partial(self._dropped, part.arena_bytes))
+            self._tools.loans.begin(part.lease)
             self._tools.start_soon(self._save, part, name=f"save to {self.tier.name}")
 
-    async def _save(self, part: _Part) -> None:
-        await hazard("writer.before_save")
-        fates = [Fate.FAILED] * len(part.objects)
-        try:
-            await self._ask_store(part, fates)
-        except PenstockError as refusal:
-            self._log.warning_once("not_saved", str(refusal), reason=str(refusal))
-            forget_frames(refusal)  # they would hold what was to be saved
-        finally:
-            part.sources.clear()  # whatever remembers this frame does not hold what was to be saved
-            self._inflight_bytes -= part.arena_bytes
-        await hazard("writer.after_save")
-        for fate in Fate:
-            settled = [
-                one for one, came_to in zip(part.objects, fates, strict=True) if came_to is fate
-            ]
-            self._settle(part.shape, settled, fate)
-        for came_to in fates:
-            part.count.settle(is_saved=came_to in (Fate.SAVED, Fate.PRESENT))
+    def _dropped(self, arena_bytes: int) -> None:
+        """Nothing reads these any more."""
+        self._inflight_bytes -= arena_bytes
+        self._dropped_at = _now()
         self._freed.set()
         self._freed = asyncio.Event()
         self._wake.set()
-        self._tools.moved()
 
-    async def _ask_store(self, part: _Part, fates: list[Fate]) -> None:
+    async def _save(self, part: Part) -> None:
+        await hazard("writer.before_save")
+        fates: list[Fate | None] = [None] * len(part.objects)  # None: asking again may help
+        try:
+            with deadline_within(self._limits.save_s):
+                await self._ask_store(part, fates)
+        except PenstockError as refusal:
+            self._log.warning_once("not_saved", str(refusal), reason=str(refusal))
+            if not isinstance(refusal, _NOT_NOW):
+                fates = [one or Fate.FAILED for one in fates]
+            forget_frames(refusal)  # they would hold what was to be saved
+        finally:
+            part.sources.clear()  # whatever remembers this frame does not hold what was to be saved
+        await hazard("writer.after_save")
+        self._conclude(part, fates)
+        is_held = any(one not in _THERE for one in fates)
+        await self._tools.loans.end(part.lease, is_held=is_held)
+
+    async def _ask_store(self, part: Part, fates: list[Fate | None]) -> None:
         """Fill in the fates. What the store has by its own word is not saved again. Raises PenstockError."""
         keys = store.Keys.of([(one.key, one.device) for one in part.sources])
-        there = await self._target.ask(store.Locate(keys), within=self._limits.save_s)
+        there = await self._target.ask(store.Locate(keys))
         missing = [place for place, is_there in enumerate(there) if not is_there]
         for place, is_there in enumerate(there):
             if is_there:
@@ -353,26 +350,45 @@ class Lane:
         if not missing:
             return
         sizes = [one.logical_bytes for one in part.sources]
-        answers = await self._target.ask(_take_sources(part, missing), within=self._limits.save_s)
+        answers = await self._target.ask(part.take_sources(missing))
         for place, answer in zip(missing, answers, strict=True):
-            fates[place] = _FATES[answer.outcome]
+            fates[place] = None if answer.is_passing else _FATES[answer.outcome]
         saved = (place for place in missing if fates[place] is Fate.SAVED)
         self._tools.metrics.moved(self.tier.name, sum(sizes[place] for place in saved))
+
+    def _conclude(self, part: Part, fates: Sequence[Fate | None]) -> None:
+        pairs = [*zip(part.objects, fates, strict=True)]
+        if saved := [name_of(*one) for one, fate in pairs if fate is Fate.SAVED]:
+            self._retries.worked(saved, _now())
+        for known in Fate:
+            self._settle(part.shape, [one for one, fate in pairs if fate is known], known)
+        unsettled = [one for one, fate in pairs if fate is None]
+        if part.count is None:
+            self._try_again(part.shape, unsettled)
+            return
+        self._settle(part.shape, unsettled, Fate.FAILED)
+        for fate in fates:
+            part.count.settle(is_saved=fate in _THERE)
 
     def _settle(self, shape: Shape, objects: Sequence[tuple[bytes, int]], fate: Fate) -> None:
         if not objects:
             return
-        is_saved = fate in (Fate.SAVED, Fate.PRESENT)
-        state = ObjectState.SAVED if is_saved else ObjectState.FAILED
-        books = self._tools.books
-        over = [one for one in objects if books.settle(name_of(*one), self.place, state)]
+        state = ObjectState.SAVED if fate in _THERE else ObjectState.FAILED
+        over: list[tuple[bytes, int]] = []
+        for one in objects:
+            name = name_of(*one)
+            self._retries.forget(name)
+            if self._tools.books.settle(name, self.place, state):
+                over.append(one)
         self._tools.metrics.settled(self.tier.name, fate, len(objects))
         if over:
             self._tools.released(shape, over)
 
 
-def _take_sources(part: _Part, places: Sequence[int]) -> store.Save:
-    """Out of the part and into the message: nobody else holds them while they are saved."""
-    save = store.Save(tuple(part.sources[place] for place in places))
-    part.sources.clear()
-    return save
+def _named(wanted: Mapping[bytes, set[int] | None]) -> list[tuple[bytes, int]]:
+    """Single objects of these chunks."""
+    return [(key, slot) for key, slots in wanted.items() for slot in slots or ()]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.actors.writer_lane import LaneLimits
+from penstock.actors.writer_retries import RetryLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class WriterLimits:
     save_s: float  # for one batch, waiting included
     locate_s: float  # to ask stores about objects nobody remembers
     ask_s: float  # of L1
+    retries: RetryLimits
 
     def of_lane(self, lanes: int) -> LaneLimits:
         return LaneLimits(
@@ -31,4 +33,5 @@ class WriterLimits:
             queued_objects_max=self.queued_objects_max,
             save_s=self.save_s,
             ask_s=self.ask_s,
+            retries=self.retries,
         )

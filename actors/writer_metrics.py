@@ -16,7 +16,7 @@ class Fate(enum.Enum):
 
     SAVED = "saved"
     PRESENT = "present"  # the store had it
-    FAILED = "failed"  # after the attempts the store makes
+    FAILED = "failed"  # finally: after all tries, or it could never have been saved
     NO_ROOM = "no_room"  # at the store
     GONE = "gone"  # it left L1 before it was its turn
     OVERFLOW = "overflow"  # too many waited
@@ -32,6 +32,11 @@ class WriterMetrics:
         self._bytes = telemetry.counter("writer_bytes", "Logical bytes saved.", labels=("store",))
         self._lost = telemetry.counter(
             "writer_news_lost", "Commits that were forgotten before the writer heard of them."
+        )
+        self._retried = telemetry.counter(
+            "writer_retries",
+            "Objects a store could not take, to be tried again.",
+            labels=("store",),
         )
         self._unsettled = dict.fromkeys(stores, 0)  # begun and not settled, by store
         self._telemetry = telemetry
@@ -49,6 +54,9 @@ class WriterMetrics:
     def settled(self, store: str, fate: Fate, objects: int = 1) -> None:
         self._unsettled[store] -= objects
         self._objects.of(store=store, outcome=fate.value).add(objects)
+
+    def retried(self, store: str, objects: int) -> None:
+        self._retried.of(store=store).add(objects)
 
     def moved(self, store: str, size_bytes: int) -> None:
         self._bytes.of(store=store).add(size_bytes)

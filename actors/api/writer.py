@@ -68,6 +68,12 @@ class WaitStored(Msg["StoreWriter", Stored]):
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo(Msg["StoreWriter", int]):
+    """Somebody needs room, and nothing else may go: what is being saved may be evicted meanwhile, and what it rests on.
+    Answers how many leases that were."""
+
+
+@dataclass(frozen=True, slots=True)
 class WriterUsage:
     """Arena bytes held by saves under way, and objects that wait to be saved, of all stores together."""
 
@@ -81,4 +87,4 @@ class Measure(Msg["StoreWriter", WriterUsage]):
     pass
 
 
-Message = News | SaveDown | WaitStored | Measure
+Message = News | SaveDown | WaitStored | LetGo | Measure

@@ -73,8 +73,7 @@ def test_a_store_that_hangs_keeps_its_part_and_no_more(seed: int) -> None:
         world.stores[0].plan.hangs = False
         world.stores[0].released.set()
         hung, _ = await world.stored(everything, within=30.0)
-        assert hung.count(SAVED) == 32, "all but those that were out of time"
-        assert hung.count(FAILED) == 8
+        assert set(hung) == {SAVED}, "those that were out of time were tried again"
         await world.assert_nothing_is_held()
 
     play(seed, scene, SavingConfig(moments=(Moment.COMMITTED, Moment.COMMITTED)))
@@ -90,14 +89,14 @@ def test_a_save_that_fails_is_counted_and_dropped(seed: int, outcome: store.Save
         world.stores[1].plan.fails = True
         one = prompt(3)
         await world.put(one)
-        assert await world.stored(one, within=5.0) == [[FAILED] * 3, [FAILED] * 3, [SAVED] * 3]
+        assert await world.stored(one, within=9.0) == [[FAILED] * 3, [FAILED] * 3, [SAVED] * 3]
         assert not world.stores[0].objects
         assert not world.stores[1].objects
         assert world.count(0, outcome.name.lower()) == 3
         assert world.count(1, "failed") == 3
         await world.assert_nothing_is_held()
 
-    play(seed, scene, SavingConfig(moments=(Moment.COMMITTED,) * 3))
+    play(seed, scene, SavingConfig(moments=(Moment.COMMITTED,) * 3, retry_s=2.0))
 
 
 @SEEDS
@@ -148,8 +147,10 @@ def test_too_many_that_wait_are_given_up_and_those_that_left_are_counted(seed: i
         world.stores[0].released.set()
         world.stores[0].plan.hangs = False
         (states,) = await world.stored(everything, within=20.0)
-        assert states.count(FAILED) == 20
-        assert (world.count(0, "failed"), world.count(0, "gone")) == (4, 5)
+        assert (states.count(FAILED), states.count(SAVED)) == (16, 4), (
+            "the four were read, and so stayed"
+        )
+        assert (world.count(0, "failed"), world.count(0, "gone")) == (0, 5)
         await world.assert_nothing_is_held()
 
     play(seed, scene, SavingConfig(inflight_pages=4, queued_objects_max=5))

@@ -149,7 +149,9 @@ def test_what_was_saved_when_it_left_is_known_to_be_when_it_is_written_anew(seed
 
 
 @SEEDS
-def test_what_l1_does_not_lend_has_failed_and_is_not_gone(seed: int) -> None:
+def test_what_l1_does_not_lend_is_asked_for_again_and_is_not_gone(seed: int) -> None:
+    """Seen to fail while it had finally failed the first time: four of eight were never saved."""
+
     async def scene(world: SavingWorld, _: Supervisor) -> None:
         world.stores[0].plan.save_s = 0.5
         one = prompt(8)
@@ -157,8 +159,9 @@ def test_what_l1_does_not_lend_has_failed_and_is_not_gone(seed: int) -> None:
         await anyio.sleep(0.1)
         with world.refusing_borrows():
             await anyio.sleep(5)
-        assert (world.count(0, "saved"), world.count(0, "failed")) == (4, 4)
-        assert world.count(0, "gone") == 0
+            assert (world.count(0, "saved"), world.count(0, "failed")) == (4, 0)
+        assert await world.stored(one, within=10) == [[SAVED] * 8]
+        assert (world.count(0, "saved"), world.count(0, "gone")) == (8, 0)
         assert world.resident(one) == 8
 
     play(seed, scene, SavingConfig(inflight_pages=4))

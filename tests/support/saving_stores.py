@@ -30,6 +30,7 @@ class SavePlan:
     save_s: float = 0.01
     hangs: bool = False  # and reads what it was given until `StoreSide.released`
     fails: bool = False
+    left_alone: bool = False  # answers at once that it cannot now
     outcome: store.SaveOutcome = store.SaveOutcome.SAVED
     draw: random.Random | None = None
     fault_chance: float = 0.0
@@ -70,6 +71,11 @@ class StoreSide:
         )
         self.spec = ChildSpec(self.ref, lambda: SavingStore(self), drain_s=0.1)
 
+    def keep(self, names: Sequence[bytes]) -> None:
+        """It has these after all, whatever became of those who asked."""
+        nothing = store.Source(b"", 0, b"", 0, 0, b"", b"", memoryview(b""), None)
+        self.objects |= {name: replace(nothing, key=name) for name in names}
+
     async def read(self, sources: Sequence[store.Source]) -> None:
         """As a disk does: from the first moment to the last, the bytes are those of the object."""
         size = sum(len(one.payload) for one in sources)
@@ -88,6 +94,9 @@ class StoreSide:
     async def save(self, sources: Sequence[store.Source]) -> tuple[store.Saved, ...]:
         plan = self.plan
         self.saves += 1
+        if plan.left_alone:
+            failed = store.Saved(store.SaveOutcome.FAILED, "left alone", is_passing=True)
+            return (failed,) * len(sources)
         if plan.hangs:
             await anyio.sleep_forever()
         await anyio.sleep(plan.save_s)

@@ -4,6 +4,7 @@ and stores that look at every byte they are given."""
 from __future__ import annotations
 
 import gc
+import random
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +38,7 @@ from penstock.actors.object_keys import object_keys
 from penstock.actors.store_writer import StoreWriter
 from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_metrics import WriterMetrics
+from penstock.actors.writer_retries import RetryLimits
 from penstock.runtime.errors import CapacityError, UnavailableError
 from penstock.runtime.hazard import Hazards
 from penstock.runtime.ref import Ref
@@ -91,6 +93,10 @@ class SavingConfig:
     is_staging: bool = False
     staging_pages: int = 64
     fair_share: bool = False
+    retry_objects_max: int = 4096
+    retry_pages: int = 4096
+    retry_s: float = 60.0
+    retry_pause_s: float = 0.5
     news_max: int = 4096
     save_s: float = 5.0
     urgent_s: float = 1.0
@@ -183,9 +189,17 @@ class SavingWorld:
                 save_s=config.save_s,
                 locate_s=1.0,
                 ask_s=1.0,
+                retries=RetryLimits(
+                    objects_max=config.retry_objects_max,
+                    bytes_max=config.retry_pages * PAGE,
+                    within_s=config.retry_s,
+                    pause_s=config.retry_pause_s,
+                    pause_s_max=8.0,
+                ),
             ),
             metrics=self._metrics,
             is_staging=config.is_staging,
+            draw=random.random,
         )
 
     def _make_eviction(self) -> EvictionController:
@@ -203,6 +217,7 @@ class SavingWorld:
         return EvictionController(
             self.l1,
             marks,
+            store_writer=self.writer,
             saves_down=saves_down if wanted else None,
             is_staging=config.is_staging,
         )

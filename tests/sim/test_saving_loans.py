@@ -1,0 +1,75 @@
+"""When L1 may evict what is being saved."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from support.fake_actors import Fake, fake_l1
+
+from penstock.actors.api import l1_saving
+from penstock.actors.api.types import LeaseId
+from penstock.actors.writer_loans import Loans
+from penstock.runtime.errors import UnavailableError
+from penstock.runtime.sim_loop import simulate
+from penstock.runtime.supervisor import supervise
+
+ONE, TWO = LeaseId(b"1" * 16), LeaseId(b"2" * 16)
+
+
+def lend(scene: Callable[[Loans, Fake], Awaitable[None]]) -> None:
+    async def main() -> None:
+        manager = fake_l1()
+        manager.answers[l1_saving.LetGo] = lambda _: True
+        async with supervise(manager.spec):
+            await scene(Loans(manager.ref, ask_s=1.0), manager)
+
+    simulate(0, main)
+
+
+def let_go(manager: Fake) -> list[LeaseId]:
+    return [one.lease for one in manager.of(l1_saving.LetGo)]
+
+
+def test_a_lease_lasts_while_one_of_its_saves_is_in_its_time() -> None:
+    """A save that is out of time takes nothing from the others of its batch."""
+
+    async def scene(loans: Loans, manager: Fake) -> None:
+        for _ in range(3):
+            loans.begin(ONE)
+        loans.begin(TWO)
+        await loans.end(ONE, is_held=True)
+        await loans.end(ONE, is_held=False)
+        assert let_go(manager) == []
+        await loans.end(ONE, is_held=False)
+        assert let_go(manager) == [ONE]
+        await loans.end(TWO, is_held=False)
+        assert let_go(manager) == [ONE], "nothing reads it: it has gone with its handle"
+
+    lend(scene)
+
+
+def test_all_are_let_go_at_once_when_there_is_no_other_room() -> None:
+    async def scene(loans: Loans, manager: Fake) -> None:
+        for lease in (ONE, TWO, TWO):
+            loans.begin(lease)
+        assert await loans.let_go() == 2
+        assert await loans.let_go() == 0
+        await loans.end(TWO, is_held=True)
+        await loans.end(TWO, is_held=True)
+        assert let_go(manager) == [ONE, TWO], "once"
+
+    lend(scene)
+
+
+def test_an_l1_that_refuses_ends_nobody() -> None:
+    async def scene(loans: Loans, manager: Fake) -> None:
+        def refuse(_: object) -> bool:
+            raise UnavailableError("by the test")
+
+        manager.answers[l1_saving.LetGo] = refuse
+        loans.begin(ONE)
+        await loans.end(ONE, is_held=True)
+        loans.begin(TWO)
+        assert await loans.let_go() == 1
+
+    lend(scene)
