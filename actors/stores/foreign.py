@@ -11,10 +11,12 @@ Told are classes and numbers, never words.
 from __future__ import annotations
 
 import errno
+from asyncio import CancelledError
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penstock.runtime.errors import forget_traceback
+from penstock.runtime.service import is_being_cancelled
 
 NOBODYS = (KeyboardInterrupt, GeneratorExit)
 """What no library means when it raises it."""
@@ -70,6 +72,14 @@ class Foreign:
         # Libraries keep what they raise, if only in a variable, and that would keep what its frames hold.
         forget_traceback(error)
         return True
+
+
+class ForeignTask(Foreign):
+    """The same of what is awaited. Being cancelled is passed on; a cancellation that is nobody's is one more error."""
+
+    def lets_pass(self, error: BaseException) -> bool:
+        is_ours = isinstance(error, CancelledError) and is_being_cancelled()
+        return is_ours or super().lets_pass(error)
 
 
 def _status_of(error: BaseException) -> int:

@@ -20,13 +20,17 @@ from __future__ import annotations
 
 import importlib
 import re
+from types import ModuleType
 from typing import Annotated, Any, Protocol, cast
 
 import msgspec
 
 from penstock.actors.stores.config import StoreConfig
-from penstock.actors.stores.store import Ownership, Store, StoreContext, StoreRefused
+from penstock.actors.stores.foreign import Foreign, ForeignTask
+from penstock.actors.stores.plugin_store import PluginStore, plugin_store
+from penstock.actors.stores.store import Ownership, Store, StoreContext, StoreFault, StoreRefused
 from penstock.runtime.config import Config, read_record
+from penstock.runtime.errors import ConfigError
 
 PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 METHODS = ("locate", "load", "save", "delete", "recover", "cost", "aclose")
@@ -51,12 +55,12 @@ class StoreClass(Protocol):
         """A classmethod. Raises StoreRefused, StoreFault."""
 
 
-async def open_plugin(config: PluginConfig, context: StoreContext) -> Store:
+async def open_plugin(config: PluginConfig, context: StoreContext) -> PluginStore:
     """Raises StoreRefused when there is no such class, or it is no store, or refuses its options; StoreFault."""
     key = f"stores.{config.name}"
     kind = find_plugin(config.plugin, key=f"{key}.plugin")
-    options = read_record(kind.Config, config.options, path=f"{key}.options")
-    store = await kind.open(options, context)
+    options = _read_options(kind, config, f"{key}.options")
+    store = await _open(kind, config.name, options, context)
     if store.ownership is Ownership.SHARED:
         try:
             config.check_shared()
@@ -66,16 +70,28 @@ async def open_plugin(config: PluginConfig, context: StoreContext) -> Store:
     return store
 
 
+def _read_options(kind: StoreClass, config: PluginConfig, key: str) -> Config:
+    """Raises StoreRefused."""
+    heard = Foreign(ConfigError)
+    with heard:
+        return read_record(kind.Config, config.options, path=key)
+    raise StoreRefused(key, f"its Config refuses them: {heard.trouble}")
+
+
+async def _open(kind: StoreClass, name: str, options: Config, context: StoreContext) -> PluginStore:
+    """Raises what it refuses as StoreRefused, all else as StoreFault: it is tried again."""
+    heard = ForeignTask(StoreRefused, StoreFault)
+    with heard:
+        return plugin_store(name, await kind.open(options, context))
+    raise StoreFault(f"{name}: {heard.trouble}")
+
+
 def find_plugin(name: str, *, key: str) -> StoreClass:
     """The class called `module:Class`. Raises StoreRefused, which names `key`."""
     if re.fullmatch(PATTERN, name) is None:
         raise StoreRefused(key, f"{name!r} is not written module:Class")
     module_name, _, class_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as problem:
-        raise StoreRefused(key, f"{module_name} cannot be imported: {problem}") from problem
-    found = getattr(module, class_name, None)
+    found = getattr(_module(module_name, key), class_name, None)
     if not isinstance(found, type):
         raise StoreRefused(key, f"{module_name} has no class {class_name}")
     options = getattr(found, "Config", None)
@@ -87,3 +103,14 @@ def find_plugin(name: str, *, key: str) -> StoreClass:
             key, f"{name} lacks {', '.join(missing)}: see penstock.actors.stores.store"
         )
     return cast("StoreClass", found)
+
+
+def _module(name: str, key: str) -> ModuleType:
+    """Raises StoreRefused, whatever it does when it is imported."""
+    heard = Foreign(ImportError, SyntaxError)
+    try:
+        with heard:
+            return importlib.import_module(name)
+    except (ImportError, SyntaxError) as problem:
+        raise StoreRefused(key, f"{name} cannot be imported: {problem}") from problem
+    raise StoreRefused(key, f"{name} cannot be imported: {heard.trouble}")

@@ -15,6 +15,7 @@ from penstock.actors.stores.header import TENANT_BYTES
 from penstock.actors.stores.memory import Held
 from penstock.actors.stores.opening import open_store
 from penstock.actors.stores.plugin import PluginConfig, find_plugin
+from penstock.actors.stores.plugin_store import PluginStore
 from penstock.actors.stores.store import BLOCK_BYTES, StoreContext, StoreRefused
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
@@ -31,7 +32,8 @@ def test_it_is_opened_with_its_own_options(tmp_path: Path) -> None:
     path.write_text(text)
     (config,) = load_config(NodeConfig, path).stores
     store = anyio.run(open_store, config, CONTEXT)
-    assert isinstance(store, KindStore)
+    assert isinstance(store, PluginStore)
+    assert isinstance(store._store, KindStore)
     assert "two" in KindStore.shelves
     assert "two" not in repr(config), "options may hold secrets"
 
