@@ -13,6 +13,7 @@ which stands in the store's file; `opening.py` lists them all. Durations are sec
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -79,6 +80,7 @@ class FaultsConfig(Config, frozen=True):
 
 OF_OWNERS = ("capacity", "policy", "objects_max", "tenant_bytes_max", "tenants_max", "quotas")
 """What only the owner of a store can keep to."""
+OF_TRANSFORMS = ("bounce_bytes_max", "transform_threads")
 
 
 class StoreConfig(Config, frozen=True, tag_field="type"):
@@ -120,6 +122,10 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
 
     def __post_init__(self) -> None:
         check_transforms(self.transforms)
+        if not self.transforms and (given := self._given(OF_TRANSFORMS)):
+            raise ValueError(f"{', '.join(given)}: there are no transforms; leave it out")
+        if not self.bounce_bytes_max:
+            raise ValueError("bounce_bytes_max must not be 0")
         check_durations(self, "open_within", "locate_within", "load_within", "save_within")
         if not self.inflight_bytes_max:
             raise ValueError("inflight_bytes_max must not be 0")
@@ -129,10 +135,13 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
 
     def check_shared(self) -> None:
         """Raises ValueError if it says how to keep what nobody keeps, as others write to this store, too."""
-        usual = {field.name: field.default for field in msgspec.structs.fields(StoreConfig)}
-        given = [name for name in OF_OWNERS if getattr(self, name) != usual[name]]
-        if given:
+        if given := self._given(OF_OWNERS):
             problem = (
                 f"{', '.join(given)}: others write there too, so nothing is counted or evicted"
             )
             raise ValueError(f"{problem}; leave it out, or give the store to one node alone")
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        """Those of these that are not as usual."""
+        usual = {field.name: field.default for field in msgspec.structs.fields(StoreConfig)}
+        return [name for name in names if getattr(self, name) != usual[name]]
