@@ -13,7 +13,7 @@ which stands in the store's file; `opening.py` lists them all. Durations are sec
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -61,6 +61,11 @@ class BreakerConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         check_durations(self, "window", "open_for", "open_for_max")
+        if self.open_for > self.open_for_max:
+            raise ValueError(
+                f"open_for is {self.open_for:g} s, above open_for_max, {self.open_for_max:g} s:"
+                " raise that, too"
+            )
 
 
 class FaultsConfig(Config, frozen=True):
@@ -141,7 +146,12 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
             )
             raise ValueError(f"{problem}; leave it out, or give the store to one node alone")
 
-    def _given(self, names: Sequence[str]) -> list[str]:
+    def _given(self, names: Iterable[str]) -> list[str]:
         """Those of these that are not as usual."""
-        usual = {field.name: field.default for field in msgspec.structs.fields(StoreConfig)}
-        return [name for name in names if getattr(self, name) != usual[name]]
+        fields = {field.name: field for field in msgspec.structs.fields(self)}
+        return [name for name in names if getattr(self, name) != _usual(fields[name])]
+
+
+def _usual(field: msgspec.structs.FieldInfo) -> object:
+    made = field.default_factory
+    return field.default if made is msgspec.NODEFAULT else made()

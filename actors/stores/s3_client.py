@@ -100,7 +100,7 @@ def _options(config: S3Config, key: str) -> dict[str, str]:
         if config.region:
             options["region"] = config.region
     if config.endpoint:
-        options["endpoint"] = config.endpoint
+        options["base_url" if config.scheme in GCS else "endpoint"] = config.endpoint
     if config.credentials_file is not None and config.scheme in GCS:
         options["service_account"] = str(config.credentials_file)
     signing = SIGNING if config.scheme in S3 else set()

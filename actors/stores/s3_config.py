@@ -27,6 +27,29 @@ LOCAL = frozenset({"file"})
 MEMORY = frozenset({"memory"})
 SCHEMES = S3 | GCS | AZURE | LOCAL | MEMORY
 
+NETWORK = S3 | GCS | AZURE
+OF_SCHEMES = {
+    "region": S3,
+    "profile": S3,
+    "credentials_file": S3 | GCS,
+    **dict.fromkeys(
+        (
+            "endpoint",
+            "allow_http",
+            "tls_ca",
+            "secret_files",
+            "options",
+            "connect_within",
+            "stall_within",
+            "request_within",
+        ),
+        NETWORK,
+    ),
+}
+"""Keys that mean something to some schemes only, and to which."""
+OF_OTHERS = {"profile": "credentials_file", "allow_http": "endpoint"}
+"""Keys that mean something beside another one only, and beside which."""
+
 PART_BYTES_MIN = 5 * MIB  # the least that S3 takes as a part that is not the last
 PART_BYTES_MAX = 512 * MIB
 
@@ -70,8 +93,7 @@ class S3Config(StoreConfig, frozen=True, kw_only=True, tag="s3"):
         self.check_shared()
         if not PART_BYTES_MIN <= self.part_bytes <= PART_BYTES_MAX:
             raise ValueError(f"part_bytes must be 5 to 512 MiB, not {self.part_bytes}")
-        if self.credentials_file is not None and url not in S3 | GCS:
-            raise ValueError("credentials_file is for S3 and Google; use secret_files")
+        self._check_keys(url)
         self._check_endpoint()
         check_options(self.options, self.secret_files)
 
@@ -93,6 +115,16 @@ class S3Config(StoreConfig, frozen=True, kw_only=True, tag="s3"):
         if parts.scheme not in LOCAL | MEMORY and not parts.netloc:
             raise ValueError("url must name a bucket, as in s3://bucket/prefix")
         return parts.scheme
+
+    def _check_keys(self, scheme: str) -> None:
+        """None is given that has no effect."""
+        for name in self._given(OF_SCHEMES):
+            if scheme not in OF_SCHEMES[name]:
+                known = ", ".join(f"{one}://" for one in sorted(OF_SCHEMES[name]))
+                raise ValueError(f"{name} is for {known}, not for {scheme}://; leave it out")
+        for name in self._given(OF_OTHERS):
+            if not self._given([OF_OTHERS[name]]):
+                raise ValueError(f"{name} is of no effect without {OF_OTHERS[name]}: say that, too")
 
     def _check_endpoint(self) -> None:
         if not self.endpoint:

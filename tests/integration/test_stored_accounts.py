@@ -228,7 +228,7 @@ async def test_what_fails_is_counted_and_seen_in_the_breaker(
 ) -> None:
     """E3: objects that could not be loaded, batches tried again, and the state of each breaker."""
     files, prompt = Files(tmp_path / "kv"), Prompt.made("a", 10)
-    breaker = {"failures": 3, "window": "10s", "open_for": "100s"}
+    breaker = {"failures": 3, "window": "10s", "open_for": "100s", "open_for_max": "100s"}
     store = files.config(faults={}, breaker=breaker, attempts_max=2)
     async with one_engine(store, prefetch__head_start="10s") as (node, engine):
         tally = Tally(node, files)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from penstock.actors.config_words import PolicyName, TenantQuota
-from penstock.actors.stores.config import OF_OWNERS, OwnershipName, StoreConfig
+from penstock.actors.stores.config import OF_OWNERS, BreakerConfig, OwnershipName, StoreConfig
 from penstock.actors.stores.file_config import FileConfig
 from penstock.actors.stores.fsspec_config import FsspecConfig
 from penstock.actors.stores.memory import MemoryConfig
@@ -18,7 +18,7 @@ from penstock.actors.stores.nixl_config import NixlConfig
 from penstock.actors.stores.s3_config import S3Config
 from penstock.actors.stores.transform_config import ZstdConfig
 from penstock.actors.stores.valkey_config import ValkeyConfig
-from penstock.runtime.units import MIB, ByteSize
+from penstock.runtime.units import MIB, ByteSize, Seconds
 
 Make = Callable[..., StoreConfig]
 SHARED: dict[str, tuple[Make, dict[str, Any]]] = {
@@ -61,3 +61,10 @@ def test_what_only_transforms_need_is_refused_without_them(given: dict[str, Any]
             transforms=(ZstdConfig(),),
             bounce_bytes_max=ByteSize(0),
         )
+
+
+def test_a_first_pause_above_the_longest_is_refused() -> None:
+    """Seen to fail: the longest was raised without a word."""
+    BreakerConfig(open_for=Seconds(60), open_for_max=Seconds(60))
+    with pytest.raises(ValueError, match=r"open_for is 60 s, above open_for_max, 30 s: raise"):
+        BreakerConfig(open_for=Seconds(60))

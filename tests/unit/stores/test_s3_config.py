@@ -13,7 +13,7 @@ from penstock.actors.stores.s3_client import FromProfile, open_client, trouble_o
 from penstock.actors.stores.s3_config import S3Config
 from penstock.actors.stores.s3_options import OPEN
 from penstock.actors.stores.store import StoreRefused
-from penstock.runtime.units import GIB, MIB, ByteSize
+from penstock.runtime.units import GIB, MIB, ByteSize, Seconds
 
 SECRET = "wJalrXUtnFEMI-not-to-be-seen"
 
@@ -53,7 +53,23 @@ def configured(**given: Any) -> S3Config:
             {"options": {"region": "a"}, "region": "b"},
             "options.region has a key of its own: write region",
         ),
-        ({"url": "az://container", "credentials_file": Path("/x")}, "for S3 and Google"),
+        (
+            {"url": "az://container", "credentials_file": Path("/x")},
+            "credentials_file is for gs://, s3://, s3a://, not for az://",
+        ),
+        ({"url": "gs://bucket", "region": "eu"}, "region is for s3://, s3a://, not for gs://"),
+        ({"url": "gs://bucket", "profile": "prod"}, "profile is for s3://"),
+        ({"profile": "prod"}, "profile is of no effect without credentials_file"),
+        ({"allow_http": True}, "allow_http is of no effect without endpoint"),
+        ({"url": "file:///x", "region": "eu"}, "region is for s3://"),
+        ({"url": "file:///x", "endpoint": f"https://{SECRET}"}, "endpoint is for .*not for file"),
+        ({"url": "memory:///", "tls_ca": Path("/x")}, "tls_ca is for .*not for memory"),
+        (
+            {"url": "file:///x", "secret_files": {"access_key_id": Path("/x")}},
+            "secret_files is for",
+        ),
+        ({"url": "file:///x", "options": {"role_arn": SECRET}}, "options is for .*not for file"),
+        ({"url": "memory:///", "request_within": Seconds(1)}, "request_within is for"),
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any], problem: str) -> None:
@@ -72,6 +88,8 @@ def test_what_cannot_be_is_refused(given: dict[str, Any], problem: str) -> None:
         {"endpoint": "https://minio:9000"},
         {"options": {"sse_kms_key_id": "arn:1", "server_side_encryption": "aws:kms"}},
         {"url": "gs://bucket"},
+        {"url": "gs://bucket", "endpoint": "https://gcs:9000", "credentials_file": Path("/x")},
+        {"credentials_file": Path("/x"), "profile": "prod"},
         {"url": "az://container/kv"},
         {"url": "file:///mnt/kv"},
         {"url": "memory:///"},
@@ -145,15 +163,18 @@ def test_files_of_secrets_must_be_there_and_complete(tmp_path: Path) -> None:
         open_client(configured(secret_files={"access_key_id": one, **files}))
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket", "az://container"])
-def test_no_option_ends_a_thread_of_the_library(url: str) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [{"url": "s3://bucket", "region": "r"}, {"url": "gs://bucket"}, {"url": "az://container"}],
+)
+def test_no_option_ends_a_thread_of_the_library(given: dict[str, Any]) -> None:
     """What is of another cloud is refused, all else is taken."""
     pytest.importorskip("obstore", reason="pip install penstock[s3]")
     made = 0
     for option in sorted(OPEN):
         for value in ("true", "x"):
             with suppress(StoreRefused):
-                open_client(configured(url=url, region="r", options={option: value}))
+                open_client(configured(**given, options={option: value}))
                 made += 1
     assert made
 
@@ -162,6 +183,11 @@ def test_no_option_ends_a_thread_of_the_library(url: str) -> None:
     "config",
     [
         {"url": "gs://bucket", "secret_files": ["service_account_key"]},
+        {
+            "url": "gs://bucket",
+            "secret_files": ["service_account_key"],
+            "endpoint": "https://gcs:9000",
+        },
         {
             "url": "az://container",
             "secret_files": ["account_key"],
