@@ -124,10 +124,10 @@ async def throughput(sessions: list[RawSession], message: bytes, pid: int) -> tu
     return lookups / wall, lookups / cpu
 
 
-async def in_turns(cases: Mapping[str, Case]) -> dict[str, list[float]]:
+async def in_turns(cases: Mapping[str, Case], turns: int = TURNS) -> dict[str, list[float]]:
     """One round; the order is reversed in every other turn, so that no case always runs in another's wake."""
     seen: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(TURNS):
+    for turn in range(turns):
         for name in cases if turn % 2 == 0 else reversed(cases):
             seen[name] += await cases[name]()
     return seen

@@ -2,9 +2,10 @@
 
     python tests/bench/ranks.py [--json FILE] [--rounds N]
 
-The first round stores what it computed, the second loads it: from memory in the mode `l1`, else from disk, by a node
-that was started anew. As many documents as fit into DISK_BYTES; each load is paired with fio reading as many bytes
-with O_DIRECT. TMPDIR names a folder of the disk to be measured; /var/tmp unless it is set.
+The first round stores what it computed, the second loads it: from memory in the mode `l1`, else from disk, by nodes
+that were started anew, document by document in turn, beside fio reading as many bytes with O_DIRECT. A document a
+round, on disks that have room for as many. All memory is in all page tables before anything is timed. TMPDIR names a
+folder of the disk to be measured; /var/tmp unless it is set.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from bench_folder import bench_folder
 from harness import Report, Sample, parse_options, quiet, ratio
 from processes import Server, node_process, wait_prefaulted
 from store_sides import drop_page_cache
@@ -31,17 +33,17 @@ from store_sides import drop_page_cache
 from penstock.actors.engine.answers import SaveState
 from penstock.actors.engine.client import Client, ClientConfig, new_engine_instance, plain_model
 from penstock.actors.engine.layout import KvGeometry, paged_layout
-from penstock.runtime.units import GIB, MIB
+from penstock.runtime.units import KIB, MIB
 
 RANKS, LAYERS, RANK_HEADS, HEAD_SIZE = 4, 48, 2, 128
 CHUNK_TOKENS, BLOCK_TOKENS, DOCUMENT_TOKENS = 256, 16, 6000
 CHUNKS = DOCUMENT_TOKENS // CHUNK_TOKENS
 OBJECT_BYTES = LAYERS * 2 * RANK_HEADS * HEAD_SIZE * 2 * CHUNK_TOKENS
-DOCUMENT_BYTES = RANKS * CHUNKS * OBJECT_BYTES
-DISK_BYTES = 6 * GIB
-DOCUMENTS = DISK_BYTES // (DOCUMENT_BYTES + 64 * MIB)
+RANK_BYTES = CHUNKS * OBJECT_BYTES
+DOCUMENT_BYTES = RANKS * RANK_BYTES
+DISK_ARENA = 2  # documents in memory where there is a disk
 SAVED_WITHIN_S = 60.0
-MAPPED_BYTES_S = 4 * GIB  # how fast processes enter the arena into their page tables, together
+MAPPED_WITHIN_S = 60.0
 Store = Mapping[str, object]
 
 
@@ -51,8 +53,10 @@ class Rank:
     def __init__(self, number: int) -> None:
         blocks = CHUNKS * CHUNK_TOKENS // BLOCK_TOKENS
         shape = (LAYERS, 2, blocks, BLOCK_TOKENS, RANK_HEADS, HEAD_SIZE)
-        self.computed = np.random.default_rng(number).integers(0, 1 << 16, shape, dtype=np.uint16)
-        self.loaded = np.zeros_like(self.computed)
+        self.computed, self.loaded = np.empty(shape, np.uint16), np.ones(shape, np.uint16)
+        layer = np.random.default_rng(number).integers(0, 1 << 16, shape[1:], dtype=np.uint16)
+        for index in range(LAYERS):
+            np.bitwise_xor(layer, index << 8, out=self.computed[index])
         geometry = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=RANK_HEADS, head_size=HEAD_SIZE)
         self.source, self.target = (
             paged_layout("NL_X_TWO_NB_BS_NH_HS", list(one), geometry)
@@ -62,29 +66,44 @@ class Rank:
 
 
 @asynccontextmanager
-async def attached(node: Server, instance: bytes, l1_bytes: int) -> AsyncIterator[list[Client]]:
-    """A client for each rank, when it has filled its page table, which it does in the background."""
-    clients = []
-    for rank in range(RANKS):
-        spec = plain_model(
-            weights="bench:" + "1" * 64,
-            model_config_digest=bytes(32),
-            layers=LAYERS,
-            kv_heads=RANKS * RANK_HEADS,
-            head_size=HEAD_SIZE,
-            dtype="bfloat16",
-            block_tokens=BLOCK_TOKENS,
-            engine_instance=instance,
-            tp_rank=rank,
-            tp_size=RANKS,
-        )
-        config = ClientConfig(
-            address=node.address, request_within_s=30.0, load_ms=60_000, ready_within_s=60.0
-        )
-        clients.append(Client.connect(config, spec))
-    async with clients[0], clients[1], clients[2], clients[3]:
-        await asyncio.sleep(RANKS * l1_bytes / MAPPED_BYTES_S)
+async def attached(node: Server, instance: bytes) -> AsyncIterator[list[Client]]:
+    """A client for each rank."""
+    async with AsyncExitStack() as stack:
+        clients = []
+        for rank in range(RANKS):
+            spec = plain_model(
+                weights="bench:" + "1" * 64,
+                model_config_digest=bytes(32),
+                layers=LAYERS,
+                kv_heads=RANKS * RANK_HEADS,
+                head_size=HEAD_SIZE,
+                dtype="bfloat16",
+                block_tokens=BLOCK_TOKENS,
+                engine_instance=instance,
+                tp_rank=rank,
+                tp_size=RANKS,
+            )
+            config = ClientConfig(
+                address=node.address, request_within_s=30.0, load_ms=60_000, ready_within_s=60.0
+            )
+            clients.append(await stack.enter_async_context(Client.connect(config, spec)))
         yield clients
+
+
+def mapped_bytes() -> int:
+    """Shared memory in the page table of this process: what is not there yet costs a fault at its first touch."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssShmem:")[2].split()[0]) * KIB
+
+
+async def wait_mapped(arena_bytes: int) -> None:
+    """Until each client of all nodes has entered its whole arena into the page table, as it does in the background."""
+    deadline = time.monotonic() + MAPPED_WITHIN_S
+    while mapped_bytes() < RANKS * arena_bytes:
+        if time.monotonic() > deadline:
+            problem = f"{mapped_bytes()} bytes of {RANKS * arena_bytes} are mapped"
+            raise RuntimeError(f"{problem} after {MAPPED_WITHIN_S} s")
+        await asyncio.sleep(0.05)
 
 
 async def first_ask(clients: Sequence[Client], ranks: Sequence[Rank], tokens: np.ndarray) -> float:
@@ -127,54 +146,109 @@ async def wait_saved(clients: Sequence[Client], tokens: np.ndarray) -> float:
     return time.perf_counter() - begin
 
 
-def fio_read_s(folder: Path) -> float:
-    """Seconds fio takes to read a document's bytes, one file for each rank, in blocks of an object."""
-    command = ["fio", f"--directory={folder}", "--rw=randread", "--direct=1", "--iodepth=4"]
-    command += [f"--bs={OBJECT_BYTES}", f"--size={CHUNKS * OBJECT_BYTES}", "--ioengine=io_uring"]
-    command += ["--output-format=json", "--thread", "--randrepeat=0", "--group_reporting"]
+def fio_of_a_document(folder: Path, *words: str) -> float:
+    """Seconds fio takes to move a document's bytes past the page cache, one file for each rank."""
+    command = ["fio", f"--directory={folder}", f"--bs={OBJECT_BYTES}", f"--size={RANK_BYTES}"]
+    command += ["--direct=1", "--iodepth=4", "--ioengine=io_uring", "--output-format=json"]
+    command += ["--thread", "--randrepeat=0", "--group_reporting", *words]
     command += [f"--name=rank{rank}" for rank in range(RANKS)]
     done = subprocess.run(command, capture_output=True, check=True)
-    return DOCUMENT_BYTES / json.loads(done.stdout)["jobs"][0]["read"]["bw_bytes"]
+    (job,) = json.loads(done.stdout)["jobs"]
+    return DOCUMENT_BYTES / (job["read"]["bw_bytes"] + job["write"]["bw_bytes"])
 
 
-async def measure(mode: str, folder: Path, ranks: Sequence[Rank]) -> dict[str, Sample]:
-    """All documents twice."""
-    stores = MODES[mode](folder)
-    l1_bytes = (2 if stores else DOCUMENTS + 1) * (DOCUMENT_BYTES + 64 * MIB)
-    settings = (f"l1.bytes={l1_bytes}", "gateway.deadline=60s", "gateway.lease=120s")
-    instance = new_engine_instance()
+def documents(count: int) -> list[np.ndarray]:
     drawn = np.random.default_rng(7)
-    documents = [
-        drawn.integers(0, 1 << 17, CHUNKS * CHUNK_TOKENS, dtype=np.uint32) for _ in range(DOCUMENTS)
-    ]
-    first, second, saved, fio = list[float](), list[float](), list[float](), list[float]()
-    with node_process(*settings, stores=stores) as node:
+    size = CHUNKS * CHUNK_TOKENS
+    return [drawn.integers(0, 1 << 17, size, dtype=np.uint32) for _ in range(count)]
+
+
+def settings(arena_documents: int) -> tuple[str, ...]:
+    return (
+        f"l1.bytes={arena_bytes(arena_documents)}",
+        "gateway.deadline=60s",
+        "gateway.lease=120s",
+        "l1.prefault_threads=2",
+    )
+
+
+def arena_bytes(arena_documents: int) -> int:
+    return arena_documents * (DOCUMENT_BYTES + 64 * MIB)
+
+
+async def in_memory(ranks: Sequence[Rank], asked: Sequence[np.ndarray]) -> dict[str, list[float]]:
+    """All documents twice, by a node whose memory has room for all of them."""
+    first, second = list[float](), list[float]()
+    room = len(asked)
+    with node_process(*settings(room), "l1.high_water=1.0") as node:
         wait_prefaulted(node)
-        async with attached(node, instance, l1_bytes) as clients:
+        async with attached(node, new_engine_instance()) as clients:
+            await wait_mapped(arena_bytes(room))
             with quiet():
-                for tokens in documents:
+                for tokens in asked:
                     first.append(await first_ask(clients, ranks, tokens))
-                    if stores:
-                        saved.append(await wait_saved(clients, tokens))
-                if not stores:
-                    second += [await second_ask(clients, ranks, one) for one in documents]
-    if stores:
-        with node_process(*settings, stores=stores) as node:
+                for tokens in asked:
+                    second.append(await second_ask(clients, ranks, tokens))
+        check("l1", ranks)
+    return {"first": first, "second": second}
+
+
+async def to_disk(
+    stores: Sequence[Store], instance: bytes, ranks: Sequence[Rank], asked: Sequence[np.ndarray]
+) -> dict[str, list[float]]:
+    """The first round, by a node that keeps two documents in memory."""
+    first, saved = list[float](), list[float]()
+    with node_process(*settings(DISK_ARENA), stores=stores) as node:
+        wait_prefaulted(node)
+        async with attached(node, instance) as clients:
+            await wait_mapped(arena_bytes(DISK_ARENA))
+            with quiet():
+                for tokens in asked:
+                    first.append(await first_ask(clients, ranks, tokens))
+                    saved.append(await wait_saved(clients, tokens))
+    return {"first": first, "saved": saved}
+
+
+async def from_disk(
+    folder: Path,
+    disks: Mapping[str, Sequence[Store]],
+    instance: bytes,
+    ranks: Sequence[Rank],
+    asked: Sequence[np.ndarray],
+) -> dict[str, list[float]]:
+    """The second round, of all modes and fio in turn: document by document, so that all see the same minute."""
+    seconds: dict[str, list[float]] = {name: [] for name in (*disks, "fio")}
+    async with AsyncExitStack() as stack:
+        nodes = {
+            name: stack.enter_context(node_process(*settings(DISK_ARENA), stores=stores))
+            for name, stores in disks.items()
+        }
+        sides: dict[str, list[Client]] = {}
+        for name, node in nodes.items():
             wait_prefaulted(node)
-            drop_page_cache(folder)
-            async with attached(node, instance, l1_bytes) as clients:
-                with quiet():
-                    for tokens in documents:
-                        fio.append(fio_read_s(folder))
-                        second.append(await second_ask(clients, ranks, tokens))
+            sides[name] = await stack.enter_async_context(attached(node, instance))
+        await wait_mapped(len(sides) * arena_bytes(DISK_ARENA))
+        drop_page_cache(folder)
+        with quiet():
+            for number, tokens in enumerate(asked):
+                for name in seconds if number % 2 == 0 else reversed(seconds):
+                    if name == "fio":
+                        seconds[name].append(fio_of_a_document(folder, "--rw=randread"))
+                    else:
+                        seconds[name].append(await second_ask(sides[name], ranks, tokens))
+                        if number == 0:
+                            check(name, ranks)
+    return seconds
+
+
+def check(mode: str, ranks: Sequence[Rank]) -> None:
+    """What was loaded is what was computed; and nothing of it is there the next time."""
     for rank in ranks:
         assert np.array_equal(rank.computed, rank.loaded), f"{mode}: wrong bytes"
         rank.loaded[...] = 0
-    seen = {"first": first, "second": second, "fio": fio, "saved": saved}
-    return {name: Sample(tuple(values)) for name, values in seen.items() if values}
 
 
-def _files(folder: Path, io: str) -> list[Store]:
+def _files(folder: Path, io: str, disk_bytes: int) -> list[Store]:
     paths = [str(folder / f"store{rank}") for rank in range(RANKS)]
     return [
         {
@@ -183,50 +257,69 @@ def _files(folder: Path, io: str) -> list[Store]:
             "paths": paths,
             "placement": "by_device",
             "io": io,
-            "capacity": DISK_BYTES,
+            "capacity": disk_bytes,
         }
     ]
 
 
-def _raw(folder: Path) -> list[Store]:
+def _raw(folder: Path, disk_bytes: int) -> list[Store]:
     paths = {str(rank): str(folder / f"device{rank}") for rank in range(RANKS)}
     return [
         {
             "name": "disk",
             "type": "raw_block",
             "per_rank_device_paths": paths,
-            "slot_bytes": "1MiB",
-            "capacity": DISK_BYTES,
+            "slot_bytes": OBJECT_BYTES + 64 * KIB,
+            "capacity": disk_bytes,
         }
     ]
 
 
-MODES = {
-    "l1": lambda _: [],
-    "file_buffered": lambda folder: _files(folder, "buffered"),
-    "file_direct": lambda folder: _files(folder, "direct"),
+DISK_MODES: Mapping[str, Callable[[Path, int], list[Store]]] = {
+    "file_buffered": lambda folder, disk_bytes: _files(folder, "buffered", disk_bytes),
+    "file_direct": lambda folder, disk_bytes: _files(folder, "direct", disk_bytes),
     "raw_block": _raw,
 }
+
+
+async def measure(folder: Path, rounds: int) -> dict[str, dict[str, Sample]]:
+    """By mode."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        ranks = [*threads.map(Rank, range(RANKS))]
+    asked = documents(rounds)
+    modes = {"l1": await in_memory(ranks, asked)}
+    disks, instance = dict[str, list[Store]](), new_engine_instance()
+    for name, stores in DISK_MODES.items():
+        (folder / name).mkdir()
+        disks[name] = stores(folder / name, arena_bytes(rounds))
+        modes[name] = await to_disk(disks[name], instance, ranks, asked)
+    fio_of_a_document(folder, "--rw=write")
+    seconds = await from_disk(folder, disks, instance, ranks, asked)
+    for name in DISK_MODES:
+        modes[name] |= {"second": seconds[name], "fio": seconds["fio"]}
+    return {
+        mode: {key: Sample(tuple(values)) for key, values in seen.items()}
+        for mode, seen in modes.items()
+    }
 
 
 def main() -> None:
     options = parse_options(__doc__)
     if shutil.which("fio") is None:
         raise SystemExit("ranks: fio is not installed: nothing says what the disk can do")
-    ranks = [Rank(number) for number in range(RANKS)]
-    report, modes = Report("ranks"), dict[str, dict[str, Sample]]()
-    parent = os.environ.get("TMPDIR", "/var/tmp")
-    for mode in MODES:
-        with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=parent) as folder:
-            samples = modes[mode] = asyncio.run(measure(mode, Path(folder), ranks))
+    report = Report("ranks")
+    with bench_folder() as folder:
+        modes = asyncio.run(measure(folder, options.rounds))
+    for mode, samples in modes.items():
         report.add(f"{mode}_first_s", samples["first"], unit="s")
         report.add(f"{mode}_second_s", samples["second"], unit="s")
         if "fio" in samples:
             report.add(f"{mode}_saved_s", samples["saved"], unit="s")
             report.add(f"{mode}_to_fio", ratio(samples["second"], samples["fio"]), unit="x")
+    report.add("fio_s", modes["raw_block"]["fio"], unit="s")
     direct, raw = modes["file_direct"]["second"], modes["raw_block"]["second"]
-    report.add("direct_to_raw_block", direct.median / raw.median, unit="x")
-    report.note("documents", DOCUMENTS)
+    report.add("direct_to_raw_block", ratio(direct, raw), unit="x")
+    report.note("documents", options.rounds)
     report.note("document_bytes", DOCUMENT_BYTES)
     report.finish(options)
 

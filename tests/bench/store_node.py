@@ -6,19 +6,19 @@ Spoken to as raw messages. What is stored are zeros: the arena's own, which nobo
 from __future__ import annotations
 
 import asyncio
-import mmap
-import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import grpc
-from gateway import RawSession, in_turns, lookup_message, nothing, ping, small_model
+from bare_reads import BareReader
+from gateway import TURNS, Case, RawSession, in_turns, lookup_message, nothing, ping, small_model
 from harness import Sample, percentile, quiet, ratio
 from processes import Server, cpu_s, echo_process, node_process, wait_prefaulted
 
@@ -31,12 +31,22 @@ from penstock.protos import engine_pb2
 from penstock.runtime.units import GIB
 
 CHUNK_TOKENS = 256
-LONG_CHUNKS = 256
-LONG_LAYERS, LONG_HEAD_SIZE = 8, 128  # 1 MiB a chunk
+LONG_HEAD_SIZE = 128
+PREFIX_KEYS = (
+    "read_us",
+    "queued_read_us",
+    "one_chunk_us",
+    "first_report_us",
+    "prefix_gib_s",
+    "core_s_per_gib",
+)
+ONE_READS = 9
+HIT_TURNS = 3  # of each case in a round
 SMALL_HEAD_SIZE = 64  # 64 KiB a chunk
 RESIDENT_CHUNKS = 128
 SAVED_WITHIN_MS = 60_000
-ONES = 20  # lookups in one turn
+ONES = 6  # lookups in one turn
+SMALL_ARENA, SAVING_ARENA, LOADING_ARENA = "l1.bytes=128MiB", "l1.bytes=1GiB", "l1.bytes=512MiB"
 SETTINGS = ("gateway.deadline=70s", "l1.prefault_threads=1")
 _SLOW_STEPS = re.compile(r"^penstock_loop_slow_steps_total (\d+)", re.MULTILINE)
 Settings = Mapping[str, object]
@@ -54,32 +64,32 @@ class Engine:
     """One session, and a prompt that lies on the node's store."""
 
     def __init__(self, session: RawSession, spec: EngineSpec, chunks: int) -> None:
-        self._session, self._chunks = session, chunks
+        self._session, self.chunks = session, chunks
         (self._objects,) = spec.objects(CHUNK_TOKENS)
         tokens = b"".join(i.to_bytes(4, "little") for i in range(chunks * CHUNK_TOKENS))
         self.keys = chunk_keys(session.namespace_digest, tokens, CHUNK_TOKENS)
 
     @property
     def total_bytes(self) -> int:
-        return self._chunks * self._objects.object_bytes
+        return self.chunks * self._objects.object_bytes
 
     async def save(self) -> None:
         """Make the prompt resident as it is, and wait until the stores have it."""
         prompt = engine_pb2.Prompt(keys=self.keys)
         reserved = (await self._session.ask(reserve=engine_pb2.Reserve(prompt=prompt))).reserved
-        assert reserved.answers == bytes(self._chunks), reserved
+        assert reserved.answers == bytes(self.chunks), reserved
         size, runs = self._objects.object_bytes, self._objects.runs
         digest, run = crc64(bytes(size)), crc64(bytes(size // runs))
         commit = engine_pb2.Commit(
             lease=reserved.lease,
-            digests=digest.to_bytes(8, "little") * self._chunks,
-            runs=run.to_bytes(8, "little") * runs * self._chunks,
+            digests=digest.to_bytes(8, "little") * self.chunks,
+            runs=run.to_bytes(8, "little") * runs * self.chunks,
         )
         await self._session.ask(commit=commit)
         wait = engine_pb2.WaitStored(prompt=prompt, within_ms=SAVED_WITHIN_MS)
         stored = (await self._session.ask(wait_stored=wait)).stored
         saved = engine_pb2.SAVE_STATE_SAVED
-        assert stored.states == bytes([saved]) * self._chunks, stored.states
+        assert {*stored.states} == {saved}, {*stored.states}
 
     async def look_up(self, chunks: int) -> Reported:
         """Of the prompt's first chunks, none of which is resident before or after."""
@@ -103,9 +113,27 @@ class Engine:
         await self._session.ask(cancel=engine_pb2.Cancel(ticket=found.ticket))
         return Reported(first_us, now_us)
 
-    def first_object(self, store: Path) -> Path:
-        """The file of the first chunk's object."""
-        return store / object_name(object_key(self.keys[:32], group=0, shard=0))
+    async def look_up_one(self, number: int) -> float:
+        """Microseconds until a prompt can be read that is one of the chunks alone, which is not resident before."""
+        stream = self._session.stream
+        key = self.keys[32 * number : 32 * (number + 1)]
+        message = lookup_message(engine_pb2.Prompt(keys=key))
+        begin = time.perf_counter()
+        await stream.write(message)
+        found = answer = engine_pb2.SessionReply.FromString(await stream.read()).lookup
+        while not answer.hit_chunks and not answer.final:
+            answer = engine_pb2.SessionReply.FromString(await stream.read()).progress
+        us = (time.perf_counter() - begin) * 1e6
+        assert answer.hit_chunks == 1, answer
+        while not answer.final:
+            answer = engine_pb2.SessionReply.FromString(await stream.read()).progress
+        await self._session.ask(cancel=engine_pb2.Cancel(ticket=found.ticket))
+        return us
+
+    def objects(self) -> Iterator[str]:
+        """The names of all files in a store, in order."""
+        for start in range(0, len(self.keys), 32):
+            yield object_name(object_key(self.keys[start : start + 32], group=0, shard=0))
 
 
 @asynccontextmanager
@@ -121,78 +149,114 @@ def file_store(folder: Path, **more: object) -> Settings:
     return {**given, "write_back": False, **more}
 
 
-async def save_once(folder: Path, spec: EngineSpec, chunks: int) -> None:
-    """By a node of its own: its successor has nothing of it in memory."""
-    with node_process(*SETTINGS, "l1.bytes=1GiB", stores=[file_store(folder)]) as node:
-        async with attached(node, spec, chunks) as engine:
-            await engine.save()
-
-
 async def small_object(folder: Path, rounds: int) -> dict[str, Sample]:
-    """A 64 KiB object from `folder`, on tmpfs, beside an echo of as many bytes."""
+    """A 64 KiB object from `folder`, on tmpfs, each time another one, beside an echo of as many bytes.
+
+    From a store that is buffered and whose objects stay in L1, which has it at hand; and, `unkept`, from one that is
+    neither: it goes the way of long prompts.
+    """
     spec = small_model(new_engine_instance(), head_size=SMALL_HEAD_SIZE)
-    await save_once(folder, spec, 1)
-    seen: dict[str, list[list[float]]] = {"echo": [], "load": []}
-    stores = [file_store(folder)]
-    with node_process(*SETTINGS, "l1.bytes=256MiB", stores=stores) as node, echo_process() as echo:
-        async with (
-            attached(node, spec, 1) as engine,
-            grpc.aio.insecure_channel(echo.address) as channel,
-        ):
-            stream = channel.stream_stream("/bench.Echo/Stream")()
-            message = lookup_message(engine_pb2.Prompt(keys=engine.keys))
-
-            async def load() -> list[float]:
-                return [(await engine.look_up(1)).all_us for _ in range(ONES)]
-
-            cases = {"echo": lambda: ping(stream, message, nothing), "load": load}
-            await in_turns(cases)
-            with quiet():
-                for _ in range(rounds):
-                    for name, values in (await in_turns(cases)).items():
-                        seen[name].append(values)
-    echo_us, load_us = (
-        Sample(tuple(percentile(one, 50) for one in seen[name])) for name in ("echo", "load")
-    )
-    pairs = zip(load_us.values, echo_us.values, strict=True)
-    over = Sample(tuple(mine - bare for mine, bare in pairs))
-    return {"echo_us_p50": echo_us, "tmpfs_64kib_us_p50": load_us, "over_echo_us": over}
-
-
-async def long_prefix(folder: Path, rounds: int) -> dict[str, Sample]:
-    """256 chunks of 1 MiB from `folder`, beside one read of such an object."""
-    spec = small_model(new_engine_instance(), layers=LONG_LAYERS, head_size=LONG_HEAD_SIZE)
-    await save_once(folder, spec, LONG_CHUNKS)
-    reads, ones, firsts, speeds, cores = (list[float]() for _ in range(5))
-    with node_process(*SETTINGS, "l1.bytes=1GiB", stores=[file_store(folder)]) as node:
-        wait_prefaulted(node)
-        slow_before = slow_steps(node)
-        async with attached(node, spec, LONG_CHUNKS) as engine:
-            path, gib = engine.first_object(folder), engine.total_bytes / GIB
-            await engine.look_up(LONG_CHUNKS)
-            with quiet():
-                for _ in range(rounds):
-                    reads.append(_median(lambda: read_us(path)))
-                    ones.append(
-                        percentile([(await engine.look_up(1)).all_us for _ in range(9)], 50)
-                    )
-                    used_s = cpu_s(node.pid)
-                    reported = await engine.look_up(LONG_CHUNKS)
-                    cores.append((cpu_s(node.pid) - used_s) / gib)
-                    firsts.append(reported.first_us)
-                    speeds.append(gib / reported.all_us * 1e6)
-        slow = slow_steps(node) - slow_before
-    read, one, first = Sample(tuple(reads)), Sample(tuple(ones)), Sample(tuple(firsts))
-    return {
-        "read_us": read,
-        "one_chunk_us": one,
-        "first_report_us": first,
-        "first_report_to_read": ratio(first, read),
-        "first_report_to_one_chunk": ratio(first, one),
-        "prefix_gib_s": Sample(tuple(speeds)),
-        "core_s_per_gib": Sample(tuple(cores)),
-        "slow_steps": Sample((float(slow),)),
+    chunks = (rounds + 1) * TURNS * ONES
+    ways = {
+        "at_hand": file_store(folder / "at_hand", name="near", io="buffered", write_back=True),
+        "unkept": file_store(folder / "unkept"),
     }
+    with node_process(*SETTINGS, SMALL_ARENA, stores=[*ways.values()]) as node:
+        async with attached(node, spec, chunks) as engine:
+            await engine.save()  # on all stores
+    async with AsyncExitStack() as stack:
+        echo = stack.enter_context(echo_process())
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(echo.address))
+        stream = channel.stream_stream("/bench.Echo/Stream")()
+        message = lookup_message(engine_pb2.Prompt(keys=bytes(32)))
+        cases: dict[str, Case] = {"echo": lambda: ping(stream, message, nothing)}
+        for name, store in ways.items():
+            node = stack.enter_context(node_process(*SETTINGS, SMALL_ARENA, stores=[store]))
+            wait_prefaulted(node)
+            cases[name] = _ones(
+                await stack.enter_async_context(attached(node, spec, chunks)), iter(range(chunks))
+            )
+        seen: dict[str, list[list[float]]] = {name: [] for name in cases}
+        await in_turns(cases)
+        with quiet():
+            for _ in range(rounds):
+                for name, values in (await in_turns(cases)).items():
+                    seen[name].append(values)
+    us = {name: Sample(tuple(percentile(one, 50) for one in all_)) for name, all_ in seen.items()}
+    return {
+        "node_echo_us_p50": us["echo"],
+        "node_tmpfs_64kib_us_p50": us["at_hand"],
+        "node_over_echo_us": _over(us["at_hand"], us["echo"]),
+        "node_unkept_over_echo_us": _over(us["unkept"], us["echo"]),
+    }
+
+
+def _ones(engine: Engine, numbers: Iterator[int]) -> Case:
+    async def look_up() -> list[float]:
+        return [await engine.look_up_one(number) for number in islice(numbers, ONES)]
+
+    return look_up
+
+
+def _over(mine: Sample, bare: Sample) -> Sample:
+    pairs = zip(mine.values, bare.values, strict=True)
+    return Sample(tuple(one - other for one, other in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Chunks of `layers` * 128 KiB."""
+
+    layers: int
+    chunks: int
+
+
+async def long_prefixes(
+    folder: Path, rounds: int, prefixes: Mapping[str, Prefix]
+) -> dict[str, Sample]:
+    """From `folder`, of one node, each under its name."""
+    store, found = file_store(folder), dict[str, Sample]()
+    specs = {
+        name: small_model(new_engine_instance(), layers=one.layers, head_size=LONG_HEAD_SIZE)
+        for name, one in prefixes.items()
+    }
+    with node_process(*SETTINGS, SAVING_ARENA, stores=[store]) as node:
+        for name, one in prefixes.items():
+            async with attached(node, specs[name], one.chunks) as engine:
+                await engine.save()
+    with node_process(*SETTINGS, LOADING_ARENA, stores=[store]) as node:
+        wait_prefaulted(node)
+        for name, one in prefixes.items():
+            async with attached(node, specs[name], one.chunks) as engine:
+                samples = await _long_prefix(node, engine, folder, rounds)
+            found |= {f"{name}_{key}": sample for key, sample in samples.items()}
+    return found
+
+
+async def _long_prefix(
+    node: Server, engine: Engine, folder: Path, rounds: int
+) -> dict[str, Sample]:
+    """Beside bare reads of the same files, each of another one."""
+    seen: dict[str, list[float]] = {name: [] for name in PREFIX_KEYS}
+    gib, slow_before = engine.total_bytes / GIB, slow_steps(node)
+    with BareReader(folder, [*engine.objects()]) as bare, quiet():
+        await engine.look_up(engine.chunks)
+        for _ in range(rounds):
+            reads = [bare.one_us() for _ in range(ONE_READS)]
+            ones = [(await engine.look_up(1)).all_us for _ in range(ONE_READS)]
+            seen["read_us"].append(percentile(reads, 50))
+            seen["one_chunk_us"].append(percentile(ones, 50))
+            seen["queued_read_us"].append(bare.first_of_all_us())
+            used_s = cpu_s(node.pid)
+            reported = await engine.look_up(engine.chunks)
+            seen["core_s_per_gib"].append((cpu_s(node.pid) - used_s) / gib)
+            seen["first_report_us"].append(reported.first_us)
+            seen["prefix_gib_s"].append(gib / reported.all_us * 1e6)
+    samples = {key: Sample(tuple(values)) for key, values in seen.items()}
+    for key in ("read", "queued_read", "one_chunk"):
+        per = ratio(samples["first_report_us"], samples[f"{key}_us"])
+        samples[f"first_report_to_{key}"] = per
+    return {**samples, "slow_steps": Sample((float(slow_steps(node) - slow_before),))}
 
 
 async def full_hits(folder: Path, rounds: int) -> dict[str, Sample]:
@@ -217,19 +281,19 @@ async def full_hits(folder: Path, rounds: int) -> dict[str, Sample]:
             other = await RawSession.attach(channels[-1], spec)
             busy = asking.create_task(_miss_for_ever(other))
             times: dict[str, list[list[float]]] = {name: [] for name in cases}
-            await in_turns(cases)
+            await in_turns(cases, HIT_TURNS)
             with quiet():
                 for _ in range(rounds):
-                    for name, seen in (await in_turns(cases)).items():
+                    for name, seen in (await in_turns(cases, HIT_TURNS)).items():
                         times[name].append(seen)
             busy.cancel()
         for channel in channels:
             await channel.close()
     us = {name: Sample(tuple(percentile(one, 50) for one in seen)) for name, seen in times.items()}
     return {
-        "hit_us_p50": us["bare"],
-        "hit_with_stores": ratio(us["stores"], us["bare"]),
-        "hit_with_one_hanging": ratio(us["hanging"], us["bare"]),
+        "l1_hit_us_p50": us["bare"],
+        "l1_hit_with_stores": ratio(us["stores"], us["bare"]),
+        "l1_hit_with_one_hanging": ratio(us["hanging"], us["bare"]),
     }
 
 
@@ -260,19 +324,6 @@ async def _miss_for_ever(session: RawSession) -> None:
         await asyncio.sleep(0.01)
 
 
-def read_us(path: Path) -> float:
-    """One read of a whole file past the page cache."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    try:
-        buffer = mmap.mmap(-1, -(-path.stat().st_size // mmap.PAGESIZE) * mmap.PAGESIZE)
-        buffer.write(bytes(len(buffer)))  # its pages are there
-        begin = time.perf_counter()
-        os.preadv(fd, [buffer], 0)
-        return (time.perf_counter() - begin) * 1e6
-    finally:
-        os.close(fd)
-
-
 def slow_steps(node: Server) -> int:
     """Steps of the node's loop that took longer than 5 ms, so far."""
     command = [sys.executable, "-m", "penstock.actors.cli.main", "status", "--metrics"]
@@ -283,19 +334,17 @@ def slow_steps(node: Server) -> int:
     return int(found[1]) if found else 0
 
 
-def _median(measure: Callable[[], float], times: int = 9) -> float:
-    return percentile([measure() for _ in range(times)], 50)
-
-
 def targets(disk: Path, tmpfs: Path, rounds: int) -> dict[str, Sample]:
     """Everything, by the name it has in the report. `disk` and `tmpfs` are empty folders."""
     found: dict[str, Sample] = {}
-    plan: Sequence[tuple[str, Callable[[], object]]] = (
-        ("node", lambda: small_object(tmpfs / "small", rounds)),
-        ("disk", lambda: long_prefix(disk / "long", rounds)),
-        ("tmpfs", lambda: long_prefix(tmpfs / "long", rounds)),
-        ("l1", lambda: full_hits(disk / "hits", rounds)),
+    one_mib, four_mib = Prefix(layers=8, chunks=256), Prefix(layers=32, chunks=64)
+    on_disk = {"disk": one_mib, "disk_4mib": four_mib}
+    plan: Sequence[Callable[[], Coroutine[None, None, dict[str, Sample]]]] = (
+        lambda: small_object(tmpfs / "small", rounds),
+        lambda: long_prefixes(disk / "long", rounds, on_disk),
+        lambda: long_prefixes(tmpfs / "long", rounds, {"tmpfs": one_mib}),
+        lambda: full_hits(disk / "hits", rounds),
     )
-    for name, measure in plan:
-        found |= {f"{name}_{key}": one for key, one in asyncio.run(measure()).items()}
+    for measure in plan:
+        found |= asyncio.run(measure())
     return found

@@ -1,31 +1,35 @@
 """Two sides of a pair: a store as the node runs it, and what its medium gives without us.
 
 Ours is the whole store actor: turns, books, headers, digests, the store's own methods. The objects lie in an arena.
+A turn has a given time and not a given number of bytes: slow media take no longer, and fast ones are not over before
+they have begun. `store_fio.py` has the sides that are fio.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from support.store_world import StoreWorld
 
 from penstock._native import Arena, Copier, crc64
-from penstock.actors.api.store import LoadOutcome, SaveOutcome, Source, Target
+from penstock.actors.api.store import Delete, Keys, LoadOutcome, SaveOutcome, Source, Target
 from penstock.runtime.units import GIB, KIB, MIB
 
 ASKS = 2  # batches under way at a time
 NAMESPACE = bytes(32)
+FAR_BYTES = 64 * MIB  # memory copied to and from: more than caches hold
+DELETE_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,9 @@ class Shape:
     """What is moved in one turn."""
 
     object_bytes: int
-    objects: int
     depth: int  # objects of a batch, and what the medium is asked for at a time
-
-    @property
-    def total_bytes(self) -> int:
-        return self.object_bytes * self.objects
+    half_s: float  # saving takes as long, and loading
+    objects_max: int  # that are saved in it: then it takes less
 
     @property
     def words(self) -> str:
@@ -55,22 +56,28 @@ class Turn:
     core_s_per_gib: float = 0.0  # of this process, loading
 
 
+class TurnFailed(Exception):
+    """Not everything was saved or loaded: there is no speed to tell."""
+
+
 class Side(Protocol):
-    async def turn(self, number: int) -> Turn:
+    async def turn(self, number: int) -> None:
         """Save objects nobody saved before, then load them."""
+
+    def turns(self) -> list[Turn]:
+        """What all of them gave, after the last."""
 
 
 class Slots:
-    """Arena memory for the objects under way, all of one content."""
+    """Arena memory for the objects under way, all of one content. Used in turn: `near_bytes` of it, if that is more."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, near_bytes: int = 0) -> None:
         self.shape = shape
-        count = ASKS * shape.depth
-        self.arena = Arena(bytes=count * shape.object_bytes)
-        self.views = [
-            self.arena.view(at * shape.object_bytes, shape.object_bytes) for at in range(count)
-        ]
-        self._content = os.urandom(shape.object_bytes)
+        size, batch = shape.object_bytes, ASKS * shape.depth
+        count = max(1, -(-near_bytes // (batch * size))) * batch
+        self.arena = Arena(bytes=count * size)
+        self.views = [self.arena.view(at * size, size) for at in range(count)]
+        self._content = os.urandom(size)
         self.digest = crc64(self._content)
         self.fill()
 
@@ -84,47 +91,113 @@ class Slots:
         for view in self.views:
             view[:] = nothing
 
+    def batches(self, which: int) -> Iterator[list[memoryview]]:
+        """For one of the ASKS that are under way: its own memory, in turn."""
+        depth = self.shape.depth
+        starts = range(which * depth, len(self.views), ASKS * depth)
+        return cycle([self.views[start : start + depth] for start in starts])
+
+
+class _Half(NamedTuple):
+    """Saving, or loading."""
+
+    batches: list[list[bytes]]  # of keys
+    gib_s: float
+    core_s_per_gib: float
+
+
+class Medium(Protocol):
+    """What a turn must know of where the objects are."""
+
+    def forget(self) -> bool:
+        """Drop what a cache has of the objects. False: there is none."""
+
+    @property
+    def is_emptied(self) -> bool:
+        """The objects of a turn are deleted before the next one, which has their room."""
+
+    @property
+    def pace(self) -> float:
+        """How much of the time of the others in its group it is given."""
+
 
 class OurSide:
-    def __init__(self, world: StoreWorld, slots: Slots, forget: Callable[[], None]) -> None:
-        """`forget` drops what a cache has of the objects saved."""
-        self._world, self._slots, self._shape, self._forget = world, slots, slots.shape, forget
+    def __init__(self, world: StoreWorld, slots: Slots, medium: Medium) -> None:
+        self._world, self._slots, self._shape, self._medium = world, slots, slots.shape, medium
+        self._half_s = slots.shape.half_s * medium.pace
+        self._saved: list[list[bytes]] = []
+        self._turns: list[Turn] = []
 
-    async def turn(self, number: int) -> Turn:
+    def turns(self) -> list[Turn]:
+        return self._turns
+
+    async def warm_up(self) -> None:
+        """Files are there, threads run, and memory that is emptied and used again has been touched."""
+        count = self._shape.objects_max
+        if not self._medium.is_emptied:
+            count = min(count, ASKS * self._shape.depth)
+        keys = [_key(-1, index) for index in range(count)]
+        self._saved = (await self._half(self._save, self._cut(keys), half_s=60.0)).batches
+        await self._half(self._load, self._saved, half_s=60.0)
+
+    async def turn(self, number: int) -> None:
+        if self._medium.is_emptied:
+            for batch in self._saved:
+                keys = Keys.of([(key, 0) for key in batch])
+                await self._world.ref.ask(Delete(keys), within=DELETE_WITHIN_S)
         self._slots.fill()
-        save_s, _ = await self._timed(number, self._save)
-        self._forget()
+        keys = [_key(number, index) for index in range(self._shape.objects_max)]
+        saving = await self._half(self._save, self._cut(keys), half_s=self._half_s)
+        self._saved = saving.batches
+        is_cached = self._medium.forget()
         self._slots.clear()
-        load_s, core_s = await self._timed(number, self._load)
-        gib = self._shape.total_bytes / GIB
-        return Turn(gib / save_s, gib / load_s, core_s / gib)
+        again = self._saved if is_cached else cycle(self._saved)
+        loading = await self._half(self._load, again, half_s=self._half_s)
+        self._turns.append(Turn(saving.gib_s, loading.gib_s, loading.core_s_per_gib))
 
-    async def one_us(self, number: int, loads: int) -> float:
-        """The median of loads of one object of that turn, nothing else under way."""
-        seen = []
-        for index in range(loads):
+    async def one_us(self, loads_max: int) -> float:
+        """The median of loads of single objects of the last turn, each another one and nothing else under way."""
+        self._medium.forget()
+        return await self.one_again_us(loads_max)
+
+    async def one_again_us(self, loads_max: int) -> float:
+        """As `one_us`, with whatever a cache has."""
+        seen, views = [], self._slots.views
+        for key in [key for batch in self._saved for key in batch][:loads_max]:
             begin = time.perf_counter()
-            await self._load([_key(number, index % self._shape.objects)], self._slots.views)
+            await self._load([key], views)
             seen.append((time.perf_counter() - begin) * 1e6)
         return statistics.median(seen)
 
-    async def _timed(
-        self, number: int, move: Callable[[list[bytes], Sequence[memoryview]], Awaitable[None]]
-    ) -> tuple[float, float]:
-        """(seconds, seconds of processor time of this process)."""
+    def _cut(self, keys: list[bytes]) -> list[list[bytes]]:
         depth = self._shape.depth
-        keys = [_key(number, index) for index in range(self._shape.objects)]
+        return [keys[start : start + depth] for start in range(0, len(keys), depth)]
+
+    async def _half(
+        self,
+        move: Callable[[list[bytes], Sequence[memoryview]], Awaitable[None]],
+        batches: Iterable[list[bytes]],
+        *,
+        half_s: float,
+    ) -> _Half:
+        """Until the time is over or the batches are."""
+        left, moved = iter(batches), list[list[bytes]]()
 
         async def ask(which: int) -> None:
-            views = self._slots.views[which * depth : (which + 1) * depth]
-            for start in range(which * depth, len(keys), ASKS * depth):
-                await move(keys[start : start + depth], views)
+            for views in self._slots.batches(which):
+                if time.perf_counter() >= end or (batch := next(left, None)) is None:
+                    return
+                await move(batch, views)
+                moved.append(batch)
 
         core_s, begin = _core_s(), time.perf_counter()
+        end = begin + half_s
         async with asyncio.TaskGroup() as asks:
             for which in range(ASKS):
                 asks.create_task(ask(which))
-        return time.perf_counter() - begin, _core_s() - core_s
+        seconds, core_s = time.perf_counter() - begin, _core_s() - core_s
+        gib = sum(map(len, moved)) * self._shape.object_bytes / GIB
+        return _Half(moved, gib / seconds, core_s / gib)
 
     async def _save(self, keys: list[bytes], views: Sequence[memoryview]) -> None:
         digest, size = self._slots.digest, self._shape.object_bytes
@@ -134,7 +207,8 @@ class OurSide:
             for key, view in zip(keys, views, strict=False)
         ]
         for saved in await self._world.save(*sources):
-            assert saved.outcome is SaveOutcome.SAVED, saved
+            if saved.outcome is not SaveOutcome.SAVED:
+                raise TurnFailed(str(saved))
 
     async def _load(self, keys: list[bytes], views: Sequence[memoryview]) -> None:
         size = self._shape.object_bytes
@@ -143,59 +217,51 @@ class OurSide:
             for key, view in zip(keys, views, strict=False)
         ]
         for loaded in await self._world.load(*targets):
-            assert loaded.outcome is LoadOutcome.LOADED, loaded
-
-
-class FioSide:
-    """fio with io_uring: the same block size, depth and folder; it reads one file at random and writes another."""
-
-    def __init__(self, folder: Path, shape: Shape, *, direct: int) -> None:
-        self._shape = shape
-        self._common = [
-            "fio",
-            f"--directory={folder}",
-            f"--bs={shape.object_bytes}",
-            f"--size={shape.total_bytes}",
-            f"--iodepth={shape.depth}",
-            f"--direct={direct}",
-            "--ioengine=io_uring",
-            "--output-format=json",
-            "--randrepeat=0",
-            "--invalidate=1",
-            "--thread",
-        ]
-        _run([*self._common, "--name=lay", "--rw=write", "--filename=read", "--end_fsync=1"])
-
-    async def turn(self, number: int) -> Turn:
-        del number
-        reading = ["--name=read", "--rw=randread", "--filename=read"]
-        writing = ["--name=write", "--stonewall", "--rw=write", "--filename=written"]
-        words = [*self._common, *reading, *writing, "--unlink=1", "--fallocate=posix"]
-        read, written = json.loads(_run(words))["jobs"]
-        return Turn(written["write"]["bw_bytes"] / GIB, read["read"]["bw_bytes"] / GIB)
+            if loaded.outcome is not LoadOutcome.LOADED:
+                raise TurnFailed(str(loaded))
 
 
 class MemcpySide:
-    """memcpy of the same bytes, one thread, to memory that is there."""
+    """memcpy by one thread, between the arena and memory that is there; neither fits into a cache."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots, self._shape = slots, slots.shape
         self._copier = Copier(threads=1)
-        self._target = memoryview(bytearray(b"\1") * self._shape.total_bytes)
+        self._far = memoryview(bytearray(b"\1") * FAR_BYTES)
+        self._turns: list[Turn] = []
 
-    async def turn(self, number: int) -> Turn:
+    def turns(self) -> list[Turn]:
+        return self._turns
+
+    async def turn(self, number: int) -> None:
         del number
-        gib = self._shape.total_bytes / GIB
-        return Turn(gib / self._copy(is_save=True), gib / self._copy(is_save=False))
+        self._turns.append(Turn(self._timed(self.save), self._timed(self.load)))
 
-    def _copy(self, *, is_save: bool) -> float:
-        size, views = self._shape.object_bytes, self._slots.views
+    def save(self, near: memoryview, far: memoryview) -> None:
+        self._copier.baseline_memcpy(destination=far, source=near)
+
+    def load(self, near: memoryview, far: memoryview) -> None:
+        self._copier.baseline_memcpy(destination=near, source=far)
+
+    def _timed(self, move: Callable[[memoryview, memoryview], None]) -> float:
+        """GiB/s."""
+        size, views = self._shape.object_bytes, cycle(self._slots.views)
+        starts, moved = cycle(range(0, FAR_BYTES, size)), 0
         begin = time.perf_counter()
-        for index in range(self._shape.objects):
-            far, near = self._target[index * size : (index + 1) * size], views[index % len(views)]
-            source, destination = (near, far) if is_save else (far, near)
-            self._copier.baseline_memcpy(destination=destination, source=source)
-        return time.perf_counter() - begin
+        end = begin + self._shape.half_s
+        while time.perf_counter() < end:
+            start = next(starts)
+            move(next(views), self._far[start : start + size])
+            moved += size
+        return moved / GIB / (time.perf_counter() - begin)
+
+
+class DigestedMemcpySide(MemcpySide):
+    """The same, and what was loaded is digested, as a node must before it shows it to anybody."""
+
+    def load(self, near: memoryview, far: memoryview) -> None:
+        super().load(near, far)
+        crc64(near)
 
 
 @dataclass(slots=True)
@@ -206,38 +272,55 @@ class LoopSide:
     at_once: int
     put: Callable[[int], Awaitable[None]]
     get: Callable[[int], Awaitable[None]]
+    seen: list[Turn] = field(default_factory=list)
 
-    async def turn(self, number: int) -> Turn:
-        gib, first = self.shape.total_bytes / GIB, number * self.shape.objects
-        save_s = await self._all(self.put, first)
-        return Turn(gib / save_s, gib / await self._all(self.get, first))
+    def turns(self) -> list[Turn]:
+        return self.seen
 
-    async def _all(self, move: Callable[[int], Awaitable[None]], first: int) -> float:
-        async def some(which: int) -> None:
-            for index in range(which, self.shape.objects, self.at_once):
-                await move(first + index)
+    async def turn(self, number: int) -> None:
+        first = number * self.shape.objects_max
+        saved, save_gib_s = await self._all(self.put, range(first, first + self.shape.objects_max))
+        _, load_gib_s = await self._all(self.get, cycle(range(first, first + saved)))
+        self.seen.append(Turn(save_gib_s, load_gib_s))
+
+    async def _all(
+        self, move: Callable[[int], Awaitable[None]], numbers: Iterable[int]
+    ) -> tuple[int, float]:
+        """(objects moved, GiB/s)."""
+        left, moved = iter(numbers), 0
+
+        async def some() -> None:
+            nonlocal moved
+            while time.perf_counter() < end and (number := next(left, None)) is not None:
+                await move(number)
+                moved += 1
 
         begin = time.perf_counter()
+        end = begin + self.shape.half_s
         async with asyncio.TaskGroup() as tasks:
-            for which in range(self.at_once):
-                tasks.create_task(some(which))
-        return time.perf_counter() - begin
+            for _ in range(self.at_once):
+                tasks.create_task(some())
+        seconds = time.perf_counter() - begin
+        return moved, moved * self.shape.object_bytes / GIB / seconds
 
 
 class ChildSide:
-    """A process that answers the number of a turn with the seconds of its saves and of its loads."""
+    """A process that answers the number of a turn with the GiB/s of its saves and of its loads."""
 
-    def __init__(self, shape: Shape, child: subprocess.Popen[str]) -> None:
-        self._shape, self._child = shape, child
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._child = child
+        self._turns: list[Turn] = []
 
-    async def turn(self, number: int) -> Turn:
+    def turns(self) -> list[Turn]:
+        return self._turns
+
+    async def turn(self, number: int) -> None:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(f"{number}\n")
         self._child.stdin.flush()
-        save_s, load_s = map(float, self._child.stdout.readline().split())
-        gib = self._shape.total_bytes / GIB
-        return Turn(gib / save_s, gib / load_s)
+        save_gib_s, load_gib_s = map(float, self._child.stdout.readline().split())
+        self._turns.append(Turn(save_gib_s, load_gib_s))
 
 
 def drop_page_cache(folder: Path) -> None:
@@ -248,10 +331,6 @@ def drop_page_cache(folder: Path) -> None:
             fd = os.open(path, os.O_RDONLY)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(fd)
-
-
-def _run(command: Sequence[str]) -> bytes:
-    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 def _key(turn: int, index: int) -> bytes:
