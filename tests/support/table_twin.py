@@ -306,8 +306,15 @@ class TableTwin(TwinState):
         return len(self.leases_of(session))
 
     def orphan_some(self, session: int, objects_max: float) -> tuple[int, bool]:
+        return self.orphan(self.leases_of(session), objects_max)
+
+    def forsake_some(self, session: int, objects_max: float) -> tuple[int, bool]:
+        writes = [one for one in self.leases_of(session) if self.leases[one].writes]
+        return self.orphan(writes, objects_max)
+
+    def orphan(self, leases: Sequence[bytes], objects_max: float) -> tuple[int, bool]:
         step, orphaned = TwinStep(max(1, objects_max)), 0
-        for one in self.leases_of(session):
+        for one in leases:
             lease = self.leases[one]
             if lease.is_overdue_whole() and not lease.ending:
                 continue

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 
 from support.table_twin import TableTwin
-from support.table_twin_state import TwinChunk, TwinLease, TwinObject
+from support.table_twin_state import TwinChunk, TwinLease, TwinObject, TwinStep
 
 from penstock._native import Outcome
 
@@ -114,7 +114,7 @@ class BorrowingTwin(TableTwin):
         lease = self.lease_of(lease_id, OWN_SESSION, writes=False)
         if lease is None or lease.overdue:
             return Outcome.STALE
-        self.make_overdue(lease_id)
+        self.make_overdue(lease_id, TwinStep())
         return Outcome.OK
 
     def drop_objects(self, named: Sequence[tuple[bytes, int]]) -> int:

@@ -36,13 +36,15 @@ class TableMachine(BorrowingCalls):
             seen = self.table.expire(self.now, objects_max=objects_max)
             assert tuple(seen) == self.twin.expire(self.now, objects_max)
 
-    @rule(session=sessions, objects_max=st.integers(1, 6), orphan=st.booleans())
-    def leave_in_steps(self, session: int, objects_max: int, orphan: bool) -> None:
+    @rule(
+        session=sessions,
+        objects_max=st.integers(1, 6),
+        how=st.sampled_from(["orphan_some", "end_some", "forsake_some"]),
+    )
+    def leave_in_steps(self, session: int, objects_max: int, how: str) -> None:
         """One step; anything may come before the next."""
-        table = self.table.orphan_some if orphan else self.table.end_some
-        twin = self.twin.orphan_some if orphan else self.twin.end_some
-        seen = table(session, objects_max)
-        assert (seen.count, seen.is_over) == twin(session, objects_max)
+        seen = getattr(self.table, how)(session, objects_max)
+        assert (seen.count, seen.is_over) == getattr(self.twin, how)(session, objects_max)
 
     @rule(instance=st.integers(1, 3), chunks_max=st.integers(1, 6))
     def close_some(self, instance: int, chunks_max: int) -> None:
@@ -73,6 +75,21 @@ class TableMachine(BorrowingCalls):
         victims = [evicted.keys[i : i + 32] for i in range(0, len(evicted.keys), 32)]
         assert evicted.bytes == self.twin.evict(pages, victims) * PAGE_BYTES
         assert evicted.chunks == len(victims)
+
+    @rule(tenant=st.integers(0, 2), pages=st.integers(1, 8))
+    def evict_own(self, tenant: int, pages: int) -> None:
+        """In which order is the table's affair; but only what is the tenant's and may go, no more than is wanted."""
+        evicted = self.table.evict_own(tenant, pages * PAGE_BYTES, now=self.now)
+        victims = [evicted.keys[i : i + 32] for i in range(0, len(evicted.keys), 32)]
+        self.twin.tick()
+        freed = 0
+        for key in victims:
+            chunk = self.twin.chunks[key]
+            assert chunk.tenant == tenant
+            assert freed < pages, "evicted more than was wanted"
+            freed += len(chunk.resident())
+            assert self.twin.evict_these([key]) == [key]
+        assert evicted.is_over == (not victims)
 
     @rule(geometry=st.integers(0, 2), prompt=prompts)
     def drop(self, geometry: int, prompt: str) -> None:
