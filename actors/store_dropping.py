@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from penstock.actors.api.store import Keys
+from penstock.actors.core.store_ledger import Shortfall
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts
 from penstock.actors.stores.store import Store, StoreFault
@@ -46,18 +47,18 @@ async def drop(parts: Parts, keys: Keys, *, within_s: float) -> int:
         parts.turns.free(names)
 
 
-async def make_room(parts: Parts, size_bytes: int, objects: int) -> str:
-    """Evict until so much fits. Empty: it does now, until the next await; else why not.
+async def make_room(parts: Parts, size_bytes: int, objects: int, place: int) -> str:
+    """Evict until so much fits there. Empty: it does now, until the next await; else why not.
 
     To be called by whoever has `parts.room`. Raises StoreFault.
     """
     ledger = parts.ledger
     assert ledger is not None, "what is shared is not evicted by us"
     failed = 0
-    while (short := ledger.shortfall_bytes(size_bytes, objects)) > 0:
+    while (short := ledger.shortfall(size_bytes, objects, place)).bytes:
         try:
             if not await evict(parts, short):
-                return f"{short} bytes too few, and nothing may be evicted"
+                return f"{short.bytes} bytes too few, and nothing may be evicted"
         except StoreFault:
             failed += 1
             if failed == ROUNDS_MAX or not parts.writes.is_closed:
@@ -65,17 +66,17 @@ async def make_room(parts: Parts, size_bytes: int, objects: int) -> str:
     return ""
 
 
-async def evict(parts: Parts, bytes_wanted: int) -> int:
-    """Evict at least about so many bytes, as far as there is something to evict. How many objects were chosen.
+async def evict(parts: Parts, short: Shortfall) -> int:
+    """Evict at least about so many bytes from there, as far as there is something. How many objects were chosen.
 
     Raises StoreFault when none of them could be deleted.
     """
-    return await _evict(parts, bytes_wanted, partial(_guarded, parts, parts.config.save_within))
+    return await _evict(parts, short, partial(_guarded, parts, parts.config.save_within))
 
 
-async def evict_within(parts: Parts, bytes_wanted: int) -> int:
+async def evict_within(parts: Parts, short: Shortfall) -> int:
     """As `evict`, as a part of what the breaker of writes has let through."""
-    return await _evict(parts, bytes_wanted, partial(delete_each, parts.store))
+    return await _evict(parts, short, partial(delete_each, parts.store))
 
 
 async def delete(parts: Parts, keys: Keys, *, within_s: float) -> list[bytes]:
@@ -104,10 +105,11 @@ async def delete_each(store: Store, keys: Keys) -> list[bytes]:
     return left
 
 
-async def _evict(parts: Parts, bytes_wanted: int, delete_them: Delete) -> int:
+async def _evict(parts: Parts, short: Shortfall, delete_them: Delete) -> int:
     ledger = parts.ledger
     assert ledger is not None, "what is shared is not evicted by us"
-    victims = ledger.choose(bytes_wanted, EVICT_BATCH, without=parts.turns.taken)
+    taken = parts.turns.taken
+    victims = ledger.choose(short.bytes, EVICT_BATCH, without=taken, place=short.place)
     if not victims:
         return 0
     left = [*victims]

@@ -16,7 +16,7 @@ from penstock.actors.core.breaker import Breaker, BreakerLimits
 from penstock.actors.core.catalog import Catalog
 from penstock.actors.core.retry import RetryLimits
 from penstock.actors.core.speed import Speedometer
-from penstock.actors.core.store_ledger import LedgerLimits, StoreLedger
+from penstock.actors.core.store_ledger import LedgerLimits, Shelf, StoreLedger
 from penstock.actors.store_guard import Guard
 from penstock.actors.store_metrics import Op, StoreMetrics
 from penstock.actors.store_turns import ChangeTurns, Gate
@@ -206,14 +206,17 @@ def open_parts(
 
 def _ledger(store: Store, config: StoreConfig, tools: StoreTools) -> StoreLedger:
     capacity = capacity_of(store, config)
+    places = places_of(store)
+    bounds = places.places_bytes or (capacity,)
+    shares = [bound * capacity // max(capacity, sum(bounds)) for bound in bounds]
     limits = LedgerLimits(
-        capacity_bytes=capacity,
         objects_max=config.objects_max,
         tenants_max=config.tenants_max,
         tenant_bytes_max=config.tenant_bytes_max,
         quotas=tools.quotas,
     )
-    return StoreLedger(tools.make_catalog(capacity), limits)
+    shelves = [Shelf(tools.make_catalog(share), share) for share in shares]
+    return StoreLedger(shelves, limits, places.place_of)
 
 
 def capacity_of(store: Store, config: StoreConfig) -> int:

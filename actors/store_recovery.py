@@ -57,8 +57,10 @@ async def count(parts: Parts, ledger: StoreLedger) -> None:
 
 async def shrink(parts: Parts) -> None:
     """Evict what is over: the capacity may be smaller than it was. Raises StoreFault."""
+    assert parts.ledger is not None, "what is shared is not evicted by us"
     async with parts.room:
-        await make_room(parts, 0, 0)
+        for place in parts.ledger.places:
+            await make_room(parts, 0, 0, place)
 
 
 async def _delete(parts: Parts, ledger: StoreLedger, records: list[Record]) -> None:

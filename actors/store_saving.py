@@ -12,6 +12,7 @@ the medium is always in the books.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from anyio.lowlevel import checkpoint
 from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
 from penstock.actors.core.admission import Entry, Work
 from penstock.actors.core.breaker import BreakerState
-from penstock.actors.core.store_ledger import Record, StoreLedger
+from penstock.actors.core.store_ledger import Record, Shortfall, StoreLedger
 from penstock.actors.store_dropping import delete, evict_within, make_room
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
@@ -173,15 +174,16 @@ class Saver:
     async def _refusal(self, ledger: StoreLedger, record: Record) -> Saved | None:
         """None: there is room for it now, until the next await."""
         assert record.tenant is not None, record
-        reason = ledger.refusal(record.tenant, record.size_bytes)
+        place = ledger.place_of(record.key, record.device)
+        reason = ledger.refusal(record.tenant, record.size_bytes, place)
         if reason:
             return Saved(SaveOutcome.NO_ROOM, reason)
         try:
-            reason = await make_room(self._parts, record.size_bytes, 1)
+            reason = await make_room(self._parts, record.size_bytes, 1, place)
         except StoreFault as fault:
             return _not_now(str(fault))
         # Meanwhile objects of the tenant may have been found, or the store may have become smaller.
-        reason = reason or ledger.refusal(record.tenant, record.size_bytes)
+        reason = reason or ledger.refusal(record.tenant, record.size_bytes, place)
         return Saved(SaveOutcome.NO_ROOM, reason) if reason else None
 
     async def _write_or_evict(self, tried: set[bytes], given: Sequence[Given]) -> list[Outcome]:
@@ -196,11 +198,14 @@ class Saver:
         full = [one for one, out in zip(given, outcomes, strict=True) if out.fate is Fate.FULL]
         if not full or parts.ledger is None:
             return outcomes
-        wanted = sum(parts.store.cost(len(one.header), one.payload_bytes) for one in full)
-        try:
-            evicted = await evict_within(parts, wanted)
-        except StoreFault:
-            evicted = 0
+        wanted = Counter[int]()
+        for one in full:
+            place = parts.ledger.place_of(one.key, one.device)
+            wanted[place] += parts.store.cost(len(one.header), one.payload_bytes)
+        evicted = 0
+        for place, size in wanted.items():
+            with suppress(StoreFault):
+                evicted += await evict_within(parts, Shortfall(size, place))
         if not evicted:
             return outcomes
         second = iter(await parts.store.save(full))

@@ -5,15 +5,18 @@
 
 Bytes are those of the medium, headers and padding included. What is pending counts as taken, since it may be on the
 medium already; so does what was chosen to go, until it is gone there.
+
+A medium may be several places, each with a capacity of its own: then each has a shelf in the books, and room is made
+where it is short.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
@@ -27,9 +30,21 @@ PUT_MAX = 1024  # records in one call: a catalog has room for so many beyond obj
 NOBODY = 2**32 - 1  # owner of what was found and cannot be told apart any more
 
 
+@dataclass(slots=True)
+class Shelf:
+    """What is known of one place of the medium, or of all of it."""
+
+    catalog: Catalog
+    capacity_bytes: int  # >= 1
+    pending_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return self.catalog.used_bytes + self.pending_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerLimits:
-    capacity_bytes: int  # >= 1
     objects_max: int
     tenants_max: int
     tenant_bytes_max: int  # of a tenant without a quota of its own; 0: none
@@ -45,6 +60,13 @@ class Record(NamedTuple):
     tenant: bytes | None  # None: not known, and so nobody's
 
 
+class Shortfall(NamedTuple):
+    """What has to go for something else."""
+
+    bytes: int  # 0: nothing
+    place: int  # from where
+
+
 class _Owned(NamedTuple):
     """As `Record`, the tenant by number."""
 
@@ -55,11 +77,17 @@ class _Owned(NamedTuple):
 
 
 class StoreLedger:
-    def __init__(self, catalog: Catalog, limits: LedgerLimits) -> None:
-        self._catalog = catalog
+    def __init__(
+        self,
+        shelves: Sequence[Shelf],
+        limits: LedgerLimits,
+        place_of: Callable[[bytes, int], int] = lambda _key, _device: 0,
+    ) -> None:
+        """`place_of`: on which of `shelves` an object of this key and device is."""
+        self._shelves = tuple(shelves)
         self._limits = limits
+        self._place_of = place_of
         self._pending: dict[bytes, _Owned] = {}
-        self._pending_bytes = 0  # sum of _pending
         self._pending_of: Counter[int] = Counter()  # bytes by tenant
         self._left: list[set[bytes]] = []  # of those who count what is there, since each began
         self._tenants = Tenants(
@@ -71,29 +99,45 @@ class StoreLedger:
 
     @property
     def capacity_bytes(self) -> int:
-        return self._limits.capacity_bytes
+        return sum(shelf.capacity_bytes for shelf in self._shelves)
+
+    @property
+    def places(self) -> range:
+        return range(len(self._shelves))
+
+    def place_of(self, key: bytes, device: int) -> int:
+        """Where such an object is, or would be."""
+        return self._place_of(key, device) if len(self._shelves) > 1 else 0
 
     def resize(self, capacity_bytes: int) -> None:
-        """The medium became larger or smaller: what is over has to be evicted by the caller."""
-        self._limits = replace(self._limits, capacity_bytes=capacity_bytes)
+        """The medium, which is one, became larger or smaller: what is over has to be evicted by the caller."""
+        (shelf,) = self._shelves
+        shelf.capacity_bytes = capacity_bytes
 
     @property
     def used_bytes(self) -> int:
-        return self._catalog.used_bytes + self._pending_bytes
+        return sum(shelf.used_bytes for shelf in self._shelves)
 
     @property
     def objects(self) -> int:
         """Of those that are whole."""
-        return self._catalog.objects
+        return sum(shelf.catalog.objects for shelf in self._shelves)
 
     def has(self, packed_keys: bytes) -> bytes:
         """One byte per key."""
-        return self._catalog.has(packed_keys) if packed_keys else b""
+        if not packed_keys:
+            return b""
+        first, *others = self._shelves
+        found = first.catalog.has(packed_keys)
+        for shelf in others:
+            found = _either(found, shelf.catalog.has(packed_keys))
+        return found
 
     def touch(self, packed_keys: bytes) -> None:
         """Used, in prompt order."""
         if packed_keys:
-            self._catalog.touch(packed_keys)
+            for shelf in self._shelves:
+                shelf.catalog.touch(packed_keys)
 
     @contextmanager
     def counting(self) -> Iterator[set[bytes]]:
@@ -116,16 +160,17 @@ class StoreLedger:
             for record, is_known in zip(records, present, strict=True)
             if not is_known and record.key not in self._pending
         }
-        room = max(0, self._limits.objects_max - self._catalog.objects - len(self._pending))
+        room = max(0, self._limits.objects_max - self.objects - len(self._pending))
         known = [*islice(new.values(), room)]
         numbers = {tenant: self._number(tenant) for tenant in {one.tenant for one in known}}
         self._put([_Owned(*one[:3], numbers[one.tenant]) for one in known])
         return [*islice(new.values(), room, None)]
 
-    def refusal(self, tenant: bytes, size_bytes: int) -> str:
-        """Why so many bytes of this tenant cannot be saved, whatever is evicted; empty: they can."""
-        if size_bytes > self._limits.capacity_bytes:
-            return f"{size_bytes} bytes, the store has {self._limits.capacity_bytes}"
+    def refusal(self, tenant: bytes, size_bytes: int, place: int = 0) -> str:
+        """Why so many bytes of this tenant cannot be saved there, whatever is evicted; empty: they can."""
+        capacity_bytes = self._shelves[place].capacity_bytes
+        if size_bytes > capacity_bytes:
+            return f"{size_bytes} bytes, the store has {capacity_bytes}"
         try:
             account = self._tenants.account(tenant)
         except TooManyTenants:
@@ -135,22 +180,28 @@ class StoreLedger:
             return f"the tenant has {held} of {account.bytes_max} bytes, {size_bytes} more are over"
         return ""
 
-    def shortfall_bytes(self, size_bytes: int, objects: int) -> int:
-        """How much has to go before so much more fits; 0: it fits now."""
-        short = self.used_bytes + size_bytes - self._limits.capacity_bytes
-        records = self._catalog.objects + len(self._pending) + objects - self._limits.objects_max
-        return max(short, min(records, 1), 0)
+    def shortfall(self, size_bytes: int, objects: int, place: int = 0) -> Shortfall:
+        """What has to go before so much more fits there."""
+        shelf = self._shelves[place]
+        short = shelf.used_bytes + size_bytes - shelf.capacity_bytes
+        if short > 0:
+            return Shortfall(short, place)
+        if self.objects + len(self._pending) + objects > self._limits.objects_max:
+            return Shortfall(1, max(self.places, key=lambda at: self._shelves[at].catalog.objects))
+        return Shortfall(0, place)
 
     def reserve(self, record: Record) -> None:
         """The caller has made sure of room, and that nobody else changes this key."""
         assert record.key not in self._pending, record.key.hex()
         assert record.tenant is not None
-        assert self.refusal(record.tenant, record.size_bytes) == ""
+        place = self.place_of(record.key, record.device)
+        assert self.refusal(record.tenant, record.size_bytes, place) == ""
         owned = _Owned(*record[:3], self._number(record.tenant))
         self._pending[record.key] = owned
-        self._pending_bytes += owned.size_bytes
+        shelf = self._shelves[place]
+        shelf.pending_bytes += owned.size_bytes
         self._pending_of[owned.tenant] += owned.size_bytes
-        assert self.used_bytes <= self._limits.capacity_bytes, self
+        assert shelf.used_bytes <= shelf.capacity_bytes, self
 
     def settle(
         self,
@@ -166,15 +217,16 @@ class StoreLedger:
         self._tell_counting(gone)
 
     def choose(
-        self, bytes_wanted: int, count_max: int, *, without: Collection[bytes]
+        self, bytes_wanted: int, count_max: int, *, without: Collection[bytes], place: int = 0
     ) -> dict[bytes, int]:
-        """Objects to go next, but none of `without`, and their devices; nobody else chooses them until they are
-        removed or spared."""
+        """Objects to go next from there, but none of `without`, and their devices; nobody else chooses them until they
+        are removed or spared."""
+        catalog = self._shelves[place].catalog
         chosen: dict[bytes, int] = {}
         passed_over: list[bytes] = []
         freed = 0
         while freed < bytes_wanted and len(chosen) < count_max:
-            batch = self._catalog.victims(
+            batch = catalog.victims(
                 bytes_wanted=bytes_wanted - freed, count_max=count_max - len(chosen)
             )
             keys = _split(batch.keys)
@@ -192,17 +244,23 @@ class StoreLedger:
     def spare(self, keys: Collection[bytes]) -> None:
         """They were chosen, and stay."""
         if keys:
-            self._catalog.spare(b"".join(keys))
+            for shelf in self._shelves:
+                shelf.catalog.spare(b"".join(keys))
 
     def removed(self, keys: Collection[bytes]) -> int:
         """They are not on the medium any more. How many had been known."""
         self._tell_counting(keys)
-        return self._catalog.remove(b"".join(keys)) if keys else 0
+        packed = b"".join(keys)
+        return sum(shelf.catalog.remove(packed) for shelf in self._shelves) if packed else 0
 
     def validate(self) -> None:
         """Raises AssertionError if an invariant does not hold."""
-        assert self._pending_bytes == sum(one.size_bytes for one in self._pending.values())
-        assert self._pending_bytes == sum(self._pending_of.values())
+        pending_bytes = Counter[int]()
+        for one in self._pending.values():
+            pending_bytes[self.place_of(one.key, one.device)] += one.size_bytes
+        for place in self.places:
+            assert self._shelves[place].pending_bytes == pending_bytes[place]
+        assert pending_bytes.total() == sum(self._pending_of.values())
         assert not any(self.has(b"".join(self._pending)))
 
     def _tell_counting(self, gone: Collection[bytes]) -> None:
@@ -211,22 +269,19 @@ class StoreLedger:
 
     def _take(self, key: bytes) -> _Owned:
         pending = self._pending.pop(key)
-        self._pending_bytes -= pending.size_bytes
+        shelf = self._shelves[self.place_of(key, pending.device)]
+        shelf.pending_bytes -= pending.size_bytes
         self._pending_of[pending.tenant] -= pending.size_bytes
         if not self._pending_of[pending.tenant]:
             del self._pending_of[pending.tenant]
         return pending
 
     def _put(self, records: Sequence[_Owned]) -> None:
-        for start in range(0, len(records), PUT_MAX):
-            batch = records[start : start + PUT_MAX]
-            keys, devices, sizes, tenants = zip(*batch, strict=True)
-            self._catalog.put(
-                b"".join(keys),
-                sizes=struct.pack(f"<{len(batch)}Q", *sizes),
-                places=struct.pack(f"<{len(batch)}Q", *devices),
-                tenants=struct.pack(f"<{len(batch)}I", *tenants),
-            )
+        by_place: dict[int, list[_Owned]] = {}
+        for one in records:
+            by_place.setdefault(self.place_of(one.key, one.device), []).append(one)
+        for place, some in by_place.items():
+            _put_in(self._shelves[place].catalog, some)
 
     def _number(self, tenant: bytes | None) -> int:
         if tenant is None:
@@ -237,7 +292,25 @@ class StoreLedger:
             return NOBODY
 
     def _bytes_of(self, number: TenantId) -> int:
-        return self._catalog.bytes_of(number) + self._pending_of[number]
+        kept = sum(shelf.catalog.bytes_of(number) for shelf in self._shelves)
+        return kept + self._pending_of[number]
+
+
+def _put_in(catalog: Catalog, records: Sequence[_Owned]) -> None:
+    for start in range(0, len(records), PUT_MAX):
+        batch = records[start : start + PUT_MAX]
+        keys, devices, sizes, tenants = zip(*batch, strict=True)
+        catalog.put(
+            b"".join(keys),
+            sizes=struct.pack(f"<{len(batch)}Q", *sizes),
+            places=struct.pack(f"<{len(batch)}Q", *devices),
+            tenants=struct.pack(f"<{len(batch)}I", *tenants),
+        )
+
+
+def _either(one: bytes, other: bytes) -> bytes:
+    both = int.from_bytes(one, "little") | int.from_bytes(other, "little")
+    return both.to_bytes(len(one), "little")
 
 
 def _split(keys: bytes) -> list[bytes]:

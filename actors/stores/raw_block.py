@@ -175,6 +175,16 @@ class RawBlockStore:
     def capacity_bytes(self) -> int:
         return sum(volume.told_bytes for volume in self._volumes)
 
+    @property
+    def places_bytes(self) -> tuple[int, ...]:
+        """Of each device."""
+        return tuple(volume.told_bytes for volume in self._volumes)
+
+    def place_of(self, key: bytes, device: int) -> int:
+        """Which device; of a rank that has none, any."""
+        volume = self._place(key, device)
+        return 0 if volume is None else self._volumes.index(volume)
+
     async def aclose(self) -> None:
         for volume in self._volumes:
             await volume.wait_idle()

@@ -151,6 +151,10 @@ class Places(Protocol):
     def place_of(self, key: bytes, device: int) -> int:
         """The number of the one that such an object is kept on."""
 
+    @property
+    def places_bytes(self) -> tuple[int, ...]:
+        """How much objects may take of each; none: of all together, as by `capacity_bytes`."""
+
 
 @runtime_checkable
 class Arenas(Protocol):
@@ -196,6 +200,8 @@ def places_of(store: Store) -> Places:
 
 
 class _OnePlace:
+    places_bytes = ()
+
     def place_of(self, _key: bytes, _device: int) -> int:
         return 0
 
