@@ -240,6 +240,27 @@ def test_no_room_wakes_eviction_and_is_asked_once_more(seed: int) -> None:
 
 
 @SEEDS
+def test_d6_quota_wakes_eviction_of_the_tenants_own(seed: int) -> None:
+    """D6: who is told QUOTA gives up what is its own; NO_ROOM is anybody's.
+
+    Seen to fail: QUOTA was final, whatever the tenant had that nobody held."""
+
+    async def scene(world: World) -> None:
+        over_quota = replace(granted(LeaseId(b""), 0, 30.0), own_bytes_missing=8192)
+        replies = iter([over_quota, granted(LeaseId(b"w" * 16), 2, 30.0)])
+        world.l1.answers[l1.Reserve] = lambda _: next(replies)
+        message = reserve()
+        message.prompt.salt = b"mine"
+        reserved = (await world.ask(2, reserve=message)).reserved
+        assert (reserved.lease, reserved.answers) == (b"w" * 16, b"\x00\x00")
+        (room,) = world.eviction.of(eviction.MakeRoom)
+        assert (room.bytes_wanted, room.own) == (8192, b"mine")
+        assert b"mine" not in repr(room).encode(), "a salt may be a secret"
+
+    play(seed, scene)
+
+
+@SEEDS
 def test_a_reservation_that_found_some_room_keeps_it_while_more_is_made(seed: int) -> None:
     """B17: what was granted is replaced in one step of the table, and kept where no more could be made.
 
