@@ -9,6 +9,7 @@ Whatever was begun and cannot be finished here ends with its leases, and is begu
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -63,11 +64,17 @@ class AtHand:
         finished = self._around.l1.ask_now(finish)
         if finished is NOT_AT_ONCE:
             return None
+        # The answer need not wait for this.
+        asyncio.get_running_loop().call_soon(
+            self._count, plan, finished.hit_chunks - want.hit_chunks
+        )
+        return finished
+
+    def _count(self, plan: Plan, gained_chunks: int) -> None:
         for part in plan.parts:
             count = (part.last - part.first) * len(part.slots)
             self._around.metrics.loaded(self._around.tiers[part.source].name, count, 0)
-        self._around.metrics.over(finished.hit_chunks - want.hit_chunks, Shortfall.NONE)
-        return finished
+        self._around.metrics.over(gained_chunks, Shortfall.NONE)
 
     def _look(self, want: prefetch.Fetch) -> Glance | None:
         """All that is missing if that is little, else the next chunk."""

@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import StoreClogged
 from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Target
+from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
 from penstock.actors.store_dropping import drop
@@ -91,21 +92,24 @@ def load_at_once(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...] 
 
     No more than AT_ONCE_BYTES_MAX are read and digested in one step.
     """
+    books, quick = parts.books, parts.quick
+    if quick is None or books is None:
+        return None
     sizes = [header_bytes(one.runs) for one in targets]
-    moved = sum(sizes) + sum(len(one.payload) for one in targets)
-    if parts.quick is None or parts.books is None or moved > AT_ONCE_BYTES_MAX:
+    moved = sum(sizes) + sum([len(one.payload) for one in targets])
+    if moved > AT_ONCE_BYTES_MAX or not parts.reads.is_closed or not parts.gate.is_open(moved):
         return None
     keys = b"".join([one.key for one in targets])
-    if not parts.reads.is_closed or not parts.gate.is_open(moved) or 0 in parts.books.has(keys):
+    if 0 in books.has(keys):
         return None
-    now = asyncio.get_running_loop().time
-    timing = parts.speed.began(now())
+    loop = asyncio.get_running_loop()
+    timing = parts.speed.began(loop.time())
     headers = [memoryview(bytearray(size)) for size in sizes]
     wanted = [
         Wanted(one.key, one.device, header, one.payload, one.hold)
         for one, header in zip(targets, headers, strict=True)
     ]
-    outcomes = parts.quick.load_at_once(wanted)
+    outcomes = quick.load_at_once(wanted)
     if outcomes is None:
         return None
     proofs = [*map(partial(_check_header, parts), targets, headers, outcomes)]
@@ -115,13 +119,19 @@ def load_at_once(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...] 
         if not _agree(proof, digest):
             return None
         good.append(proof)
-    payload_bytes = sum(one.logical_bytes for one in targets)
-    parts.speed.ended(timing, now(), payload_bytes)
-    parts.metrics.took(Op.LOAD, now() - timing.began_s)
-    parts.metrics.add(Op.LOAD, "loaded", len(good))
+    payload_bytes = sum([one.logical_bytes for one in targets])
+    parts.speed.ended(timing, loop.time(), payload_bytes)
+    # The rest is for later: the answer need not wait for it.
+    loop.call_soon(_count_loaded, parts, keys, payload_bytes, loop.time() - timing.began_s)
+    return tuple([Loaded(LoadOutcome.LOADED, one.digest, one.run_digests) for one in good])
+
+
+def _count_loaded(parts: Parts, keys: bytes, payload_bytes: int, took_s: float) -> None:
+    parts.metrics.took(Op.LOAD, took_s)
+    parts.metrics.add(Op.LOAD, "loaded", len(keys) // KEY_BYTES)
     parts.metrics.moved(Op.LOAD, payload_bytes)
-    parts.books.touch(keys)
-    return tuple(Loaded(LoadOutcome.LOADED, one.digest, one.run_digests) for one in good)
+    if parts.ledger is not None:
+        parts.ledger.touch(keys)
 
 
 def _agree(header: Header | _Refused | None, digest: int) -> TypeGuard[Header]:
