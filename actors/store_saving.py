@@ -215,10 +215,11 @@ class Saver:
         self, job: _Job, sources: list[Source], records: dict[bytes, Record], done: Settled
     ) -> list[Record]:
         parts = self._parts
+        moved = 0
         for source, outcome in zip(sources, done.outcomes, strict=True):
             job.answers[source.key] = _told(outcome)
-            if outcome.fate is Fate.DONE:
-                parts.metrics.moved(Op.SAVE, source.logical_bytes)
+            moved += source.logical_bytes if outcome.fate is Fate.DONE else 0
+        parts.metrics.moved(Op.SAVE, moved)
         unsure = [records[sources[at].key] for at in sorted(done.unsure)]
         saved = [one.key for one in sources if job.answers[one.key] is SAVED]
         pairs = zip(sources, done.outcomes, strict=True)

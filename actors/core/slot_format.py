@@ -224,6 +224,8 @@ def decode_put(record: bytes) -> Placed:
 
 def runs_of(record: bytes) -> tuple[Run, ...]:
     """Of a put."""
+    if len(record) == PUT_BYTES_MIN:  # most are of one run
+        return (Run(*_RUN.unpack_from(record, _PUT.size)),)
     return tuple([Run(*pair) for pair in _RUN.iter_unpack(record[_PUT.size :])])
 
 

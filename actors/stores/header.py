@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from penstock._native import crc64
 from penstock.actors.api.types import KEY_BYTES
@@ -92,6 +93,7 @@ def whole_blocks(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
+@lru_cache(maxsize=256)
 def header_bytes(runs: int) -> int:
     """How long the header of an object of so many runs is, padding included."""
     assert 0 <= runs <= RUNS_MAX, runs

@@ -29,7 +29,8 @@ class Geometry:
 
     def stored_bytes(self, header_bytes: int, payload_bytes: int) -> int:
         """Of an object in its slots, with what fills up header and end."""
-        return _up(_up(header_bytes, self.header_bytes) + payload_bytes, self.block_bytes)
+        end = header_bytes + -header_bytes % self.header_bytes + payload_bytes
+        return end + -end % self.block_bytes
 
     def slots_of(self, header_bytes: int, payload_bytes: int) -> int:
         return -(-self.stored_bytes(header_bytes, payload_bytes) // self.slot_bytes)

@@ -270,8 +270,10 @@ class Volume:
         """What stands one after the other in the slots."""
         room = self.geometry.stored_bytes(len(header), 0)
         end = self.geometry.stored_bytes(len(header), len(payload))
-        views = [header, fill[: room - len(header)], payload, fill[: end - room - len(payload)]]
-        return [view for view in views if len(view)]
+        behind_header, behind = room - len(header), end - room - len(payload)
+        if not behind_header and not behind:
+            return [header, payload]
+        return [header, fill[:behind_header], payload, fill[:behind]]
 
     def _transfer(
         self, begin: Callable[[Sequence[Piece], object], Moves], objects: Sequence[Moving]
@@ -284,9 +286,12 @@ class Volume:
 
         def over(told: Moves) -> None:
             self.transfers -= len(objects)
-            left = iter(told.result())
+            outcomes = told.result()
+            if len(pieces) > len(objects):
+                left = iter(outcomes)
+                outcomes = [whole([*islice(left, len(one.placed.runs))]) for one in objects]
             if not moved.done():  # else given up
-                moved.set_result([whole([*islice(left, len(one.placed.runs))]) for one in objects])
+                moved.set_result(outcomes)
 
         self.transfers += len(objects)
         begin(pieces, [one.hold for one in objects]).add_done_callback(over)
