@@ -3,7 +3,7 @@
     python tests/bench/ranks.py [--json FILE] [--rounds N]
 
 The first round stores what it computed, the second loads it: from memory in the mode `l1`, else from disk, by nodes
-that were started anew, document by document in turn, beside fio reading as many bytes with O_DIRECT. A document a
+that were emptied, document by document in turn, beside fio reading as many bytes with O_DIRECT. A document a
 round, on disks that have room for as many. All memory is in all page tables before anything is timed. TMPDIR names a
 folder of the disk to be measured; /var/tmp unless it is set.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import grpc
 import numpy as np
 from bench_folder import bench_folder
 from harness import Report, Sample, parse_options, quiet, ratio
@@ -33,6 +34,7 @@ from store_sides import drop_page_cache
 from penstock.actors.engine.answers import SaveState
 from penstock.actors.engine.client import Client, ClientConfig, new_engine_instance, plain_model
 from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.protos import control_pb2, control_pb2_grpc
 from penstock.runtime.units import KIB, MIB
 
 RANKS, LAYERS, RANK_HEADS, HEAD_SIZE = 4, 48, 2, 128
@@ -42,6 +44,8 @@ OBJECT_BYTES = LAYERS * 2 * RANK_HEADS * HEAD_SIZE * 2 * CHUNK_TOKENS
 RANK_BYTES = CHUNKS * OBJECT_BYTES
 DOCUMENT_BYTES = RANKS * RANK_BYTES
 DISK_ARENA = 2  # documents in memory where there is a disk
+# Without the time in which fio's own memory is touched for the first time: a third of a document's.
+FIO_READS = ("--time_based", "--ramp_time=200ms", "--runtime=500ms")
 SAVED_WITHIN_S = 60.0
 MAPPED_WITHIN_S = 60.0
 Store = Mapping[str, object]
@@ -147,7 +151,7 @@ async def wait_saved(clients: Sequence[Client], tokens: np.ndarray) -> float:
 
 
 def fio_of_a_document(folder: Path, *words: str) -> float:
-    """Seconds fio takes to move a document's bytes past the page cache, one file for each rank."""
+    """Seconds that a document's bytes take fio past the page cache, one file for each rank."""
     command = ["fio", f"--directory={folder}", f"--bs={OBJECT_BYTES}", f"--size={RANK_BYTES}"]
     command += ["--direct=1", "--iodepth=4", "--ioengine=io_uring", "--output-format=json"]
     command += ["--thread", "--randrepeat=0", "--group_reporting", *words]
@@ -193,31 +197,20 @@ async def in_memory(ranks: Sequence[Rank], asked: Sequence[np.ndarray]) -> dict[
     return {"first": first, "second": second}
 
 
-async def to_disk(
-    stores: Sequence[Store], instance: bytes, ranks: Sequence[Rank], asked: Sequence[np.ndarray]
-) -> dict[str, list[float]]:
-    """The first round, by a node that keeps two documents in memory."""
-    first, saved = list[float](), list[float]()
-    with node_process(*settings(DISK_ARENA), stores=stores) as node:
-        wait_prefaulted(node)
-        async with attached(node, instance) as clients:
-            await wait_mapped(arena_bytes(DISK_ARENA))
-            with quiet():
-                for tokens in asked:
-                    first.append(await first_ask(clients, ranks, tokens))
-                    saved.append(await wait_saved(clients, tokens))
-    return {"first": first, "saved": saved}
-
-
-async def from_disk(
+async def on_disk(
     folder: Path,
     disks: Mapping[str, Sequence[Store]],
-    instance: bytes,
     ranks: Sequence[Rank],
     asked: Sequence[np.ndarray],
-) -> dict[str, list[float]]:
-    """The second round, of all modes and fio in turn: document by document, so that all see the same minute."""
-    seconds: dict[str, list[float]] = {name: [] for name in (*disks, "fio")}
+) -> dict[str, dict[str, list[float]]]:
+    """All documents twice, by a node for each kind of disk, which has two of them in memory and none before the second.
+
+    The second round is of all nodes and fio in turn, document by document, so that all see the same minute.
+    """
+    seen: dict[str, dict[str, list[float]]] = {
+        name: {"first": [], "saved": [], "second": []} for name in disks
+    }
+    fio: list[float] = []
     async with AsyncExitStack() as stack:
         nodes = {
             name: stack.enter_context(node_process(*settings(DISK_ARENA), stores=stores))
@@ -226,19 +219,31 @@ async def from_disk(
         sides: dict[str, list[Client]] = {}
         for name, node in nodes.items():
             wait_prefaulted(node)
-            sides[name] = await stack.enter_async_context(attached(node, instance))
+            sides[name] = await stack.enter_async_context(attached(node, new_engine_instance()))
         await wait_mapped(len(sides) * arena_bytes(DISK_ARENA))
-        drop_page_cache(folder)
         with quiet():
+            for name, clients in sides.items():
+                for tokens in asked:
+                    seen[name]["first"].append(await first_ask(clients, ranks, tokens))
+                    seen[name]["saved"].append(await wait_saved(clients, tokens))
+                await forget(nodes[name])
+            fio_of_a_document(folder, "--rw=write")
+            drop_page_cache(folder)
             for number, tokens in enumerate(asked):
-                for name in seconds if number % 2 == 0 else reversed(seconds):
-                    if name == "fio":
-                        seconds[name].append(fio_of_a_document(folder, "--rw=randread"))
-                    else:
-                        seconds[name].append(await second_ask(sides[name], ranks, tokens))
-                        if number == 0:
-                            check(name, ranks)
-    return seconds
+                for name in (*sides, "") if number % 2 == 0 else ("", *reversed(sides)):
+                    if not name:
+                        fio.append(fio_of_a_document(folder, "--rw=randread", *FIO_READS))
+                        continue
+                    seen[name]["second"].append(await second_ask(sides[name], ranks, tokens))
+                    if number == 0:
+                        check(name, ranks)
+    return {name: {**one, "fio": fio} for name, one in seen.items()}
+
+
+async def forget(node: Server) -> None:
+    """All that is in memory."""
+    async with grpc.aio.insecure_channel(node.address.replace("unix://", "unix:")) as channel:
+        await control_pb2_grpc.ControlStub(channel).Purge(control_pb2.PurgeRequest())
 
 
 def check(mode: str, ranks: Sequence[Rank]) -> None:
@@ -288,15 +293,12 @@ async def measure(folder: Path, rounds: int) -> dict[str, dict[str, Sample]]:
         ranks = [*threads.map(Rank, range(RANKS))]
     asked = documents(rounds)
     modes = {"l1": await in_memory(ranks, asked)}
-    disks, instance = dict[str, list[Store]](), new_engine_instance()
-    for name, stores in DISK_MODES.items():
-        (folder / name).mkdir()
-        disks[name] = stores(folder / name, arena_bytes(rounds))
-        modes[name] = await to_disk(disks[name], instance, ranks, asked)
-    fio_of_a_document(folder, "--rw=write")
-    seconds = await from_disk(folder, disks, instance, ranks, asked)
     for name in DISK_MODES:
-        modes[name] |= {"second": seconds[name], "fio": seconds["fio"]}
+        (folder / name).mkdir()
+    disks = {
+        name: stores(folder / name, arena_bytes(rounds)) for name, stores in DISK_MODES.items()
+    }
+    modes |= await on_disk(folder, disks, ranks, asked)
     return {
         mode: {key: Sample(tuple(values)) for key, values in seen.items()}
         for mode, seen in modes.items()
