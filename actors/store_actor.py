@@ -90,7 +90,7 @@ class StoreActor(api.StoreActor):
     async def receive(self, msg: api.Message) -> object:
         match msg:
             case api.Locate():
-                return answer(msg, await self._locate(msg.keys))
+                return answer(msg, await self._locate(msg))
             case api.Load():
                 return answer(msg, await self._load(msg))
             case api.Save():
@@ -117,7 +117,7 @@ class StoreActor(api.StoreActor):
         told: object = None
         match msg:
             case api.Locate():
-                told = locate_at_once(parts, msg.keys)
+                told = locate_at_once(parts, msg)
             case api.Load():
                 told = load_at_once(parts, msg.targets)
             case api.MeasureSpeed():
@@ -191,8 +191,8 @@ class StoreActor(api.StoreActor):
 
     # Messages.
 
-    async def _locate(self, keys: Keys) -> bytes:
-        return bytes(len(keys)) if self._parts is None else await locate(self._parts, keys)
+    async def _locate(self, msg: api.Locate) -> bytes:
+        return bytes(len(msg.keys)) if self._parts is None else await locate(self._parts, msg)
 
     async def _load(self, msg: api.Load) -> tuple[Loaded, ...]:
         if self._parts is None:

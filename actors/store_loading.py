@@ -18,7 +18,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import StoreClogged
-from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Target
+from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Locate, Purpose, Target
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
@@ -49,10 +49,11 @@ AT_ONCE_BYTES_MAX = 160 * KIB  # headers included: some tens of microseconds
 MISSING = Loaded(LoadOutcome.MISSING)
 
 
-async def locate(parts: Parts, keys: Keys) -> bytes:
+async def locate(parts: Parts, msg: Locate) -> bytes:
     """One byte per key; zeros when the store cannot say in time."""
-    if (known := locate_at_once(parts, keys)) is not None:
+    if (known := locate_at_once(parts, msg)) is not None:
         return known
+    keys = msg.keys
     nothing = bytes(len(keys))
     began_s = asyncio.get_running_loop().time()
     try:
@@ -62,24 +63,28 @@ async def locate(parts: Parts, keys: Keys) -> bytes:
             tried=Tried.NAMES,
         )
     except StoreFault:
-        parts.metrics.add(Op.LOCATE, "failed", len(keys))
+        if msg.purpose is Purpose.LOOKUP:
+            parts.metrics.add(Op.LOCATE, "failed", len(keys))
         return nothing
     assert len(found) == len(keys), f"{parts.config.name}: {len(found)} of {len(keys)} answers"
     parts.metrics.took(Op.LOCATE, asyncio.get_running_loop().time() - began_s)
-    _count_located(parts, found)
+    _count_located(parts, msg.purpose, found)
     return found
 
 
-def locate_at_once(parts: Parts, keys: Keys) -> bytes | None:
+def locate_at_once(parts: Parts, msg: Locate) -> bytes | None:
     """As `locate`, from the books; None while they do not tell all."""
     if parts.books is None:
         return None
+    keys = msg.keys
     found = parts.books.has(keys.packed) if parts.reads.is_closed else bytes(len(keys))
-    _count_located(parts, found)
+    _count_located(parts, msg.purpose, found)
     return found
 
 
-def _count_located(parts: Parts, found: bytes) -> None:
+def _count_located(parts: Parts, purpose: Purpose, found: bytes) -> None:
+    if purpose is not Purpose.LOOKUP:
+        return
     missing = found.count(0)
     if missing:
         parts.metrics.add(Op.LOCATE, "missing", missing)

@@ -19,11 +19,10 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving, store, writer
 from penstock.actors.api.types import KEY_BYTES, Memory, Shape
-from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
 from penstock.actors.load_targets import whole_pages
-from penstock.actors.object_keys import object_keys_in_steps
 from penstock.actors.victims import next_victims
+from penstock.actors.writer_answers import Answers
 from penstock.actors.writer_books import Books, name_of
 from penstock.actors.writer_lane import Lane, LaneTools
 from penstock.actors.writer_limits import WriterLimits
@@ -34,14 +33,13 @@ from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, fo
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
-from penstock.runtime.ref import Ref, gather_asks
+from penstock.runtime.ref import Ref
 
 HITS_STEP_CHUNKS = 1024  # counted in one step of the loop
 VICTIMS_STEP_BYTES = 1 << 40  # all there are, that is
 VICTIMS_STEP_CHUNKS = 256
 NEWS_PAUSE_S = 0.05  # before news that L1 did not give are asked for again; doubled each time
 NEWS_PAUSE_S_MAX = 5.0
-STEP_OBJECTS = 1024  # of a question for outcomes, in one step of the loop
 
 
 class StoreWriter(writer.StoreWriter):
@@ -65,8 +63,6 @@ class StoreWriter(writer.StoreWriter):
         self._limits = limits
         self._metrics = metrics
         self._is_staging = is_staging
-        self._stores = [ref for _, ref in tiers]
-        self._names = tuple(tier.name for tier, _ in tiers)
         self._books = Books(
             Fates(len(tiers), settled_max=limits.settled_objects_max),
             waited_max=limits.waited_objects_max,
@@ -92,6 +88,14 @@ class StoreWriter(writer.StoreWriter):
             for moment in (*Moment, None)
         }
         self._all = [lane for lane in lanes if lane.tier.moment is not None]
+        self._answers = Answers(
+            [(tier.name, ref) for tier, ref in tiers],
+            manager=manager,
+            books=self._books,
+            take_committed=self._take_committed,
+            locate_s=limits.locate_s,
+            ask_s=limits.ask_s,
+        )
         self._second = SecondHits(chunks_max=limits.hits_max)
         self._news = asyncio.Event()
         self._log = Log("store_writer")
@@ -115,7 +119,7 @@ class StoreWriter(writer.StoreWriter):
             case writer.SaveDown():
                 return answer(msg, await self._save_down(msg.batch, msg.room_s))
             case writer.WaitStored():
-                return answer(msg, await self._wait_stored(msg))
+                return answer(msg, await self._answers.wait_stored(msg))
             case writer.LetGo():
                 return answer(msg, await self._loans.let_go())
             case writer.Measure():
@@ -260,57 +264,6 @@ class StoreWriter(writer.StoreWriter):
         self._tell_backlog()
         await count.is_over.wait()
 
-    # What became of it.
-
-    async def _wait_stored(self, msg: writer.WaitStored) -> writer.Stored:
-        with self._books.waiter():
-            with suppress(
-                PenstockError
-            ):  # told anew with the next news; until then what is pending is unknown
-                await self._take_committed()
-            shape = await self._l1.ask(l1_saving.TellShape(msg.geometry), within=self._limits.ask_s)
-            slots = msg.slots or tuple(range(len(shape.slots)))
-            names = await _names_in_steps(msg.keys, slots)
-            located = await self._locate(shape, msg.keys, slots, names)
-            await self._books.wait(names, within_s=msg.within_s)
-            states = await self._books.states_in_steps(names, otherwise=located)
-        return writer.Stored(self._names, states)
-
-    async def _locate(
-        self, shape: Shape, keys: bytes, slots: Sequence[int], names: Sequence[bytes]
-    ) -> Sequence[bytes]:
-        """For each name in turn: what the stores say of it, if it is not remembered. One that cannot say has nothing.
-
-        All objects of a chunk of which one is not remembered are asked for."""
-        width = len(slots)
-        step_chunks = max(1, STEP_OBJECTS // width)
-        unknown = bytes([ObjectState.UNKNOWN]) * len(self._stores)
-        states = [unknown] * len(names)
-        asked: list[int] = []  # chunks
-        some = bytearray()  # keys of them
-        for chunk in range(len(names) // width):
-            if not all(map(self._books.knows, names[chunk * width : (chunk + 1) * width])):
-                asked.append(chunk)
-                some += keys[chunk * KEY_BYTES : (chunk + 1) * KEY_BYTES]
-            if chunk % step_chunks == 0:
-                await checkpoint()
-        if not asked or not self._stores:
-            return states
-        ask = store.Locate(await object_keys_in_steps(shape, bytes(some), slots))
-        answers = await gather_asks(
-            ref.ask(ask, within=self._limits.locate_s) for ref in self._stores
-        )
-        none = bytes(len(asked) * width)
-        found = [none if isinstance(one, PenstockError) else bytes(one) for one in answers]
-        columns = [one.translate(_STATE_LOCATED) for one in found]
-        for place, chunk in enumerate(asked):
-            for slot in range(width):
-                at = place * width + slot
-                states[chunk * width + slot] = bytes([column[at] for column in columns])
-            if place % step_chunks == 0:
-                await checkpoint()
-        return states
-
     # Staging and hints.
 
     def _released(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
@@ -383,17 +336,3 @@ def _named(shape: Shape, objects: Sequence[tuple[bytes, int]]) -> l1_saving.Name
     keys = b"".join([key for key, _ in objects])
     slots = b"".join([l1_saving.SLOT.pack(slot) for _, slot in objects])
     return l1_saving.Named(shape, keys, slots)
-
-
-async def _names_in_steps(keys: bytes, slots: Sequence[int]) -> list[bytes]:
-    """Of these slots of every chunk, chunk-major; others get their turn between its steps."""
-    names: list[bytes] = []
-    step_bytes = max(1, STEP_OBJECTS // len(slots)) * KEY_BYTES
-    for start in range(0, len(keys), step_bytes):
-        part = _split(keys[start : start + step_bytes])
-        names += [name_of(key, slot) for key in part for slot in slots]
-        await checkpoint()
-    return names
-
-
-_STATE_LOCATED = bytes([ObjectState.UNKNOWN]) + bytes([ObjectState.SAVED]) * 255  # by Locate

@@ -66,18 +66,9 @@ class Books:
     def is_pending(self, name: bytes) -> bool:
         return self._fates.is_pending(name)
 
-    def knows(self, name: bytes) -> bool:
-        return self._fates.states(name) is not None
-
-    async def states_in_steps(self, names: Sequence[bytes], *, otherwise: Sequence[bytes]) -> bytes:
-        """One byte of ObjectState per name and tier; `otherwise` of what is not remembered, for each name in turn."""
-        parts = []
-        for start in range(0, len(names), STEP_NAMES):
-            step = slice(start, start + STEP_NAMES)
-            pairs = zip(names[step], otherwise[step], strict=True)
-            parts += [self._fates.states(name) or unknown for name, unknown in pairs]
-            await checkpoint()
-        return b"".join(parts)
+    def states(self, name: bytes) -> bytes | None:
+        """One byte of ObjectState for each tier; None: nothing is remembered."""
+        return self._fates.states(name)
 
     @contextmanager
     def waiter(self) -> Iterator[None]:

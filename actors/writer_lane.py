@@ -342,7 +342,7 @@ class Lane:
     async def _ask_store(self, part: Part, fates: list[Fate | None]) -> None:
         """Fill in the fates. What the store has by its own word is not saved again. Raises PenstockError."""
         keys = store.Keys.of([(one.key, one.device) for one in part.sources])
-        there = await self._target.ask(store.Locate(keys))
+        there = await self._target.ask(store.Locate(keys, store.Purpose.SAVE))
         missing = [place for place, is_there in enumerate(there) if not is_there]
         for place, is_there in enumerate(there):
             if is_there:

@@ -145,11 +145,20 @@ class ArenaUsage:
     is_draining: bool  # nothing new is kept there
 
 
+class Purpose(enum.Enum):
+    """Why somebody wants to know what a store has. Metrics count what is looked up, and nothing else."""
+
+    LOOKUP = "to load it"
+    SAVE = "not to save it again"
+    OUTCOME = "to tell what became of a save"
+
+
 @dataclass(frozen=True, slots=True)
 class Locate(Msg["StoreActor", bytes]):
     """Answers one byte per key: 1 if the store has it, as far as it knows. A store that cannot say has nothing."""
 
     keys: Keys
+    purpose: Purpose = Purpose.LOOKUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class StoreWriter(Actor["Message"]):
 class ObjectState(enum.IntEnum):
     """What became of one object at one store. On the wire: `SaveState` of engine.proto, equal numbers."""
 
-    UNKNOWN = 0  # nothing is remembered of it, and the store does not have it
+    UNKNOWN = 0  # nothing is known of it, and the store does not say that it has it (any more)
     SAVED = 1  # whole, and visible; durable as the store was configured
     FAILED = 2  # finally; it is not there
     PENDING = 3  # it waits, or is being saved

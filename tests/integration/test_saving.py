@@ -49,7 +49,10 @@ async def test_what_became_of_a_prompt_is_told_by_store() -> None:
         memory_store("broken", attempts_max=1, faults={"fault": 1.0}),
         memory_store("read-only", write="none"),
     ]
-    async with local_node(stores=stores) as node, attached(node.address, hello()) as engine:
+    async with (
+        local_node(stores=stores, writer__retry_within="300ms") as node,
+        attached(node.address, hello()) as engine,
+    ):
         assert (await put(engine, keys(3))).backlog_bytes > 0
         answer = await stored(engine, keys(4))
         assert list(answer.stores) == ["near", "broken", "read-only"]

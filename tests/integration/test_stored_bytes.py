@@ -136,7 +136,7 @@ async def test_a_save_that_came_to_nothing_is_never_a_hit(
     """
     files, prompt = Files(tmp_path / "kv"), Prompt.made("a", 3)
     config = files.config(attempts_max=1, faults=faults)
-    async with one_engine(config) as (node, engine):
+    async with one_engine(config, writer__retry_within="300ms") as (node, engine):
         await put(engine, prompt)
         assert set(await states_of(engine, prompt)) == {outcome}
         if "fault" in faults:

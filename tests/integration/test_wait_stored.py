@@ -65,7 +65,10 @@ async def test_a_client_hears_of_each_object_at_each_store(tmp_path: Path) -> No
         bad.config(faults={"fault": 1.0}, attempts_max=1),
         read.config(write="none"),
     ]
-    async with local_node(stores=stores) as node, node.attach(spec()) as client:
+    async with (
+        local_node(stores=stores, writer__retry_within="300ms") as node,
+        node.attach(spec()) as client,
+    ):
         await client.store(TOKENS, [layout()], [IDS])
         longer = [*TOKENS, *range(CHUNK_TOKENS)]
         saves = await client.wait_stored(longer, within=5)

@@ -19,7 +19,7 @@ from support.saving_world import (
 
 from penstock.actors.api import eviction, l1, store
 from penstock.actors.api.errors import TooManyInFlight
-from penstock.actors.api.writer import ObjectState
+from penstock.actors.api.writer import ObjectState, WaitStored
 from penstock.actors.core.write_policy import Moment
 from penstock.runtime.supervisor import Supervisor
 
@@ -192,6 +192,56 @@ def test_outcomes_are_forgotten_in_order_and_then_asked_of_the_stores(seed: int)
         assert states == [ObjectState.UNKNOWN, SAVED, SAVED, SAVED, SAVED, SAVED]
 
     play(seed, scene, SavingConfig(settled_objects_max=3))
+
+
+@SEEDS
+def test_what_has_left_the_store_since_is_not_said_to_be_there(seed: int) -> None:
+    """A6: SAVED means whole and visible there, now. Evicted, expired, or deleted by another node, it is not.
+
+    Seen to fail while what was remembered was told: SAVED, as long as the writer lived.
+    """
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        one = prompt(3)
+        await world.put(one)
+        assert await world.stored(one, within=5.0) == [[SAVED] * 3, [NOT_WANTED] * 3]
+        names = [*object_keys(world.shape, one, world.slots)]
+        del world.stores[0].objects[names[1]]
+        world.stores[1].keep(names[:2])
+        states = await world.stored(one)
+        assert states == [[SAVED, ObjectState.UNKNOWN, SAVED], [SAVED, SAVED, NOT_WANTED]]
+
+    play(seed, scene, SavingConfig(moments=(Moment.COMMITTED, None)))
+
+
+@SEEDS
+def test_a_store_that_does_not_answer_leaves_what_is_remembered(seed: int) -> None:
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        one = prompt(3)
+        await world.put(one)
+        assert await world.stored(one, within=5.0) == [[SAVED] * 3]
+        world.stores[0].plan.hangs_at_locate = True
+        assert await world.stored(one) == [[SAVED] * 3]
+
+    play(seed, scene)
+
+
+@SEEDS
+@pytest.mark.parametrize("within_s", [5.0, 6.0, 100.0])
+def test_waiting_as_long_as_the_deadline_or_longer_is_answered_in_time(
+    seed: int, within_s: float
+) -> None:
+    """Seen to fail: whoever gave both the same time was told that it was over, and not what was pending."""
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        world.stores[0].plan.hangs = True
+        world.stores[0].plan.hangs_at_locate = True
+        await world.put(prompt(3))
+        ask = WaitStored(prompt(3), world.shape.geometry, world.slots, within_s)
+        answer = await world.writer.ask(ask, within=5.0)
+        assert answer.states == bytes([PENDING] * 3)
+
+    play(seed, scene, SavingConfig(save_s=50.0))
 
 
 @SEEDS

@@ -29,6 +29,7 @@ class SavePlan:
 
     save_s: float = 0.01
     hangs: bool = False  # and reads what it was given until `StoreSide.released`
+    hangs_at_locate: bool = False
     fails: bool = False
     left_alone: bool = False  # answers at once that it cannot now
     outcome: store.SaveOutcome = store.SaveOutcome.SAVED
@@ -46,6 +47,8 @@ class SavingStore(store.StoreActor):
         side = self._side
         match msg:
             case store.Locate():
+                if side.plan.hangs_at_locate:
+                    await anyio.sleep_forever()
                 if side.plan.fails:
                     return bytes(len(msg.keys))
                 return bytes(int(key in side.objects) for key in msg.keys)
