@@ -178,6 +178,8 @@ class Saver:
         reason = ledger.refusal(record.tenant, record.size_bytes, place)
         if reason:
             return Saved(SaveOutcome.NO_ROOM, reason)
+        if not ledger.shortfall(record.size_bytes, 1, place).bytes:
+            return None
         try:
             reason = await make_room(self._parts, record.size_bytes, 1, place)
         except StoreFault as fault:
