@@ -32,7 +32,13 @@ from anyio.lowlevel import checkpoint
 from penstock.actors.api import eviction, l1, l1_saving, writer
 from penstock.actors.victims import next_victims
 from penstock.runtime.deadline import time_left
-from penstock.runtime.errors import ConfigError, DeadlineExceeded, PenstockError, forget_frames
+from penstock.runtime.errors import (
+    CapacityError,
+    ConfigError,
+    DeadlineExceeded,
+    PenstockError,
+    forget_frames,
+)
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
@@ -216,9 +222,13 @@ class EvictionController(eviction.EvictionController):
         """Of the next victims, those that were saved whole, or finally failed to be, and that nobody holds any more.
         Over: there are none, or they could not be saved in time."""
         marks = self._watermarks
-        batch = await next_victims(
-            self._l1, bytes_wanted, marks.batch_chunks, own=own, ask_s=marks.ask_s
-        )
+        try:
+            batch = await next_victims(
+                self._l1, bytes_wanted, marks.batch_chunks, own=own, ask_s=marks.ask_s
+            )
+        except CapacityError as refusal:  # no lease is left, and room cannot wait for one
+            self._log.warning_once("not_borrowed", str(refusal), reason=str(refusal))
+            batch = None
         if batch is None:
             return l1.Room(0, 0, is_over=True)
         evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease

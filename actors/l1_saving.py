@@ -73,6 +73,7 @@ class Saving:
                 return answer(msg, dropped)
             case l1_saving.SaveBacklog():
                 self._writer_backlog_bytes = msg.backlog_bytes
+                self.committed()  # if its mailbox was full when there was something to tell
                 return answer(msg, None)
             case l1_saving.TellShape():
                 return answer(msg, self._geometries.shape(msg.geometry))

@@ -119,6 +119,19 @@ def test_what_is_spared_for_its_tenants_sake_does_not_let_others_go_unsaved(
 
 
 @SEEDS
+def test_room_is_made_though_no_lease_is_left_to_save_under(seed: int) -> None:
+    """B17. Seen to fail: whoever needed room was refused instead."""
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        await world.put(prompt(64, "old"))
+        with world.refusing_victims():
+            assert await world.make_room(4 * PAGE) == 4 * PAGE
+        assert unsaved(world) == 4
+
+    play(seed, scene, SavingConfig(moments=(Moment.LEAVING,)))
+
+
+@SEEDS
 def test_what_finally_failed_to_be_saved_may_go(seed: int) -> None:
     async def scene(world: SavingWorld, _: Supervisor) -> None:
         world.stores[0].plan.fails = True

@@ -300,6 +300,11 @@ class SavingWorld:
         refusal = CapacityError("no lease is left")
         return mock.patch.object(_native.Table, "take_committed", side_effect=refusal)
 
+    def refusing_victims(self) -> AbstractContextManager[object]:
+        """The same, for what is about to leave."""
+        refusal = CapacityError("no lease is left")
+        return mock.patch.object(_native.Table, "victims", side_effect=refusal)
+
     # Oracles.
 
     def has(self, place: int, prompt: bytes) -> bool:
