@@ -68,8 +68,8 @@ Borrowed victims(Table& table, std::uint64_t bytes_wanted, std::uint32_t chunks_
 Borrowed victims_own(Table& table, std::uint32_t tenant, std::uint64_t bytes_wanted,
                      std::uint32_t chunks_max, const py::bytes& lease, std::uint64_t session,
                      double now, double expires) {
-  return to_python(table.victims_own(tenant, bytes_wanted, chunks_max,
-                                     {id_of(lease), session, now, expires}));
+  return to_python(
+      table.victims_own(tenant, bytes_wanted, chunks_max, {id_of(lease), session, now, expires}));
 }
 
 void bind_borrowed(py::module_& m) {
@@ -98,8 +98,8 @@ void bind_table_borrowing(py::module_& m, py::class_<Table>& table) {
            "lease"_a, "session"_a, "now"_a, "expires"_a, "The oldest news of commits, borrowed.")
       .def("victims", &victims, "bytes_wanted"_a, "chunks_max"_a, py::kw_only(), "lease"_a,
            "session"_a, "now"_a, "expires"_a, "What evict would take next, borrowed.")
-      .def("victims_own", &victims_own, "tenant"_a, "bytes_wanted"_a, "chunks_max"_a,
-           py::kw_only(), "lease"_a, "session"_a, "now"_a, "expires"_a,
+      .def("victims_own", &victims_own, "tenant"_a, "bytes_wanted"_a, "chunks_max"_a, py::kw_only(),
+           "lease"_a, "session"_a, "now"_a, "expires"_a,
            "What evict_own would take next, borrowed.")
       .def(
           "drop_objects",
