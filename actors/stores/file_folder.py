@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import TypeAlias
 
@@ -206,9 +206,9 @@ class Folder:
 
     def _lay_out(self) -> None:
         objects = self.path / "objects"
-        for first in _HEX:
-            for second in _HEX:
-                (objects / first / second).mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for first, second in product(_HEX, _HEX):
+            (objects / first / second).mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for first in _HEX:  # when all are made, so that a journal is written out once
             _sync(objects / first)
         _sync(objects)
         _sync(self.path)
