@@ -82,7 +82,7 @@ class Case(ABC):
 
 
 class _OnDisk(Case):
-    shapes = shapes(0.15, 256 * MIB)
+    shapes = shapes(0.1, 256 * MIB)
     direct: ClassVar[int] = 1
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -152,7 +152,7 @@ class NixlPosix(_OnDisk):
     name = "nixl_posix"
     baseline = "fio --direct=1, one file"
     same_work = FileDirect.same_work
-    pace = 1 / 3  # no target
+    pace = 1 / 2  # no target
 
     def settings(self, shape: Shape, turns: int) -> Mapping[str, object]:
         return {

@@ -29,7 +29,7 @@ from store_sides import Shape, Turn, drop_page_cache
 
 from penstock.runtime.units import GIB, MIB
 
-DIRECT_BYTES, BUFFERED_BYTES = 192 * MIB, 96 * MIB  # in a turn, at most
+DIRECT_BYTES, BUFFERED_BYTES = 144 * MIB, 96 * MIB  # in a turn, at most
 MANY_FILES_MAX = 768
 RAMP_S = 0.05  # of reading, not counted: fio's own memory is touched for the first time
 JOB_WITHIN_S = 60.0

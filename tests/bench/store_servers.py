@@ -74,7 +74,7 @@ class S3(Case):
 class Valkey(Case):
     name = "valkey"
     baseline = "raw socket, SET and GET"
-    shapes = shapes(0.06, 128 * MIB)
+    shapes = shapes(0.05, 128 * MIB)
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         super().__init__(folder, stack)
@@ -128,7 +128,7 @@ class RawSocket:
 class Mooncake(Case):
     name = "mooncake"
     baseline = "bare Mooncake client"
-    shapes = shapes(0.06, 32 * MIB, depths=(32, 16, 1))
+    shapes = shapes(0.04, 32 * MIB, depths=(32, 16, 1))
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         super().__init__(folder, stack)
