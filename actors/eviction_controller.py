@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import weakref
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -30,6 +29,7 @@ from anyio import move_on_after, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import eviction, l1, l1_saving, writer
+from penstock.actors.held import when_dropped
 from penstock.actors.victims import next_victims
 from penstock.runtime.deadline import time_left
 from penstock.runtime.errors import (
@@ -232,7 +232,8 @@ class EvictionController(eviction.EvictionController):
         if batch is None:
             return l1.Room(0, 0, is_over=True)
         evict, lease = l1_saving.EvictThese(batch.shape, batch.keys, batch.presence()), batch.lease
-        given_back = _when_dropped(batch.hold)
+        given_back = asyncio.Event()  # nothing reads any more what the batch holds
+        when_dropped(batch.hold, given_back.set)
         within_s = saves_down.within_s(urgency)
         save = writer.SaveDown(batch, room_s=within_s / 2)
         saving = self._save_down(save, saves_down.store_writer, within_s)
@@ -262,16 +263,3 @@ class EvictionController(eviction.EvictionController):
             self._log.warning_once("not_saved_down", str(refusal), reason=str(refusal))
             forget_frames(refusal)  # they would hold the batch
         return 0
-
-
-def _when_dropped(hold: object) -> asyncio.Event:
-    """Set when the last reference to `hold` is gone, on whatever thread: then nothing reads what it holds."""
-    dropped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def tell() -> None:
-        if not loop.is_closed():  # it may outlive the node
-            loop.call_soon_threadsafe(dropped.set)
-
-    weakref.finalize(hold, tell).atexit = False
-    return dropped

@@ -26,8 +26,9 @@ from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
 from penstock.actors.api.types import Memory, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
+from penstock.actors.held import when_dropped
 from penstock.actors.writer_books import Books, name_of
-from penstock.actors.writer_loans import Loans, when_dropped
+from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import Fate, WriterMetrics
 from penstock.actors.writer_parts import Countdown, Part, PartBounds, cut_parts
 from penstock.actors.writer_queue import Queued, Waiting

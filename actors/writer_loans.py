@@ -10,9 +10,6 @@ What is let go may be evicted. Its memory comes back only when nothing reads it 
 
 from __future__ import annotations
 
-import asyncio
-import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock.actors.api import l1, l1_saving
@@ -20,26 +17,6 @@ from penstock.actors.api.types import LeaseId
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
-
-
-class Held:
-    """A hold on what others hold: one part of a loan, which ends when nobody refers to this any more."""
-
-    __slots__ = ("__weakref__", "_hold")
-
-    def __init__(self, hold: object) -> None:
-        self._hold = hold
-
-
-def when_dropped(hold: object, tell: Callable[[], None]) -> None:
-    """`tell`, in a step of the loop, when the last reference to `hold` is gone, on whatever thread."""
-    loop = asyncio.get_running_loop()
-
-    def dropped() -> None:
-        if not loop.is_closed():  # it may outlive the node
-            loop.call_soon_threadsafe(tell)
-
-    weakref.finalize(hold, dropped).atexit = False
 
 
 @dataclass(slots=True)

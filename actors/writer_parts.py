@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from penstock.actors.api import store
 from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
 from penstock.actors.api.types import LeaseId, Memory, Shape
+from penstock.actors.held import Held
 from penstock.actors.keys import object_key
 from penstock.actors.load_targets import whole_pages
-from penstock.actors.writer_loans import Held
 
 
 @dataclass(eq=False)
