@@ -207,10 +207,17 @@ class FileStore:
         return self._capacity_bytes
 
     async def aclose(self) -> None:
+        if self._expiry is not None:
+            await self._expiry.stop()
         await self._reads.aclose()
         await self._changes.aclose()
         for folder, _ in self._folders:
             await self._threads.run(folder.close)
+
+    @property
+    def places_bytes(self) -> tuple[int, ...]:
+        """Folders share one capacity."""
+        return ()
 
     def place_of(self, key: bytes, device: int) -> int:
         """Which of its folders."""
