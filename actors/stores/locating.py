@@ -20,8 +20,11 @@ async def locate(
     That there is too little time for so many keys is no failure of the store. One that answers nothing is waited for
     until whoever asked gives up.
     """
-    names = [*keys]
-    known = await in_time(
-        is_there, names, at_once=at_once, within_s=SHARE * time_left(at_most=within_s)
-    )
-    return bytes(known.get(at, False) for at in range(len(names)))
+    found = bytearray(len(keys))
+
+    async def ask(at: int) -> None:
+        found[at] = await is_there(keys[at])
+
+    within_s = SHARE * time_left(at_most=within_s)
+    await in_time(ask, range(len(keys)), at_once=at_once, within_s=within_s)
+    return bytes(found)
