@@ -42,6 +42,7 @@ from penstock.runtime.hazard import hazard
 from penstock.runtime.message import NOT_AT_ONCE
 
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
+_STEP = 256  # objects of several parts begun in one step of the loop; a single part has no more
 _SHORT_OF_ROOM = (
     Shortfall.QUOTA,
     Shortfall.NO_ROOM,
@@ -237,7 +238,8 @@ class Fetching:
         return shortest(plan, self._want.shape, first=worth)
 
     async def _carry_out(self, plan: Plan) -> None:
-        """Join what others load, and begin the rest, all of it at once: so a prompt has its room whole, or knows."""
+        """Join what others load, and begin the rest, in as few steps as may be: between two, others take its room."""
+        begun = 0  # objects, in this step
         for position, part in enumerate(plan.parts):
             if part.source == self._known.coming:
                 self._join(part.objects())
@@ -245,7 +247,11 @@ class Fetching:
                 break
             after = plan.parts[position + 1 : position + 2]
             self.limit_chunks = max(self.limit_chunks, after[0].first if after else plan.chunks)
-            await self._loads.wait_ahead(self._want.ticket)
+            begun += part.count
+            is_step = not after or begun + after[0].count > _STEP
+            if is_step or self._loads.is_ahead(self._want.ticket):
+                await self._loads.wait_ahead(self._want.ticket)
+                begun = 0
         mine = self._loads.records.of(self._want.ticket)
         if plan.parts and any(record.stage is Stage.LANDED for record in mine):
             await self._loads.move(self._want.ticket)
@@ -279,7 +285,8 @@ class Fetching:
 
     async def _make_room(self, missing: Sequence[Part], why: Shortfall) -> None:
         """For all of these. Whose tenant is at its quota makes room among its own: others' would not help it."""
-        count = sum(arena_bytes(self._want.shape, part) for part in missing)
+        mine = (part for part in missing if part.source != self._known.coming)
+        count = sum(arena_bytes(self._want.shape, part) for part in mine)
         make_room = eviction.MakeRoom(count, self._want.salt if why is Shortfall.QUOTA else None)
         with move_on_after(self._limits.room_s), suppress(PenstockError):  # then there is none
             await self._around.evictor.ask(make_room, within=self._limits.room_s)

@@ -141,6 +141,11 @@ class Loads:
         self._ahead.setdefault(ticket, load.over)
         self._start_soon(self._run, load, name="load")
 
+    def is_ahead(self, ticket: TicketId) -> bool:
+        """Whether the ticket's first load has its head start now."""
+        ahead = self._ahead.get(ticket)
+        return ahead is not None and not ahead.is_set()
+
     async def wait_ahead(self, ticket: TicketId) -> None:
         """A turn of the loop; while the ticket's first load is under way a head start for it: side by side, on a disk,
         all would come at the end, and what is planned meanwhile would hold up the news of it."""

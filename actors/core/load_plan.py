@@ -32,6 +32,11 @@ class Part:
     last: int  # excluded
     slots: tuple[int, ...]  # ascending
 
+    @property
+    def count(self) -> int:
+        """Of its objects."""
+        return (self.last - self.first) * len(self.slots)
+
     def objects(self) -> Iterator[tuple[int, int]]:
         """(chunk, slot), chunk-major: the order of a reservation's answers."""
         return ((chunk, slot) for chunk in range(self.first, self.last) for slot in self.slots)
