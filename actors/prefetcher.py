@@ -29,7 +29,7 @@ from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
 
-FORSAKEN_OBJECTS_A_STEP = 1024  # of loads that a life left behind, and chunks of its tickets
+FORSAKEN_OBJECTS_A_STEP = 256  # of loads that a life left behind, and chunks of its tickets
 
 
 class Prefetcher(prefetch.Prefetcher):
