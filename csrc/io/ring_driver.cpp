@@ -101,12 +101,17 @@ class RingDriver final : public Driver {
     prepare();
     await_work();
     for (;;) {
-      for (std::unique_ptr<Job>& job : queue_.take_some(free_.size())) begin(std::move(job));
+      const std::size_t room = free_.size();
+      Jobs taken = queue_.take_some(room);
+      for (std::unique_ptr<Job>& job : taken) begin(std::move(job));
       // What finished at once is told before anything is waited for.
       queue_.finish(std::exchange(finished_, {}));
       if (!stopping_ && queue_.stopping()) cancel_all();
       if (stopping_ && free_.size() == active_.size()) return;
-      ring_.enter(1);
+      // All room was taken: others may wait, and nobody rings for those. What was carried out in
+      // place has made room for them.
+      const bool others_may_begin = taken.size() == room && !free_.empty();
+      ring_.enter(others_may_begin ? 0 : 1);
       ring_.reap([this](std::uint64_t data, std::int32_t result) { completed(data, result); });
       queue_.finish(std::exchange(finished_, {}));
     }

@@ -186,6 +186,22 @@ def test_no_more_jobs_wait_than_allowed(backend: IoBackend, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("count", [16, 17, 1000])
+def test_more_files_than_go_at_a_time_are_removed(
+    backend: IoBackend, count: int, tmp_path: Path
+) -> None:
+    """Seen to fail: what is carried out in place leaves nothing to wait for, and those that waited for room were never
+    begun."""
+
+    async def work(io: NativeIo, folder: int, _path: Path) -> None:
+        with anyio.fail_after(10):
+            assert await io.remove_files([(folder, "absent")] * count) == [-errno.ENOENT] * count
+        assert io.jobs == 0
+
+    run(work, backend, tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_flood_is_settled_in_short_steps(backend: IoBackend, tmp_path: Path) -> None:
     """More jobs than are settled in one step, under the watchdog of all tests."""
 
