@@ -7,7 +7,7 @@ import os
 import select
 import time
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,13 +15,15 @@ from typing import Self
 from penstock._native import Caching, IoEngine
 from penstock.actors.stores.store import BLOCK_BYTES
 
+DEPTH = 64  # as a file store has it unless it is told otherwise
+
 
 class BareReader:
     """Of these files below `folder`, one after the other: no disk has the next one at hand."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         """Raises OSError."""
-        self._folder, self._names, self._next = os.open(folder, os.O_RDONLY), names, cycle(names)
+        self._folder, self._next = os.open(folder, os.O_RDONLY), cycle(names)
         size = (folder / names[0]).stat().st_size
         memory = mmap.mmap(-1, -(-size // BLOCK_BYTES) * BLOCK_BYTES)
         memory.write(bytes(len(memory)))  # its pages are there
@@ -53,13 +55,13 @@ class BareReader:
         return seconds * 1e6
 
     def first_of_all_us(self) -> float:
-        """All of them asked for at once: until the first one asked for is there."""
+        """As many as the engine has under way asked for at once: until the first one asked for is there."""
         begin = time.perf_counter()
         jobs = [
             self._engine.read_file(
                 self._folder, name, [self._memory], caching=Caching.DIRECT, hold=None
             )
-            for name in self._names
+            for name in islice(self._next, DEPTH)
         ]
         left, first_us = set(jobs), 0.0
         while left:

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,6 @@ from penstock.actors.stores.store import StoreContext
 from penstock.runtime.config import Config, read_record
 from penstock.runtime.errors import ConfigError
 
-ONE_LOADS = 40
 SHOWN = (
     "save_gib_s",
     "load_gib_s",
@@ -103,8 +102,7 @@ class Seen:
     mine: Sequence[Turn]
     baseline: Sequence[Turn]
     same_work: Sequence[Turn] | None  # if there is such a second baseline
-    one_us: float
-    one_again_us: float
+    one_us: Mapping[str, float]
 
 
 async def measure(cases: Sequence[Case], shape: Shape, rounds: int) -> list[Seen]:
@@ -118,10 +116,10 @@ async def measure(cases: Sequence[Case], shape: Shape, rounds: int) -> list[Seen
                 peers[case.same_work] = side
         sides = [*ours, cases[0].beside(slots, rounds), *peers.values()]
         turns = await _in_turn(sides, rounds)
-        ones = [(await one.one_us(ONE_LOADS), await one.one_again_us(ONE_LOADS)) for one in ours]
+        ones = [await one.one_us() for one in ours]
     same_work = dict(zip(peers, turns[len(ours) + 1 :], strict=True))
     return [
-        Seen(turns[at], turns[len(ours)], same_work.get(case.same_work), *ones[at])
+        Seen(turns[at], turns[len(ours)], same_work.get(case.same_work), ones[at])
         for at, case in enumerate(cases)
     ]
 
@@ -140,8 +138,7 @@ def samples_of(seen: Seen) -> dict[str, Sample]:
         "save_gib_s": save,
         "load_gib_s": load,
         "core_s_per_gib": _sample(seen.mine, "core_s_per_gib"),
-        "load_one_us_p50": Sample((seen.one_us,)),
-        "load_one_again_us_p50": Sample((seen.one_again_us,)),
+        **{key: Sample((us,)) for key, us in seen.one_us.items()},
     }
     for prefix, turns in (("baseline", seen.baseline), ("same_work", seen.same_work)):
         if turns is not None:
