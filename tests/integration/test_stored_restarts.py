@@ -237,8 +237,9 @@ async def test_a_disk_that_can_only_be_read_gives_out_what_it_has(tmp_path: Path
     files = Files(tmp_path / "kv")
     breaker = {"failures": 2, "window": "10s", "open_for": "100ms"}
     before, after = Prompt.made("before", 20), Prompt.made("after", 5)
+    store = files.config(attempts_max=1, breaker=breaker)
     async with (
-        local_node(stores=[files.config(attempts_max=1, breaker=breaker)]) as node,
+        local_node(stores=[store], writer__retry_within="50ms") as node,
         attached(node.address, hello()) as engine,
     ):
         await put_and_save(engine, before)
