@@ -2,13 +2,15 @@
 
 A store deletes a batch or says that it failed. Then its objects are deleted one by one: those that went leave the
 books, and one that cannot be deleted keeps no other from going. It counts as just used, so that the next to go is
-another one.
+another one. What went is known at every moment, so that the books are right when somebody gives up halfway; and a
+deletion that was begun ends, even if whoever asked has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from penstock.actors.api.store import Keys
@@ -23,8 +25,18 @@ ALONE_MAX = (
 )
 ROUNDS_MAX = 4  # of evictions that all fail, for one save
 
-Delete = Callable[[Keys], Awaitable[list[bytes]]]
-"""Those that are still there. Raises StoreFault when nothing could be deleted."""
+Delete = Callable[[Keys, set[bytes]], Awaitable[None]]
+"""Adds those that are gone to the set, as they go. Raises StoreFault when nothing could be deleted."""
+
+
+@dataclass(slots=True)
+class _Dropping:
+    """A job of its own."""
+
+    keys: Keys
+    gone: set[bytes] = field(default_factory=set)
+    fault: StoreFault | None = None
+    is_done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def drop(parts: Parts, keys: Keys, *, within_s: float) -> int:
@@ -34,17 +46,28 @@ async def drop(parts: Parts, keys: Keys, *, within_s: float) -> int:
     """
     names = {*keys}
     await parts.turns.take(names)
+    had = sum(parts.books.has(keys.packed)) if parts.books is not None else len(names)
+    job = _Dropping(keys)
+    parts.start_soon(partial(_drop, parts, job, within_s))
+    await job.is_done.wait()
+    if job.fault is not None:
+        raise job.fault
+    left = len(names) - len(job.gone)
+    if left:
+        raise StoreFault(f"{parts.config.name}: {left} objects could not be deleted")
+    return min(had, len(names))
+
+
+async def _drop(parts: Parts, job: _Dropping, within_s: float) -> None:
     try:
-        had = sum(parts.books.has(keys.packed)) if parts.books is not None else len(names)
-        left = await delete(parts, keys, within_s=within_s)
-        gone = names.difference(left)
-        if parts.ledger is not None:
-            parts.ledger.removed(gone)
-        if left:
-            raise StoreFault(f"{parts.config.name}: {len(left)} objects could not be deleted")
-        return min(had, len(names))
+        await delete(parts, job.keys, job.gone, within_s=within_s)
+    except StoreFault as fault:
+        job.fault = fault
     finally:
-        parts.turns.free(names)
+        if parts.ledger is not None:
+            parts.ledger.removed(job.gone)
+        parts.turns.free({*job.keys})
+        job.is_done.set()
 
 
 async def make_room(parts: Parts, size_bytes: int, objects: int, place: int) -> str:
@@ -79,30 +102,30 @@ async def evict_within(parts: Parts, short: Shortfall) -> int:
     return await _evict(parts, short, partial(delete_each, parts.store))
 
 
-async def delete(parts: Parts, keys: Keys, *, within_s: float) -> list[bytes]:
-    """Those that are still there. Raises StoreFault when nothing could be deleted."""
-    return await _counted(parts, partial(_guarded, parts, within_s), keys)
+async def delete(parts: Parts, keys: Keys, gone: set[bytes], *, within_s: float) -> None:
+    """Adds those that are gone to `gone`, as they go. Raises StoreFault when nothing could be deleted."""
+    await _counted(parts, partial(_guarded, parts, within_s), keys, gone)
 
 
-async def delete_each(store: Store, keys: Keys) -> list[bytes]:
-    """As one batch, or one by one. Those that are still there. Raises StoreFault when nothing could be deleted."""
+async def delete_each(store: Store, keys: Keys, gone: set[bytes]) -> None:
+    """As one batch, or one by one. Adds those that are gone to `gone`, as they go. Raises StoreFault when nothing could
+    be deleted."""
     try:
         await store.delete(keys)
     except StoreFault as fault:
         problem = fault
     else:
-        return []
-    left: list[bytes] = []
-    for at, key in enumerate(keys):
+        gone.update(keys)
+        return
+    for at, key in enumerate(keys, start=1):
         try:
-            await store.delete(Keys.of([(key, keys.device(at))]))
+            await store.delete(Keys.of([(key, keys.device(at - 1))]))
         except StoreFault as fault:
             problem = fault
-            left.append(key)
-        nothing_went = len(left) == at + 1
-        if nothing_went and len(left) in {ALONE_MAX, len(keys)}:
+        else:
+            gone.add(key)
+        if not gone and at in {ALONE_MAX, len(keys)}:
             raise problem
-    return left
 
 
 async def _evict(parts: Parts, short: Shortfall, delete_them: Delete) -> int:
@@ -112,12 +135,12 @@ async def _evict(parts: Parts, short: Shortfall, delete_them: Delete) -> int:
     victims = ledger.choose(short.bytes, EVICT_BATCH, without=taken, place=short.place)
     if not victims:
         return 0
-    left = [*victims]
+    gone = set[bytes]()
     await parts.turns.take(victims)  # at once: none of them was taken
     try:
-        left = await _counted(parts, delete_them, Keys.of([*victims.items()]))
+        await _counted(parts, delete_them, Keys.of([*victims.items()]), gone)
     finally:
-        gone = victims.keys() - set(left)
+        left = [key for key in victims if key not in gone]
         ledger.removed(gone)
         ledger.spare(left)
         ledger.touch(b"".join(left if gone else left[:ALONE_MAX]))  # of those that were tried
@@ -126,20 +149,17 @@ async def _evict(parts: Parts, short: Shortfall, delete_them: Delete) -> int:
     return len(victims)
 
 
-async def _guarded(parts: Parts, within_s: float, keys: Keys) -> list[bytes]:
-    work = partial(delete_each, parts.store, keys)
-    return await parts.writes.call(work, within_s=within_s, keys=keys)
+async def _guarded(parts: Parts, within_s: float, keys: Keys, gone: set[bytes]) -> None:
+    work = partial(delete_each, parts.store, keys, gone)
+    await parts.writes.call(work, within_s=within_s, keys=keys)
 
 
-async def _counted(parts: Parts, delete_them: Delete, keys: Keys) -> list[bytes]:
+async def _counted(parts: Parts, delete_them: Delete, keys: Keys, gone: set[bytes]) -> None:
     loop = asyncio.get_running_loop()
     began_s = loop.time()
-    failed = len(keys)
     try:
-        left = await delete_them(keys)
-        failed = len(left)
-        return left
+        await delete_them(keys, gone)
     finally:
         parts.metrics.took(Op.DELETE, loop.time() - began_s)
-        parts.metrics.add(Op.DELETE, "failed", failed)
-        parts.metrics.add(Op.DELETE, "deleted", len(keys) - failed)
+        parts.metrics.add(Op.DELETE, "failed", len({*keys}) - len(gone))
+        parts.metrics.add(Op.DELETE, "deleted", len(gone))

@@ -72,12 +72,13 @@ async def _delete(parts: Parts, ledger: StoreLedger, records: list[Record]) -> N
         new = [one for one, is_known in zip(named.items(), known, strict=True) if not is_known]
         if not new:
             return
-        left = await delete(parts, Keys.of(new), within_s=parts.config.save_within)
-        parts.metrics.evicted(len(new) - len(left))
+        gone = set[bytes]()
+        await delete(parts, Keys.of(new), gone, within_s=parts.config.save_within)
+        parts.metrics.evicted(len(gone))
     finally:
         parts.turns.free(named)
-    if left:
-        raise StoreFault(f"{len(left)} objects beyond objects_max could not be deleted")
+    if left := len(new) - len(gone):
+        raise StoreFault(f"{left} objects beyond objects_max could not be deleted")
 
 
 def _record(entry: Entry) -> Record:

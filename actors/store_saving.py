@@ -254,15 +254,15 @@ class Saver:
         pause_s = 0.1
         try:
             while True:
+                keys = Keys.of([(one.key, one.device) for one in owed.values()])
+                gone = set[bytes]()
                 with suppress(StoreFault):
-                    keys = Keys.of([(one.key, one.device) for one in owed.values()])
-                    left = await delete(parts, keys, within_s=parts.config.save_within)
-                    gone = owed.keys() - set(left)
-                    ledger.settle([], gone)
-                    parts.turns.free(gone)
-                    for key in gone:
-                        one = owed.pop(key)
-                        parts.owed.paid(parts.place_of(key, one.device))
+                    await delete(parts, keys, gone, within_s=parts.config.save_within)
+                ledger.settle([], gone)
+                parts.turns.free(gone)
+                for key in gone:
+                    one = owed.pop(key)
+                    parts.owed.paid(parts.place_of(key, one.device))
                 if not owed:
                     return
                 await anyio.sleep(max(pause_s, parts.writes.probe_in_s()))
