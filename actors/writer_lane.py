@@ -286,6 +286,8 @@ class Lane:
                 found.append(one)
         if batch is not None:
             self._begin(batch, found, None)
+            if any(self._retries.knows(name_of(one.key, one.slot)) for one in found):
+                await self._tools.loans.let_go_of(batch.lease)  # it was kept for one try
         self._settle(shape, _named(wanted), Fate.GONE)
 
     def _try_again(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:

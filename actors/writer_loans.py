@@ -4,6 +4,7 @@
          -> all are over: given back, with the last reference to the lease's handle
          -> all are over, and something may still be read, by a disk that hangs: let go
          -> somebody needs room, and nothing else may go:                        let go
+         -> it is not the first try:                                             let go at once
 
 What is let go may be evicted. Its memory comes back only when nothing reads it any more.
 """
@@ -49,6 +50,11 @@ class Loans:
             del self._loans[lease]
             if loan.is_held:
                 await self._let_go(lease)
+
+    async def let_go_of(self, lease: LeaseId) -> None:
+        """Its saves keep L1 from nothing."""
+        if self._loans.pop(lease, None) is not None:
+            await self._let_go(lease)
 
     async def let_go(self) -> int:
         """All of them. Answers how many there were."""

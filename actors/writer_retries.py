@@ -59,6 +59,10 @@ class Retries:
         self._backoff.failed(now)
         return True
 
+    def knows(self, name: bytes) -> bool:
+        """Whether it has failed before."""
+        return name in self._failing or name in self._last
+
     def forget(self, name: bytes) -> None:
         """It is settled."""
         self._failing.pop(name, None)
@@ -74,7 +78,7 @@ class Retries:
 
     def worked(self, names: Iterable[bytes], now: float) -> None:
         """These were saved."""
-        if any(name in self._failing or name in self._last for name in names):
+        if any(map(self.knows, names)):
             self._backoff.over()
         else:
             self._backoff.eased(now)
