@@ -235,7 +235,7 @@ async def test_a_disk_that_can_only_be_read_gives_out_what_it_has(tmp_path: Path
     Seen to fail with one breaker for both directions: everything was a miss.
     """
     files = Files(tmp_path / "kv")
-    breaker = {"failures": 2, "window": "10s", "open_for": "100ms"}
+    breaker = {"failures": 2, "window": "10s", "open_for": "1s"}
     before, after = Prompt.made("before", 20), Prompt.made("after", 5)
     store = files.config(attempts_max=1, breaker=breaker)
     async with (
@@ -244,14 +244,15 @@ async def test_a_disk_that_can_only_be_read_gives_out_what_it_has(tmp_path: Path
     ):
         await put_and_save(engine, before)
         await purge(node)
-        (aside,) = [path for path in (files.root / "aside").iterdir() if path.is_dir()]
-        aside.rename(files.root / "gone")
+        aside = (files.root / "aside").rename(files.root / "gone")
+        (files.root / "aside").touch()  # where it cannot be made again
         for number in range(3):
             await put_and_save(engine, Prompt.made(f"during {number}", 2))
         await eventually(partial(is_in, node, HealthState.DEGRADED), within=5, what="degraded")
         assert "writes" in (await store_part(node)).detail
         assert (await find(engine, before)).bodies == before.bodies
-        (files.root / "gone").rename(aside)
+        (files.root / "aside").unlink()
+        aside.rename(files.root / "aside")
         numbers = count()
 
         async def is_saved() -> bool:  # the first save after a while is the probe
