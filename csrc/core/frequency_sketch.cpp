@@ -7,23 +7,27 @@
 namespace penstock {
 namespace {
 
-// Odd constants, one to a row (from Knuth's multiplicative hashing with digits of pi).
-constexpr std::array<std::uint64_t, 4> kFactors = {0x243F6A8885A308D3ULL, 0x13198A2E03707345ULL,
-                                                   0xA4093822299F31D1ULL, 0x082EFA98EC4E6C89ULL};
+// Odd constants (from Knuth's multiplicative hashing with digits of pi): for the line, and the
+// rest.
+constexpr std::array<std::uint64_t, 2> kFactors = {0x243F6A8885A308D3ULL, 0x13198A2E03707345ULL};
 constexpr std::uint64_t kEventsPerKey = 10;
 constexpr std::uint64_t kHalvedAtOnce = 256;  // words: a few hundred nanoseconds
 
 }  // namespace
 
 FrequencySketch::FrequencySketch(std::uint32_t keys)
-    : words_(std::bit_ceil(std::max<std::uint64_t>(keys, 8))),
-      events_max_(kEventsPerKey * std::max<std::uint32_t>(keys, 8)),
+    : words_(std::bit_ceil(std::max<std::uint64_t>(keys, kLineWords))),
+      events_max_(kEventsPerKey * std::max<std::uint32_t>(keys, kLineWords)),
       halved_(words_.size()) {}
 
 FrequencySketch::Place FrequencySketch::place(std::uint64_t fingerprint, std::uint32_t row) const {
-  const std::uint64_t mixed = (fingerprint ^ (fingerprint >> 32U)) * kFactors[row];
-  return {(mixed >> 32U) & (words_.size() - 1),
-          static_cast<std::uint32_t>(mixed >> 16U & 3U) * 4 + row * 16};
+  // Every row has two words of the line: 32 counters.
+  const std::uint64_t folded = fingerprint ^ (fingerprint >> 32U);
+  const std::uint64_t lines = words_.size() / kLineWords;
+  const std::uint64_t line = (folded * kFactors[0] >> 32U) & (lines - 1);
+  const std::uint64_t within = folded * kFactors[1] >> (24U + row * 8U);
+  return {line * kLineWords + row * 2 + (within >> 4U & 1U),
+          static_cast<std::uint32_t>(within & 15U) * 4};
 }
 
 void FrequencySketch::count(std::uint64_t fingerprint) {

@@ -9,7 +9,9 @@ namespace penstock {
 
 // A count-min sketch of 4-bit counters, four to a key, all of which are halved when as many
 // events were counted as ten times the keys it is made for (Einziger, Friedman, Manes: "TinyLFU: a
-// highly efficient cache admission policy", ACM ToS 2017). 8 to 16 bytes for every key.
+// highly efficient cache admission policy", ACM ToS 2017). 8 to 16 bytes for every key. All
+// counters of a key lie in one cache line, as in Manes' Caffeine: one cache miss, and at most one
+// page fault, and not four.
 class FrequencySketch {
  public:
   explicit FrequencySketch(std::uint32_t keys);
@@ -21,6 +23,7 @@ class FrequencySketch {
 
  private:
   static constexpr std::uint32_t kRows = 4;
+  static constexpr std::uint32_t kLineWords = 8;
   static constexpr std::uint32_t kCounterMax = 15;
 
   struct Place {
