@@ -230,7 +230,7 @@ async def on_disk(
             fio_of_a_document(folder, "--rw=write")
             drop_page_cache(folder)
             for number, tokens in enumerate(asked):
-                for name in (*sides, "") if number % 2 == 0 else ("", *reversed(sides)):
+                for name in _turned([*sides, ""], number):
                     if not name:
                         fio.append(fio_of_a_document(folder, "--rw=randread", *FIO_READS))
                         continue
@@ -238,6 +238,12 @@ async def on_disk(
                     if number == 0:
                         check(name, ranks)
     return {name: {**one, "fio": fio} for name, one in seen.items()}
+
+
+def _turned(names: list[str], number: int) -> list[str]:
+    """Another one first in each round: whoever follows one that takes all the disk gives has less of it."""
+    first = number % len(names)
+    return names[first:] + names[:first]
 
 
 async def forget(node: Server) -> None:
@@ -263,6 +269,7 @@ def _files(folder: Path, io: str, disk_bytes: int) -> list[Store]:
             "placement": "by_device",
             "io": io,
             "capacity": disk_bytes,
+            "load_within": "60s",
         }
     ]
 
@@ -276,6 +283,7 @@ def _raw(folder: Path, disk_bytes: int) -> list[Store]:
             "per_rank_device_paths": paths,
             "slot_bytes": OBJECT_BYTES + 64 * KIB,
             "capacity": disk_bytes,
+            "load_within": "60s",
         }
     ]
 
