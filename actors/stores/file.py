@@ -299,7 +299,7 @@ def _claimed(wanted: Caching, log: Log, folder: Folder) -> Placed:
         log.info("temporaries_removed", path=folder.path, stores=removed)
     caching = folder.caching_of(wanted)
     if caching is not wanted:
-        reason = "its filesystem refuses O_DIRECT"
+        reason = "its filesystem has no disk, or refuses O_DIRECT"
         log.warning("io_buffered", path=folder.path, reason=reason)
     return folder, caching
 

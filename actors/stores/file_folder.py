@@ -31,6 +31,7 @@ from penstock._native import Caching
 from penstock.actors.api.types import KEY_BYTES, Epoch
 from penstock.actors.stores.file_config import Placement
 from penstock.actors.stores.header import tenant_of, whole_blocks
+from penstock.actors.stores.medium_checks import lies_in_memory
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     Entry,
@@ -115,9 +116,9 @@ class Folder:
         return os.fstat(self._owner).st_mtime
 
     def caching_of(self, wanted: Caching) -> Caching:
-        """`wanted`, or BUFFERED where the filesystem refuses the other. Raises StoreFault."""
-        if wanted is Caching.BUFFERED:
-            return wanted
+        """`wanted`, or BUFFERED where the filesystem refuses the other or has no disk. Raises StoreFault."""
+        if wanted is Caching.BUFFERED or lies_in_memory(self.fd):
+            return Caching.BUFFERED
         name = self.temporary()
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT

@@ -11,6 +11,17 @@ MOUNTS = Path("/proc/self/mountinfo")
 DEVICES = Path("/dev")
 
 
+def lies_in_memory(fd: int) -> bool:
+    """Whether what `fd` is of has no disk below it, so that the page cache is all there is. Raises OSError."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in MOUNTS.read_text().splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        if mount.split(" ")[2] == number:
+            return filesystem.split(" ")[0] in {"tmpfs", "ramfs"}
+    return False
+
+
 def check_not_mounted(path: Path, key: str) -> None:
     """Of a block device. Raises StoreRefused, OSError."""
     device = path.stat().st_rdev

@@ -205,5 +205,9 @@ def _files(
     wanted = Caching.DIRECT if config.io is FileIo.DIRECT else Caching.BUFFERED
     caching = folder.caching_of(wanted)
     if caching is not wanted:
-        log.warning("io_buffered", path=folder.path, reason="its filesystem refuses O_DIRECT")
+        log.warning(
+            "io_buffered",
+            path=folder.path,
+            reason="its filesystem has no disk, or refuses O_DIRECT",
+        )
     return NixlFiles(config, agent, folder, caching)

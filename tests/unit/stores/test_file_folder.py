@@ -15,6 +15,7 @@ from support.mounts import mounted
 
 from penstock._native import Caching
 from penstock.actors.api.types import Epoch
+from penstock.actors.stores import file_folder
 from penstock.actors.stores.file_config import Placement
 from penstock.actors.stores.file_folder import (
     Folder,
@@ -221,7 +222,18 @@ def test_whose_objects_are_stands_in_their_first_block(tmp_path: Path) -> None:
     assert found == {KEY: tenant, other: None}
 
 
-def test_a_filesystem_that_refuses_direct_io_is_found_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
+def test_a_filesystem_without_a_disk_is_used_through_the_page_cache(
+    kind: str, tmp_path: Path
+) -> None:
+    with mounted(kind, tmp_path / "ram") as path, closing(opened(path)) as folder:
+        assert folder.caching_of(Caching.DIRECT) is Caching.BUFFERED
+
+
+def test_a_filesystem_that_refuses_direct_io_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_folder, "lies_in_memory", lambda _: False)  # then ramfs is such a one
     with mounted("ramfs", tmp_path / "ram") as path:
         with closing(opened(path)) as folder:
             assert folder.caching_of(Caching.DIRECT) is Caching.BUFFERED
