@@ -26,7 +26,7 @@ FrequencySketch::Place FrequencySketch::place(std::uint64_t fingerprint, std::ui
   const std::uint64_t lines = words_.size() / kLineWords;
   const std::uint64_t line = (folded * kFactors[0] >> 32U) & (lines - 1);
   const std::uint64_t within = folded * kFactors[1] >> (24U + row * 8U);
-  return {line * kLineWords + row * 2 + (within >> 4U & 1U),
+  return {line * kLineWords + row * 2ULL + (within >> 4U & 1U),
           static_cast<std::uint32_t>(within & 15U) * 4};
 }
 
