@@ -118,7 +118,9 @@ def test_direct_io_that_is_refused_is_replaced_and_said_once(
         run(work, configured(path, io=FileIo.DIRECT))
         said = [one.message for one in caplog.records if "io_buffered" in one.message]
         assert len(said) == 1
-        assert re.search(r'path=\S+ reason="its filesystem has no disk, or refuses O_DIRECT"', said[0])
+        assert re.search(
+            r'path=\S+ reason="its filesystem has no disk, or refuses O_DIRECT"', said[0]
+        )
 
 
 @pytest.mark.parametrize("io", FileIo)
