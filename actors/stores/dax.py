@@ -25,7 +25,6 @@ from penstock.actors.stores.beside import opened_beside, undone_by
 from penstock.actors.stores.dax_arena import DaxArena, SlotEntry
 from penstock.actors.stores.dax_config import ARENAS_MAX, DaxConfig, Msync
 from penstock.actors.stores.dax_slots import DaxSlots, Held
-from penstock.actors.stores.digests import INLINE_BYTES_MAX
 from penstock.actors.stores.store import (
     DONE,
     MISSING,
@@ -41,10 +40,12 @@ from penstock.actors.stores.store import (
 )
 from penstock.actors.stores.threads import Threads
 from penstock.runtime.background import Background
+from penstock.runtime.units import KIB
 
 ENTRIES_MAX = 1024  # told at a time by recovery
 MOVED_MAX = 16  # objects moved at a time when an arena is drained
 THREADS = 4
+INLINE_BYTES_MAX = 64 * KIB  # copied in the loop's own step; more goes to a thread
 Found: TypeAlias = list[tuple[int, SlotEntry]]
 
 

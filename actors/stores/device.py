@@ -68,8 +68,13 @@ class NativeDevice:
 
     def discard(self, spans: Sequence[Span]) -> Moved:
         try:
-            return on_a_thread("discard", partial(_done, self._discard, self._fd, spans))
+            fd = os.dup(self._fd)  # it may outlast `close`, and must not meet another's number
+        except OSError as error:
+            return _over(-(error.errno or errno.EIO))
+        try:
+            return on_a_thread("discard", partial(_done, self._discard, fd, spans))
         except NoThread:
+            os.close(fd)
             return _over(-errno.EAGAIN)
 
     def close(self) -> None:
@@ -90,10 +95,12 @@ def _over(outcome: int) -> Moved:
 
 
 def _done(discard: Callable[[int, Span], None], fd: int, spans: Sequence[Span]) -> int:
-    """Blocks."""
+    """Blocks. Closes `fd`."""
     try:
         for span in spans:
             discard(fd, span)
     except OSError as error:
         return -(error.errno or errno.EIO)
+    finally:
+        os.close(fd)
     return 0

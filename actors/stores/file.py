@@ -46,7 +46,7 @@ from penstock.actors.stores.store import (
     StoreFault,
     Wanted,
 )
-from penstock.actors.stores.threads import Threads
+from penstock.actors.stores.threads import NoThread, Threads
 from penstock.runtime.log import Log
 
 Placed: TypeAlias = tuple[Folder, Caching]
@@ -243,7 +243,7 @@ class FileStore:
             for folder in {self._place(one.key, one.device)[0] for one in lost}:
                 if await self._threads.run(folder.renew_aside):
                     self._log.warning("aside_renewed", path=folder.path, reason="it was removed")
-        except StoreFault as fault:
+        except (StoreFault, NoThread) as fault:
             self._log.warning("aside_lost", reason=fault)
             return False
         return True

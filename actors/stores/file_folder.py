@@ -237,7 +237,7 @@ class Folder:
         owner = self.path / "aside" / self._aside / "owner"
         try:
             return self._owner >= 0 and os.path.samestat(owner.stat(), os.fstat(self._owner))
-        except FileNotFoundError:
+        except OSError:  # gone, or nobody can tell: made anew, or making it says why not
             return False
 
     def _entry(self, found: os.DirEntry[str], tenant: TenantOf) -> Entry | None:

@@ -11,11 +11,16 @@ MOUNTS = Path("/proc/self/mountinfo")
 DEVICES = Path("/dev")
 
 
+def _mounts() -> list[str]:
+    # A mount's path may be no Unicode text.
+    return MOUNTS.read_text(errors="surrogateescape").splitlines()
+
+
 def lies_in_memory(fd: int) -> bool:
     """Whether what `fd` is of has no disk below it, so that the page cache is all there is. Raises OSError."""
     device = os.fstat(fd).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    for line in MOUNTS.read_text().splitlines():
+    for line in _mounts():
         mount, _, filesystem = line.partition(" - ")
         if mount.split(" ")[2] == number:
             return filesystem.split(" ")[0] in {"tmpfs", "ramfs"}
@@ -26,7 +31,7 @@ def check_not_mounted(path: Path, key: str) -> None:
     """Of a block device. Raises StoreRefused, OSError."""
     device = path.stat().st_rdev
     number = f"{os.major(device)}:{os.minor(device)}"
-    for line in MOUNTS.read_text().splitlines():
+    for line in _mounts():
         fields = line.split(" ")
         if fields[2] == number:
             problem = f"{path} is mounted at {fields[4]}: unmount it, or name a device nobody uses"

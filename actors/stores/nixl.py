@@ -6,6 +6,7 @@ up goes on: its object becomes visible whole, or not; a save or deletion of it t
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -210,4 +211,6 @@ def _files(
             path=folder.path,
             reason="its filesystem has no disk, or refuses O_DIRECT",
         )
-    return NixlFiles(config, agent, folder, caching)
+    fd = os.dup(folder.fd)
+    opened.callback(os.close, fd)
+    return NixlFiles(config, agent, folder, fd, caching)

@@ -54,10 +54,13 @@ class _Opened:
 class NixlFiles:
     """One folder, one agent."""
 
-    def __init__(self, config: NixlConfig, agent: Agent, folder: Folder, caching: Caching) -> None:
+    def __init__(
+        self, config: NixlConfig, agent: Agent, folder: Folder, fd: int, caching: Caching
+    ) -> None:
+        """`fd`: of the folder, for calls that are left behind: never another's number. Closed with it."""
         self._agent = agent
         self._folder = folder
-        self._fd = os.dup(folder.fd)  # for calls that are left behind: never another's number
+        self._fd = fd
         self._is_direct = caching is Caching.DIRECT
         self._is_durable = config.durability is DurabilityName.FDATASYNC
         self._depth = config.depth

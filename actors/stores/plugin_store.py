@@ -25,6 +25,7 @@ from penstock.runtime.log import Log
 Result = TypeVar("Result")
 
 DEVICES_MAX = 1 << 8 * DEVICE_BYTES
+SIZES_MAX = 1 << 64
 
 
 class PluginStore:
@@ -63,8 +64,8 @@ class PluginStore:
         heard = ForeignTask(StoreFault)
         with heard:
             async for batch in self._store.recover():
-                if not all(map(_is_entry, batch)):
-                    raise self._nonsense("recover", batch, len(batch))
+                if not isinstance(batch, list) or not all(map(_is_entry, batch)):
+                    raise self._nonsense("recover", batch, 0)
                 yield batch
             return
         raise self._fault(heard)
@@ -159,7 +160,15 @@ def _is_entry(one: object) -> bool:
         isinstance(one, Entry)
         and isinstance(one.key, bytes)
         and len(one.key) == KEY_BYTES
-        and 0 <= one.device < DEVICES_MAX
-        and one.stored_bytes >= 0
-        and (one.tenant is None or len(one.tenant) == TENANT_BYTES)
+        and _is_number(one.device, DEVICES_MAX)
+        and _is_number(one.stored_bytes, SIZES_MAX)
+        and (one.tenant is None or _is_tenant(one.tenant))
     )
+
+
+def _is_number(one: object, limit: int) -> bool:
+    return isinstance(one, int) and 0 <= one < limit
+
+
+def _is_tenant(one: object) -> bool:
+    return isinstance(one, bytes) and len(one) == TENANT_BYTES

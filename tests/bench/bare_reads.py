@@ -57,17 +57,16 @@ class BareReader:
     def first_of_all_us(self) -> float:
         """As many as the engine has under way asked for at once: until the first one asked for is there."""
         begin = time.perf_counter()
-        jobs = [
-            self._engine.read_file(
-                self._folder, name, [self._memory], caching=Caching.DIRECT, hold=None
-            )
+        files = [
+            (self._folder, name, Caching.DIRECT, [self._memory])
             for name in islice(self._next, DEPTH)
         ]
+        jobs = [self._engine.read_files([one], None) for one in files]
         left, first_us = set(jobs), 0.0
         while left:
             select.select([self._engine.event_fd], [], [])
             for job, moved in self._engine.completed(len(jobs)):
-                assert moved == len(self._memory), moved
+                assert moved == [len(self._memory)], moved
                 left.discard(job)
             if jobs[0] not in left:
                 first_us = first_us or (time.perf_counter() - begin) * 1e6

@@ -15,7 +15,7 @@ from support.mounts import mounted
 
 from penstock._native import Caching
 from penstock.actors.api.types import Epoch
-from penstock.actors.stores import file_folder
+from penstock.actors.stores import file_folder, medium_checks
 from penstock.actors.stores.file_config import Placement
 from penstock.actors.stores.file_folder import (
     Folder,
@@ -228,6 +228,21 @@ def test_a_filesystem_without_a_disk_is_used_through_the_page_cache(
 ) -> None:
     with mounted(kind, tmp_path / "ram") as path, closing(opened(path)) as folder:
         assert folder.caching_of(Caching.DIRECT) is Caching.BUFFERED
+
+
+def test_a_mount_whose_name_is_no_text_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E4. Seen to fail: no store of files could be opened."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(
+        b"22 1 0:999 / /mnt/\xff rw - ext4 none rw\n" + medium_checks.MOUNTS.read_bytes()
+    )
+    monkeypatch.setattr(medium_checks, "MOUNTS", mounts)
+    with mounted("tmpfs", tmp_path / "ram") as path:
+        mounts.write_bytes(mounts.read_bytes() + Path("/proc/self/mountinfo").read_bytes())
+        with closing(opened(path)) as folder:
+            assert folder.caching_of(Caching.DIRECT) is Caching.BUFFERED
 
 
 def test_a_filesystem_that_refuses_direct_io_is_found_out(

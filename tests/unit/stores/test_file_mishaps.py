@@ -44,6 +44,23 @@ async def fates(store: FileStore, samples: list[Sample]) -> list[Fate]:
     return [one.fate for one in await store.save([one.given() for one in samples])]
 
 
+def test_a_folder_that_lies_nowhere_any_more_costs_saves_and_no_more(tmp_path: Path) -> None:
+    """B5: its path is a file now, and its temporaries are gone. Seen to fail: NotADirectoryError ended the actor."""
+    folder = tmp_path / "kv"
+
+    async def work(store: FileStore) -> None:
+        saved, lost = await make_sample(1, 9000), await make_sample(2, 9000)
+        assert await fates(store, [saved]) == [Fate.DONE]
+        remove_all(folder, "aside")
+        folder.rename(tmp_path / "elsewhere")
+        folder.touch()
+        assert await fates(store, [lost]) == [Fate.FAULT]
+        into = saved.wanted()
+        assert (await store.load([into]))[0].fate is Fate.DONE
+
+    run(work, folder)
+
+
 @pytest.mark.parametrize("io", FileIo)
 def test_saves_go_on_when_somebody_took_the_temporaries_away(
     io: FileIo, tmp_path: Path, caplog: pytest.LogCaptureFixture

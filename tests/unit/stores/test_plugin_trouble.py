@@ -153,6 +153,12 @@ def test_names_are_answered_one_by_one_or_not_at_all(answer: object) -> None:
         [Entry(bytes(32), -1, 4096, None)],
         [Entry(bytes(32), 0, -4096, None)],
         [Entry(bytes(32), 0, 4096, b"short")],
+        [Entry(bytes(32), 0.0, 4096, None)],  # type: ignore[arg-type]
+        [Entry(bytes(32), 0, 4096.5, None)],  # type: ignore[arg-type]
+        [Entry(bytes(32), 0, 1 << 64, None)],
+        [Entry(bytes(32), 0, 4096, "0123456789abcdef")],  # type: ignore[arg-type]
+        {Entry(bytes(32), 0, 4096, None)},
+        (one for one in [Entry(bytes(32), 0, 4096, None)]),
         [None],
         7,
         RuntimeError(SECRET),
