@@ -114,9 +114,12 @@ class Fetching:
         self._scope.cancel()
 
     def moved(self, hit_chunks: int) -> None:
+        self._hit = max(self._hit, hit_chunks)
+        if self._loads.waiting.get(self._want.ticket) is not self:
+            return  # it ended while L1 was asked: nobody would leave what it joined now
         if hit_chunks < 0:
             self._scope.cancel()
-        self._hit = max(self._hit, hit_chunks)
+            return
         if not self._want.shape.is_all_full:
             self._hold_what_is_read()
         self._news.tell()

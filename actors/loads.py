@@ -331,3 +331,9 @@ class Loads:
     def _close(self, load: Load) -> None:
         self.records.close(load.record)
         self._drop(load.record)
+
+    def validate(self) -> None:
+        """For tests: raise AssertionError when an invariant does not hold."""
+        self.records.validate()
+        for record in self._loads:
+            assert record.tickets.keys() <= self.waiting.keys(), "a ticket that is over"

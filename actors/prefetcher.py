@@ -137,6 +137,6 @@ class Prefetcher(prefetch.Prefetcher):
 
     def validate(self) -> None:
         """For tests: raise AssertionError when an invariant does not hold."""
-        self._around.loads.records.validate()
+        self._around.loads.validate()
         assert self._loading <= self._limits.tickets_max
         assert self._resting <= self._fetchings.keys()

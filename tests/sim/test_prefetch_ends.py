@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+from unittest import mock
+
 import anyio
 import pytest
-from support.prefetch_world import PAGE, Watched, World, WorldConfig, now, play, prompt
+from support.prefetch_world import HYBRID, PAGE, Watched, World, WorldConfig, now, play, prompt
 
 from penstock.actors.api import l1, l1_loading
 from penstock.actors.api.types import Afterwards, InstanceId, Shortfall
-from penstock.runtime.message import Envelope
+from penstock.runtime.message import Envelope, Msg
+from penstock.runtime.ref import Ref
 from penstock.runtime.supervisor import Supervisor
 
+T = TypeVar("T")
+R = TypeVar("R")
 SEEDS = pytest.mark.parametrize("seed", range(6))
 
 
@@ -211,3 +217,49 @@ def test_a_load_that_everybody_left_is_counted(seed: int) -> None:
         await world.assert_nothing_is_held()
 
     play(seed, scene)
+
+
+@SEEDS
+def test_a_ticket_that_ended_joins_no_load_again(seed: int) -> None:
+    """A ticket is closed while a load that it joined late asks L1 for its watermark; others read what it has read.
+
+    Seen to fail: it joined what it had read once more, and the prefetcher died of a KeyError."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        begin, one, ask = prompt(1), prompt(4), Ref.ask
+        world.stores[0].put(world.shape, one, range(4))
+        first = await world.lookup(begin)
+        assert await world.wait_final(first) == 1
+        assert world.actor is not None
+        life, loads = world.actor, world.actor._around.loads
+        landing, joined, closed = anyio.Event(), anyio.Event(), anyio.Event()
+        late: list[Watched] = []
+
+        async def held_up(ref: Ref[T], msg: Msg[T, R], *, within: float) -> R:
+            if isinstance(msg, l1_loading.Land):
+                landing.set()
+                await joined.wait()
+            if isinstance(msg, l1_loading.Move) and joined.is_set() and not closed.is_set():
+                closed.set()
+                await world.close(late[0])
+                while late[0].ticket in loads.waiting:  # noqa: ASYNC110 - virtual time
+                    await anyio.sleep(0.001)
+            return await ask(ref, msg, within=within)
+
+        with mock.patch.object(Ref, "ask", held_up):
+            second = await world.lookup(one)
+            await landing.wait()
+            late.append(await world.lookup(one))
+            while not (late[0].hit and loads.records.is_waiting(late[0].ticket)):  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+            joined.set()
+            assert await world.wait_final(second) == 4
+            await closed.wait()
+            await anyio.sleep(1.0)
+        assert world.actor is life, "it died"
+        for watched in (first, second):
+            await world.close(watched)
+        await world.assert_nothing_is_held()
+        assert not len(loads.records)
+
+    play(seed, scene, WorldConfig(groups=HYBRID, kept=(False,)))
