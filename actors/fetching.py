@@ -43,10 +43,6 @@ from penstock.runtime.message import NOT_AT_ONCE
 
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
 _STEP = 256  # objects of several parts begun in one step of the loop; a single part has no more
-_SHORT_OF_ROOM = (
-    Shortfall.QUOTA,
-    Shortfall.NO_ROOM,
-)  # who was short of the one may be of the other
 
 
 class Fetching:
@@ -274,12 +270,13 @@ class Fetching:
         refused = await self._reserve(part)
         if refused is None:
             return True
+        tried: set[Shortfall] = set()  # who was short of the one may be of the other, in any order
         async with self._around.admission:
-            for why in _SHORT_OF_ROOM:
-                if refused is not None and refused.why is why:
-                    left = replace(part, first=refused.chunk)
-                    await self._make_room([left, *rest[1:]], why)
-                    refused = await self._reserve(left)
+            while refused is not None and refused.why not in tried:
+                tried.add(refused.why)
+                left = replace(part, first=refused.chunk)
+                await self._make_room([left, *rest[1:]], refused.why)
+                refused = await self._reserve(left)
         if refused is None:
             return True
         self._cap, self._shortfall = max(self._known.first, refused.chunk), refused.why
