@@ -130,7 +130,9 @@ class FileStore:
             self._expiry = Expiry([folder for folder, _ in self._folders], ttl_s, self._log)
 
     async def locate(self, keys: Keys) -> bytes:
-        sizes = await self._reads.stat_files(await self._names(keys))
+        sizes: list[int] = []
+        async for names in self._names(keys):
+            sizes += await self._reads.stat_files(names)
         _check("located", self._reads, sizes)
         return bytes(size >= BLOCK_BYTES for size in sizes)
 
@@ -181,10 +183,11 @@ class FileStore:
 
     async def delete(self, keys: Keys) -> None:
         changed = {*keys}
-        names = await self._names(keys)
-        await self._given_up.after(changed)
-        moved = self._changes.remove_files(names)
-        _check("deleted", self._changes, await self._finished(moved, changed))
+        outcomes: list[int] = []
+        async for names in self._names(keys):
+            await self._given_up.after(changed)
+            outcomes += await self._finished(self._changes.remove_files(names), changed)
+        _check("deleted", self._changes, outcomes)
 
     async def recover(self) -> AsyncIterator[list[Entry]]:
         """By names and sizes, and first blocks if it matters whose they are; a folder is read in portions."""
@@ -228,14 +231,14 @@ class FileStore:
     def _place(self, key: bytes, device: int) -> Placed:
         return self._folders[self.place_of(key, device)]
 
-    async def _names(self, keys: Keys) -> list[Name]:
-        names: list[Name] = []
-        for at, key in enumerate(keys):
-            if at % NAMES_MAX == 0:
-                await checkpoint()
-            folder, _ = self._place(key, keys.device(at))
-            names.append((folder.fd, object_name(key)))
-        return names
+    async def _names(self, keys: Keys) -> AsyncIterator[list[Name]]:
+        """As many at a time as make a short step."""
+        for first in range(0, len(keys), NAMES_MAX):
+            await checkpoint()
+            yield [
+                (self._place(keys[at], keys.device(at))[0].fd, object_name(keys[at]))
+                for at in range(first, min(first + NAMES_MAX, len(keys)))
+            ]
 
     async def _renew_asides(self, lost: Sequence[Given]) -> bool:
         """Of those folders that these were to be saved in."""
