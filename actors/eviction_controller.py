@@ -185,7 +185,7 @@ class EvictionController(eviction.EvictionController):
             wanted = min(bytes_wanted - freed, self._watermarks.batch_bytes)
             batch = l1.Evict(wanted, self._watermarks.batch_chunks, own)
             room = await self._l1.ask(batch, within=self._watermarks.ask_s)
-            freed += room.bytes_freed
+            freed += _made(room, own)
             chunks += room.chunks_evicted
             if room.is_over:
                 break
@@ -246,7 +246,7 @@ class EvictionController(eviction.EvictionController):
             evicted = await self._l1.ask(evict, within=self._watermarks.ask_s)
             if late:
                 saves_down.telemetry.counter(*UNSAVED).add(evicted.chunks_evicted)
-            return l1.Room(evicted.bytes_freed, evicted.chunks_evicted, is_over=False)
+            return l1.Room(_made(evicted, own), evicted.chunks_evicted, is_over=False)
         if urgency is Urgency.NOW:  # it goes unsaved, and what still reads it keeps its memory
             await self._l1.ask(l1_saving.LetGo(lease), within=self._watermarks.ask_s)
         return l1.Room(0, 0, is_over=True)
@@ -263,3 +263,8 @@ class EvictionController(eviction.EvictionController):
             self._log.warning_once("not_saved_down", str(refusal), reason=str(refusal))
             forget_frames(refusal)  # they would hold the batch
         return 0
+
+
+def _made(room: l1.Room, own: bytes | None) -> int:
+    """A quota has room as soon as its own have left the index, whoever still reads their memory."""
+    return room.bytes_freed if own is None else room.bytes_freed + room.bytes_quarantined

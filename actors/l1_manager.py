@@ -357,7 +357,8 @@ class L1Manager(l1.L1Manager):
 
     def _room(self, evicted: _native.Evicted) -> l1.Room:
         self._pressure_told = False  # who evicts lives, and hears again if it lost the last one
-        return l1.Room(evicted.bytes, evicted.chunks, evicted.is_over)
+        freed, quarantined = evicted.bytes, evicted.quarantined_bytes
+        return l1.Room(freed, evicted.chunks, evicted.is_over, quarantined)
 
     def _tell_pressure(self) -> None:
         """Above high water: once, until the controller takes it."""

@@ -89,6 +89,7 @@ class Room:
     bytes_freed: int
     chunks_evicted: int
     is_over: bool  # nothing is left that may go
+    bytes_quarantined: int = 0  # evicted, and still read: free when that ends
 
 
 @dataclass(frozen=True, slots=True)

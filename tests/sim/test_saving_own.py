@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 from support.saving_world import PAGE, SavingConfig, SavingWorld, play, prompt
 
-from penstock.actors.api import eviction
+from penstock.actors.api import eviction, l1
 from penstock.actors.core.write_policy import Moment
 from penstock.runtime.supervisor import Supervisor
 
@@ -35,3 +36,31 @@ def test_d6_what_a_tenant_gives_up_for_its_quota_is_saved_first(seed: int) -> No
         assert int(world.telemetry.value("penstock_evicted_unsaved_chunks_total") or 0) == 0
 
     play(seed, scene, SavingConfig(moments=(Moment.LEAVING,)))
+
+
+@SEEDS
+@pytest.mark.parametrize("moments", [(Moment.COMMITTED,), (Moment.COMMITTED, Moment.LEAVING)])
+def test_what_is_read_still_counts_as_given_up_for_a_quota(
+    seed: int, moments: tuple[Moment, ...]
+) -> None:
+    """B15, B17: a quota has room as soon as its own left the index, and no more of them leave for that.
+
+    Seen to fail: they were said to have freed nothing, all eight left, and the write was refused.
+    """
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        world.stores[0].plan.hangs = True
+        own = prompt(8, "own")
+        await world.put(own, salt=SMALL)
+        world.table.set_quota(SMALLS_NUMBER, 8 * PAGE)
+        await anyio.sleep(0.1)  # the store has begun
+        for left in (7, 6):
+            assert await world.eviction.ask(eviction.MakeRoom(PAGE, SMALL), within=10) == PAGE
+            assert world.resident(own) == left
+        usage = await world.l1.ask(l1.Measure(), within=1)
+        assert usage.quarantined_bytes == 2 * PAGE, "the store reads them to the end"
+        await world.put(prompt(2, "next"), salt=SMALL)
+        assert world.resident(prompt(2, "next")) == 2
+        world.stores[0].released.set()
+
+    play(seed, scene, SavingConfig(moments=moments))
