@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anyio.lowlevel import checkpoint
+
 from penstock.actors.api import l1, l1_saving
 from penstock.actors.api.types import LeaseId
 from penstock.runtime.errors import PenstockError
@@ -32,7 +34,7 @@ class Loans:
     def __init__(self, manager: Ref[l1.L1Manager], *, ask_s: float) -> None:
         self._l1 = manager
         self._ask_s = ask_s
-        self._loans: dict[LeaseId, _Loan] = {}  # none is let go; bounded by saves under way
+        self._loans: dict[LeaseId, _Loan] = {}  # under way, or refused by L1; none is let go
         self._log = Log("store_writer")
 
     def begin(self, lease: LeaseId) -> None:
@@ -46,26 +48,28 @@ class Loans:
             return
         loan.saves -= 1
         loan.is_held |= is_held
-        if not loan.saves:
-            del self._loans[lease]
-            if loan.is_held:
-                await self._let_go(lease)
+        if not loan.saves and (not loan.is_held or await self._let_go(lease)):
+            self._loans.pop(lease, None)
 
     async def let_go_of(self, lease: LeaseId) -> None:
         """Its saves keep L1 from nothing."""
-        if self._loans.pop(lease, None) is not None:
-            await self._let_go(lease)
+        if lease in self._loans and await self._let_go(lease):
+            self._loans.pop(lease, None)
 
     async def let_go(self) -> int:
-        """All of them. Answers how many there were."""
-        leases = [*self._loans]
-        self._loans.clear()
-        for lease in leases:
-            await self._let_go(lease)
-        return len(leases)
+        """All of them. Answers how many there were. Given up half way, or refused by L1, the rest are still to go."""
+        count = 0
+        for lease in [*self._loans]:
+            if lease in self._loans and await self._let_go(lease):
+                count += self._loans.pop(lease, None) is not None
+            await checkpoint()
+        return count
 
-    async def _let_go(self, lease: LeaseId) -> None:
+    async def _let_go(self, lease: LeaseId) -> bool:
+        """Whether L1 has heard of it. One that has ended meanwhile is none to L1, which is as good."""
         try:
             await self._l1.ask(l1_saving.LetGo(lease), within=self._ask_s)
         except PenstockError as refusal:
             self._log.warning_once("not_let_go", str(refusal), reason=str(refusal))
+            return False
+        return True
