@@ -361,8 +361,10 @@ class Lane:
 
     def _conclude(self, part: Part, fates: Sequence[Fate | None]) -> None:
         pairs = [*zip(part.objects, fates, strict=True)]
-        if saved := [name_of(*one) for one, fate in pairs if fate is Fate.SAVED]:
-            self._retries.worked(saved, _now())
+        saved = [name_of(*one) for one, fate in pairs if fate is Fate.SAVED]
+        present = (name_of(*one) for one, fate in pairs if fate is Fate.PRESENT)
+        if worked := saved + [name for name in present if self._retries.knows(name)]:
+            self._retries.worked(worked, _now())
         for known in Fate:
             self._settle(part.shape, [one for one, fate in pairs if fate is known], known)
         unsettled = [one for one, fate in pairs if fate is None]

@@ -112,6 +112,29 @@ def test_a_save_that_ends_after_its_time_is_not_said_to_have_failed(seed: int) -
 
 
 @SEEDS
+def test_a_store_that_has_after_all_what_it_gave_no_answer_for_is_asked_without_pauses(
+    seed: int,
+) -> None:
+    """Four saves ran out of time and were carried out: what the first try finds tells that the store is back.
+
+    Seen to fail: each of the four had to wait for its own pause, twice as long as the one before.
+    """
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        one = prompt(16)
+        world.stores[0].plan.hangs = True
+        await world.put(one)
+        await anyio.sleep(5.2)
+        world.stores[0].keep([*object_keys(world.shape, one, world.slots)])
+        world.stores[0].released.set()
+        assert await world.stored(one, within=1) == [[SAVED] * 16]
+        assert (world.stores[0].saves, world.count(0, "present")) == (4, 16)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene)
+
+
+@SEEDS
 def test_what_waits_behind_a_store_that_hangs_for_good_is_given_up_in_time(seed: int) -> None:
     """B15: it holds its part of L1 as long as it reads it, and is given no more."""
 
