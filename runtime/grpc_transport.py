@@ -144,7 +144,7 @@ def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
         ca = None if tls.ca is None else tls.ca.read_bytes()
     except OSError as unreadable:
         raise ConfigError(
-            "listen.tls", f"{unreadable.filename}: {unreadable.strerror}"
+            "gateway.listen", f"{unreadable.filename}: {unreadable.strerror}"
         ) from unreadable
     return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
 
@@ -156,7 +156,9 @@ def _claimed(address: Address) -> Iterator[None]:
         yield
         return
     address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    otherwise = "another node listens on this socket; stop it, or choose another listen.address"
+    otherwise = (
+        "another node listens on this socket; stop it, or choose another address in gateway.listen"
+    )
     with claimed(address.path.with_name(address.path.name + ".lock"), otherwise=otherwise):
         yield
 

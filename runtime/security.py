@@ -113,12 +113,11 @@ def check_exposure(address: Address, *, tls: TlsFiles | None, token: Secret | No
     """Refuse to serve beyond this machine in the clear or to anybody. Raises ConfigError."""
     if isinstance(address, UnixAddress) or address.is_loopback:
         return
-    missing = [
-        name for name, given in (("listen.tls", tls), ("listen.token_file", token)) if given is None
-    ]
+    wanted = (("tls_certificate with tls_key", tls), ("token_file", token))
+    missing = [name for name, given in wanted if given is None]
     if missing:
         raise ConfigError(
-            "listen.address",
+            "gateway.listen",
             f"{address.target()} can be reached from other machines, which needs"
             f" {' and '.join(missing)}: set them, or listen on a Unix socket or on 127.0.0.1",
         )

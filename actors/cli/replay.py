@@ -31,6 +31,7 @@ from penstock.actors.cli.replay_drive import (
 )
 from penstock.actors.cli.replay_node import serving
 from penstock.actors.cli.traces import TraceFormat, TraceRequest, read_trace
+from penstock.actors.cli.written import check_writable
 from penstock.actors.config_words import PolicyName
 from penstock.actors.engine.client import Client, ClientConfig
 from penstock.runtime.errors import CallerError
@@ -81,6 +82,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises TraceMalformed, NodeFailed, ReplayBroken, CallerError."""
+    check_writable(args.json)
     options = _options(args)
     numbers = anyio.run(replay, options)
     print(_table(numbers))

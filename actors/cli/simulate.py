@@ -19,6 +19,7 @@ from penstock.actors.cli.main import Subparsers
 from penstock.actors.cli.progress import progress
 from penstock.actors.cli.simulate_trace import PackedTrace, load
 from penstock.actors.cli.traces import TraceFormat
+from penstock.actors.cli.written import check_writable
 from penstock.actors.config_words import PolicyName
 from penstock.runtime.errors import CallerError
 
@@ -77,6 +78,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises TraceMalformed, CallerError."""
+    check_writable(args.json, args.plot)
     draw = _plotter() if args.plot is not None else None
     traces = [one for path in args.traces for one in load(path, args.format, args.requests_max)]
     plan = [(trace, args.capacities or default_capacities(trace)) for trace in traces]

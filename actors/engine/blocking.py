@@ -300,8 +300,9 @@ class BlockingClient:
         with self._lock:
             if self._ended is not None:
                 raise type(self._ended)(str(self._ended))
+            if self._loop is None:
+                raise ClientClosed("the client is not connected: call connect() first")
             self._waiting.add(future)
-            assert self._loop is not None
             # Under the lock: the loop is closed only after _ended was set.
             self._loop.call_soon_threadsafe(self._begin, request, future, context=self._context)
         return future

@@ -130,5 +130,6 @@ REFUSALS: Mapping[int, Refusal] = MappingProxyType(
 
 def refusal_of(error: common_pb2.Error) -> PenstockError:
     """The typed error that a refusal on the wire stands for. A code this client does not know is NodeFailed."""
-    words = f"{error.field}: {error.message}" if error.field else error.message
+    is_named = not error.field or error.message.startswith(error.field)
+    words = error.message if is_named else f"{error.field}: {error.message}"
     return REFUSALS.get(error.code, NodeFailed)(words or f"refused with code {error.code}")

@@ -97,7 +97,10 @@ def test_a_state_directory_others_can_write_is_refused(tmp_path: Path) -> None:
         ({"l1__byts": "1GiB"}, "l1.byts: there is no such key"),
         ({"l1__bytes": "4097"}, "multiple of 4096"),
         ({"l1__bytes": "1000TiB", "l1__memory_within": "0.01"}, "l1.bytes"),
-        ({"gateway__listen": "[{address: '0.0.0.0:0'}]"}, "listen.tls and listen.token_file"),
+        (
+            {"gateway__listen": "[{address: '0.0.0.0:0'}]"},
+            "tls_certificate with tls_key and token_file",
+        ),
         ({"gateway__listen": "[{address: '127.0.0.1:0', token_file: /nowhere}]"}, "/nowhere"),
         (
             {"gateway__listen": "[{address: 'h:0', tls_key: /no, tls_certificate: /no}]"},
@@ -130,7 +133,7 @@ async def test_exposure_is_checked_before_anything_is_made(tmp_path: Path) -> No
         "gateway.listen": [{"address": "0.0.0.0:0"}],
     }
     config = load_config(NodeConfig, overrides=overrides)
-    with pytest.raises(ConfigError, match=r"listen\.tls and listen\.token_file"):
+    with pytest.raises(ConfigError, match=r"tls_certificate with tls_key and token_file"):
         async with Node.run(config):
             pass
 

@@ -97,9 +97,9 @@ def test_this_machine_is_served_in_the_clear(text: str) -> None:
 @pytest.mark.parametrize(
     ("tls", "token", "missing"),
     [
-        (None, None, "listen.tls and listen.token_file"),
-        (TLS, None, "listen.token_file"),
-        (None, Secret("t"), "listen.tls"),
+        (None, None, "tls_certificate with tls_key and token_file"),
+        (TLS, None, "token_file"),
+        (None, Secret("t"), "tls_certificate with tls_key"),
     ],
 )
 def test_beyond_it_tls_and_a_token_are_needed(

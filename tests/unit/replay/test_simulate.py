@@ -92,6 +92,18 @@ def test_what_makes_no_sense_is_refused(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["simulate", "replay"])
+def test_numbers_that_could_not_be_written_are_not_made(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E4. Seen to fail: the whole run was made, and lost."""
+    file = tmp_path / "absent" / "numbers.json"
+    assert main([command, str(MADE), "--json", str(file)]) == 2
+    said = capsys.readouterr()
+    assert "there is no directory" in said.err
+    assert not said.out
+
+
 def test_default_capacities_halve_down_from_half_of_all_blocks() -> None:
     trace = pack("few", [TraceRequest(0, "", tuple(range(100)))])
     assert default_capacities(trace) == (1, 3, 6, 12, 25, 50)
