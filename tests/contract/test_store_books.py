@@ -61,14 +61,16 @@ def test_the_books_are_what_the_medium_holds_whatever_went_wrong(
 
 
 async def _settled(world: StoreWorld) -> None:
-    """Until nothing is being written, and nothing is owed."""
+    """Until nothing is being written or deleted, though whoever asked has gone, and nothing is owed."""
     assert world.actor._saver is not None
+    assert world.actor._parts is not None
     await world.actor._saver.wait_idle()
+    changed = world.actor._parts.turns.taken
 
-    async def owes_nothing() -> bool:
-        return not world.metric("owed_objects")
+    async def is_over() -> bool:
+        return not changed and not world.metric("owed_objects")
 
-    await eventually(owes_nothing, within=10, what="all is taken back")
+    await eventually(is_over, within=10, what="all is deleted or taken back")
 
 
 async def _use(world: StoreWorld, pool: list[Sample], draw: random.Random) -> None:
