@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.declarations import OBJECT_BYTES, hello
+from support.declarations import OBJECT_BYTES
 from support.eventually import eventually
 from support.media import HEADER_BYTES, Files, Prompt, find, put, put_and_save, states_of
-from support.nodes import local_node
-from support.raw_engine import RawEngine, attached
+from support.raw_engine import RawEngine
 from support.samples import sample
+from support.stored_node import one_engine, purge
 
-from penstock.actors.api import eviction
 from penstock.actors.node import Node
 from penstock.actors.stores.config import FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
@@ -25,23 +22,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]  # it makes and 
 
 SAVED, FAILED = pb.SAVE_STATE_SAVED, pb.SAVE_STATE_FAILED
 COST = HEADER_BYTES + OBJECT_BYTES  # of one object in a file store
-
-
-@asynccontextmanager
-async def one_engine(*stores: object, **overrides: object) -> AsyncIterator[tuple[Node, RawEngine]]:
-    async with (
-        local_node(stores=[*stores], **overrides) as node,
-        attached(node.address, hello()) as engine,
-    ):
-        yield node, engine
-
-
-async def purge(node: Node) -> None:
-    async def is_empty() -> bool:
-        await node._refs.eviction.ask(eviction.Purge(), within=5)
-        return (await node.usage()).resident_bytes == 0
-
-    await eventually(is_empty, within=5, what="L1 is empty")
 
 
 async def test_names_from_outside_are_never_part_of_a_path(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -13,7 +11,8 @@ from support.eventually import eventually
 from support.media import Files, Medium, Prompt, Slots, find, put, put_and_save, states_of
 from support.nodes import local_node, nobody_reads, served_node
 from support.plugin_store import LateStore
-from support.raw_engine import RawEngine, attached
+from support.raw_engine import attached
+from support.stored_node import one_engine, purge
 from support.transforms import KEYS_A, write_keys
 
 from penstock.actors.api import eviction
@@ -37,25 +36,6 @@ def medium(request: pytest.FixtureRequest, tmp_path: Path) -> Medium:
             return Files(tmp_path / "kv", [{"type": "aes_256_gcm", "keys_file": str(keys_file)}])
         case _:
             return Slots(tmp_path / "device")
-
-
-@asynccontextmanager
-async def one_engine(*stores: object, **overrides: object) -> AsyncIterator[tuple[Node, RawEngine]]:
-    async with (
-        local_node(stores=[*stores], **overrides) as node,
-        attached(node.address, hello()) as engine,
-    ):
-        yield node, engine
-
-
-async def purge(node: Node) -> None:
-    """L1 is empty then."""
-
-    async def is_empty() -> bool:
-        await node._refs.eviction.ask(eviction.Purge(), within=5)
-        return (await node.usage()).resident_bytes == 0
-
-    await eventually(is_empty, within=5, what="L1 is empty")
 
 
 def damaged(node: Node, store: str) -> float:

@@ -27,8 +27,9 @@ from support.mounts import mounted
 from support.nodes import ServedNode, local_node, served_node
 from support.raw_engine import RawEngine, attached
 from support.samples import sample
+from support.stored_node import purge
 
-from penstock.actors.api import control, eviction
+from penstock.actors.api import control
 from penstock.actors.api.control import HealthState
 from penstock.actors.node import Node
 from penstock.protos import engine_pb2 as pb
@@ -49,14 +50,6 @@ def medium(request: pytest.FixtureRequest, tmp_path: Path) -> Medium:
 async def engine_of(node: ServedNode, **declared: object) -> AsyncIterator[RawEngine]:
     async with attached(node.address, hello(**declared)) as engine:  # type: ignore[arg-type]
         yield engine
-
-
-async def purge(node: Node) -> None:
-    async def is_empty() -> bool:
-        await node._refs.eviction.ask(eviction.Purge(), within=5)
-        return (await node.usage()).resident_bytes == 0
-
-    await eventually(is_empty, within=5, what="L1 is empty")
 
 
 async def test_a_node_killed_in_the_midst_of_saves_loses_nothing_it_said_was_saved(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support.declarations import OBJECT_BYTES, hello
+from support.declarations import OBJECT_BYTES
 from support.eventually import eventually
 from support.media import Files, Prompt, find, put, put_and_save, states_of
-from support.nodes import local_node, nobody_reads
-from support.raw_engine import RawEngine, attached
+from support.nodes import nobody_reads
+from support.raw_engine import RawEngine
 from support.samples import sample
+from support.stored_node import one_engine, purge
 
 from penstock.actors.api import control, eviction
 from penstock.actors.api.control import HealthState
@@ -28,23 +28,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]  # it makes and 
 SAVED, PENDING = pb.SAVE_STATE_SAVED, pb.SAVE_STATE_PENDING
 BREAKER = {"failures": 2, "window": "10s", "open_for": "100ms"}
 NO_FAULTS = FaultsConfig()
-
-
-@asynccontextmanager
-async def one_engine(*stores: object, **overrides: object) -> AsyncIterator[tuple[Node, RawEngine]]:
-    async with (
-        local_node(stores=[*stores], **overrides) as node,
-        attached(node.address, hello()) as engine,
-    ):
-        yield node, engine
-
-
-async def purge(node: Node) -> None:
-    async def is_empty() -> bool:
-        await node._refs.eviction.ask(eviction.Purge(), within=5)
-        return (await node.usage()).resident_bytes == 0
-
-    await eventually(is_empty, within=5, what="L1 is empty")
 
 
 async def part(node: Node, name: str) -> control.PartHealth:
