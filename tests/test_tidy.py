@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.plain_names import dotted, imported, is_import_call, plain
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE_LINES_MAX = 400
@@ -28,7 +29,7 @@ class Source:
 
     name: str  # as in "actors/core/prefix", without .py
     text: str
-    tree: ast.Module
+    tree: ast.Module  # plain: each name is the full one
 
     @property
     def is_product(self) -> bool:
@@ -48,7 +49,8 @@ def _files(*suffixes: str) -> Iterator[Path]:
 
 def _source(path: Path) -> Source:
     text = path.read_text()
-    return Source(path.relative_to(ROOT).with_suffix("").as_posix(), text, ast.parse(text))
+    name = path.relative_to(ROOT).with_suffix("").as_posix()
+    return Source(name, text, plain(ast.parse(text)))
 
 
 # Lengths and names.
@@ -96,15 +98,16 @@ class Ban:
     allowed_in: str = "(?!)"  # a pattern of file names
 
 
-def calls(*names: str) -> Callable[[ast.AST], bool]:
+def calls(*banned: str) -> Callable[[ast.AST], bool]:
     """A use of one of these dotted names, called, passed on, or imported to be called by its last
     part.
     """
+    names = frozenset(banned)
 
     def found(node: ast.AST) -> bool:
         if isinstance(node, ast.ImportFrom):
-            return any(f"{node.module}.{alias.name}" in names for alias in node.names)
-        return isinstance(node, (ast.Name, ast.Attribute)) and ast.unparse(node) in names
+            return not names.isdisjoint(imported(node))
+        return dotted(node) in names
 
     return found
 
@@ -113,33 +116,51 @@ def unbounded(*names: str) -> Callable[[ast.AST], bool]:
     """A call of one of these without an argument, that is, without a bound."""
     return lambda node: (
         isinstance(node, ast.Call)
-        and ast.unparse(node.func) in names
+        and dotted(node.func) in names
         and not (node.args or node.keywords)
     )
 
 
 def imports(*names: str) -> Callable[[ast.AST], bool]:
-    def found(node: ast.AST) -> bool:
-        if isinstance(node, ast.Import):
-            return any(alias.name.partition(".")[0] in names for alias in node.names)
-        return isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in names
-
-    return found
+    """An import of one of these modules, or of something in it, by a statement or by a call."""
+    return lambda node: any(
+        full == name or full.startswith(f"{name}.") for full in imported(node) for name in names
+    )
 
 
 def catches(*names: str) -> Callable[[ast.AST], bool]:
     """A handler for one of these or for everything, or a `suppress` of one of these."""
 
     def found(node: ast.AST) -> bool:
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
-            return any(ast.unparse(one) in names for one in node.args)
+        if isinstance(node, ast.Call) and (dotted(node.func) or "").endswith("suppress"):
+            return any(dotted(one) in names for one in node.args)
         if not isinstance(node, ast.ExceptHandler):
             return False
         caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
-        return any(one is None or ast.unparse(one) in names for one in caught)
+        return any(one is None or dotted(one) in names for one in caught)
 
     return found
 
+
+def imports_what_it_computes(node: ast.AST) -> bool:
+    """An import by call whose module the file does not name."""
+    return is_import_call(node) and not list(imported(node))
+
+
+# What runs code that came as data.
+UNPICKLERS = (
+    *("pickle", "_pickle", "cPickle", "pickletools", "cloudpickle", "dill", "joblib", "marshal"),
+    *("shelve", "jsonpickle", "pandas.read_pickle", "code", "codeop", "runpy"),
+)
+EVALUATORS = (
+    *("eval", "exec", "compile"),
+    *("torch.load", "torch.jit.load", "torch.package.PackageImporter"),
+    *("torch.serialization.load", "torch.hub.load", "pandas.read_pickle"),
+    *("numpy.load", "numpy.lib.format.read_array"),
+    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all"),
+    *("yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.Loader", "yaml.UnsafeLoader"),
+    "yaml.FullLoader",
+)
 
 BANS = (
     Ban(
@@ -188,16 +209,23 @@ BANS = (
     ),
     Ban(calls("print"), "penstock.runtime.log.Log", "print(1)", allowed_in="actors/cli/.*"),
     Ban(
-        imports("pickle", "cPickle", "dill", "marshal", "shelve"),
+        imports(*UNPICKLERS),
         "D2: protobuf, msgspec or JSON",
         "from pickle import loads",
         everywhere=True,
     ),
     Ban(
-        calls("eval", "exec", "torch.load", "yaml.load", "numpy.load", "np.load"),
+        calls(*EVALUATORS),
         "D2: parse it; yaml.safe_load, safetensors",
         "torch.load(f)",
         everywhere=True,
+    ),
+    Ban(
+        imports_what_it_computes,
+        "D2: name the module; what an operator names comes by actors/stores/plugin.py alone",
+        "importlib.import_module(name)",
+        # Modules of our own, or beside one that was imported by its name.
+        allowed_in="actors/stores/(plugin|nixl_agent)|actors/cli/main|penstock/__init__",
     ),
     Ban(
         unbounded("queue.Queue", "asyncio.Queue", "queue.LifoQueue", "Queue"),
@@ -238,17 +266,26 @@ BANS = (
 )
 
 
-def _offences(ban: Ban, source: Source) -> Iterator[str]:
-    if (source.is_product or ban.everywhere) and not re.fullmatch(ban.allowed_in, source.name):
-        for node in ast.walk(source.tree):
+def _offences(source: Source, *bans: Ban) -> Iterator[str]:
+    held = [
+        ban
+        for ban in bans
+        if (source.is_product or ban.everywhere) and not re.fullmatch(ban.allowed_in, source.name)
+    ]
+    for node in ast.walk(source.tree):
+        for ban in held:
             if ban.found(node):
                 line = getattr(node, "lineno", 0)
                 yield f"{source.name}:{line}: {ast.unparse(node)[:60]!r}: {ban.instead}"
 
 
+def _sample(text: str) -> Source:
+    return Source("actors/sample", text, plain(ast.parse(text)))
+
+
 @pytest.mark.parametrize("ban", BANS, ids=lambda ban: ban.sample.replace("\n", " "))
 def test_a_ban_catches_its_sample(ban: Ban) -> None:
-    assert list(_offences(ban, Source("actors/sample", ban.sample, ast.parse(ban.sample))))
+    assert list(_offences(_sample(ban.sample), ban))
 
 
 @pytest.mark.parametrize(
@@ -262,11 +299,35 @@ def test_a_ban_catches_its_sample(ban: Ban) -> None:
         "import pickle as p",
         "clock = time.time",
         "run = map(eval, lines)",
+        "import time as t; t.sleep(1)",
+        "import asyncio as a; a.create_task(f())",
+        "import _pickle",
+        "import cloudpickle",
+        "from dill import loads",
+        "import joblib.numpy_pickle",
+        "from marshal import loads as parse",
+        "import shelve",
+        "import torch as t; t.load(f)",
+        "from torch import load",
+        "from torch import jit; jit.load(f)",
+        "getattr(torch, 'load')(f)",
+        "import yaml; yaml.unsafe_load(f)",
+        "from yaml import UnsafeLoader as Reader",
+        "import numpy as n; n.load(f, allow_pickle=True)",
+        "__import__('pickle').loads(b)",
+        "import importlib; importlib.import_module('pickle')",
+        "from importlib import import_module as get; get('_pickle')",
+        "__import__('pic' + 'kle')",
+        "import builtins; builtins.eval(s)",
+        "import builtins as b; b.exec(s)",
+        "from builtins import compile as make",
+        "__builtins__.eval(s)",
+        "compile(s, '', 'eval')",
     ],
 )
 def test_a_ban_is_not_evaded_by_another_spelling(text: str) -> None:
-    source = Source("actors/sample", text, ast.parse(text))
-    assert any(list(_offences(ban, source)) for ban in BANS)
+    """Seen to fail for 20 of these while names were compared as they stand in the file."""
+    assert list(_offences(_sample(text), *BANS))
 
 
 @pytest.mark.parametrize(
@@ -277,16 +338,19 @@ def test_a_ban_is_not_evaded_by_another_spelling(text: str) -> None:
         "queue.Queue(8)",
         "try: f()\nexcept OSError: pass",
         "x.print()",
+        "re.compile('a')",
+        "import json; json.load(f)",
+        "importlib.import_module('json')",
+        "import yaml; yaml.safe_load(f)",
     ],
 )
 def test_what_only_looks_like_it_is_not_banned(text: str) -> None:
-    source = Source("actors/sample", text, ast.parse(text))
-    assert not [offence for ban in BANS for offence in _offences(ban, source)]
+    assert not list(_offences(_sample(text), *BANS))
 
 
 def test_nothing_banned_is_used() -> None:
     """C9: only monotonic time. D2: no pickle, no eval or exec, no torch.load."""
-    wrong = [offence for ban in BANS for source in sources() for offence in _offences(ban, source)]
+    wrong = [offence for source in sources() for offence in _offences(source, *BANS)]
     assert not wrong, "\n".join(wrong)
 
 
