@@ -214,8 +214,9 @@ class Guard:
     ) -> T:
         loop = asyncio.get_running_loop()
         left_s = time_left(at_most=patience.left_s)
-        can_tell = left_s >= SLOW_SHARE * patience.given_s
-        attempt = self._breaker.admit(loop.time(), trial.tried, can_tell=can_tell)
+        is_in_haste = left_s < SLOW_SHARE * patience.given_s
+        admit = self._breaker.admit_in_haste if is_in_haste else self._breaker.admit
+        attempt = admit(loop.time(), trial.tried)
         if attempt is None:
             raise LeftAlone(f"{self.name} is left alone for a while: {self._breaker.reason}")
         over = f"no answer within {left_s:.3g} s"

@@ -107,17 +107,21 @@ class Breaker:
         doubted = [one for one in Tried if self._doubts[one] >= self._limits.failures]
         return doubted[-1] if doubted else None
 
-    def admit(self, now_s: float, tried: Tried, *, can_tell: bool = True) -> Attempt | None:
-        """Leave to try; None: not now. Whoever has too little time to tell whether it works is no probe."""
-        if self._state is BreakerState.CLOSED:
-            return Attempt(self._era, tried, now_s, is_probe=False)
-        if self._state is BreakerState.OPEN and can_tell and now_s >= self.reopens_s():
+    def admit(self, now_s: float, tried: Tried) -> Attempt | None:
+        """Leave to try; None: not now. While it is not closed, who gets it is the probe."""
+        if self._state is BreakerState.OPEN and now_s >= self.reopens_s():
             self._state = BreakerState.HALF_OPEN
         tells = tried is self.broken or tried is Tried.BYTES
-        if self._state is BreakerState.HALF_OPEN and tells and can_tell and not self._is_probing:
+        if self._state is BreakerState.HALF_OPEN and tells and not self._is_probing:
             self._is_probing = True
             return Attempt(self._era, tried, now_s, is_probe=True)
-        return None
+        return self.admit_in_haste(now_s, tried)
+
+    def admit_in_haste(self, now_s: float, tried: Tried) -> Attempt | None:
+        """The same for whoever has too little time to tell whether it works, and so is no probe."""
+        if self._state is not BreakerState.CLOSED:
+            return None
+        return Attempt(self._era, tried, now_s, is_probe=False)
 
     def answered(self, attempt: Attempt, now_s: float, places: Collection[int] = ONE_PLACE) -> None:
         """It worked, or was refused with good reason, at these places."""

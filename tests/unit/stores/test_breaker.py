@@ -205,7 +205,7 @@ def test_who_has_no_time_is_no_probe() -> None:
     """B14: or else a store that works again would stay shut for as long as somebody with no time asks."""
     breaker = Breaker(LIMITS)
     fail(breaker, 0.0, 3)
-    assert breaker.admit(5.0, Tried.BYTES, can_tell=False) is None
+    assert breaker.admit_in_haste(5.0, Tried.BYTES) is None
     assert breaker.admit(5.0, Tried.BYTES) is not None
 
 
