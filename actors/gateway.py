@@ -30,6 +30,7 @@ from penstock.actors.wire_scan import parse
 from penstock.protos import common_pb2, engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import MailboxFull, PenstockError
+from penstock.runtime.grpc_health import Serving, ServingHealth
 from penstock.runtime.grpc_transport import ListenSpec, serving
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
@@ -69,9 +70,11 @@ class Gateway(gateway.Gateway):
     ) -> None:
         self._listen = listen
         self._handlers = handlers
-        self._service_names = service_names
         self._streams = streams
         self._stop_within_s = stop_within_s
+        # Of this life: a drain goes on when the gateway died meanwhile.
+        serves = Serving.YES if streams.is_admitting else Serving.NO
+        self._health = ServingHealth(service_names, serves)
 
     async def on_start(self) -> None:
         bound = anyio.Event()
@@ -83,7 +86,10 @@ class Gateway(gateway.Gateway):
             addresses = [
                 await servers.enter_async_context(
                     serving(
-                        spec, self._handlers, self._service_names, stop_within_s=self._stop_within_s
+                        spec,
+                        self._handlers,
+                        self._health,
+                        stop_within_s=self._stop_within_s,
                     )
                 )
                 for spec in self._listen
@@ -104,6 +110,7 @@ class Gateway(gateway.Gateway):
                 return answer(msg, None)
             case gateway.StopAdmitting():
                 self._streams.is_admitting = False
+                self._health.say(Serving.NO)
                 return answer(msg, len(self._streams.attached))
             case _:
                 assert_never(msg)

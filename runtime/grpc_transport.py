@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any
 
 import grpc
 from anyio import CancelScope
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from penstock.runtime.claim import claimed
 from penstock.runtime.errors import ConfigError, StartFailed
+from penstock.runtime.grpc_health import ServingHealth
 from penstock.runtime.security import (
     Address,
     Secret,
@@ -70,14 +71,14 @@ class TokenGuard(grpc.aio.ServerInterceptor):
 async def serving(
     spec: ListenSpec,
     handlers: Sequence[grpc.GenericRpcHandler],
-    service_names: Iterable[str],
+    health: ServingHealth,
     *,
     stop_within_s: float,
 ) -> AsyncIterator[Address]:
-    """Serve `handlers`, with reflection and the standard health service, while the body runs.
+    """Serve `handlers`, with `health` and reflection of the services it names, while the body runs.
 
-    Yields the address bound, which has the real port where 0 was asked. Raises ConfigError for an
-    exposed address without TLS and token, StartFailed when the address is taken.
+    Yields the address bound, which has the real port where 0 was asked. Closes `health` at the end. Raises
+    ConfigError for an exposed address without TLS and token, StartFailed when the address is taken.
     """
     check_exposure(spec.address, tls=spec.tls, token=spec.token)
     guard = (
@@ -86,13 +87,9 @@ async def serving(
         else [TokenGuard(spec.token)]
     )
     server = grpc.aio.server(interceptors=guard, options=_options(spec))
-    names = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection(names, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection(health.service_names, server)
     server.add_generic_rpc_handlers(tuple(handlers))
-    for name in ("", *names):
-        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
     with _claimed(spec.address):
         bound = _bind(server, spec)
         await server.start()
@@ -100,7 +97,7 @@ async def serving(
             yield bound
         finally:
             with CancelScope(shield=True):
-                await health_service.enter_graceful_shutdown()
+                health.close()
                 await server.stop(stop_within_s)
             if isinstance(bound, UnixAddress):
                 bound.path.unlink(missing_ok=True)
