@@ -67,6 +67,7 @@ from penstock.actors.store_writer import StoreWriter
 from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.actors.stores.store import StoreContext
+from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import WriterMetrics
 from penstock.runtime.actor_metrics import ActorMetrics
 from penstock.runtime.claim import claimed
@@ -309,7 +310,9 @@ class Node:
 
     def _writer_child(self, arena: _native.Arena) -> ChildSpec[writer.StoreWriter]:
         refs, stores = self._refs, self.config.stores
-        metrics = WriterMetrics(self.telemetry, [one.name for one in stores])
+        names = [one.name for one in stores]
+        metrics = WriterMetrics(self.telemetry, names)
+        loans = Loans(refs.l1, names, ask_s=self.config.ask_within)
         return ChildSpec(
             refs.writer,
             lambda: StoreWriter(
@@ -318,6 +321,7 @@ class Node:
                 memory=arena,
                 limits=writer_limits(self.config),
                 metrics=metrics,
+                loans=loans,
                 is_staging=self._is_staging,
                 draw=random.random,
             ),

@@ -5,6 +5,7 @@
     leaving   --asked by eviction--------- --> lanes of those that want what leaves L1
 
 It keeps nothing that a crash could damage: what it had begun is not saved then, which is counted, and that is a miss.
+What a store still reads of it stays lent, and counts, for the next life too (`writer_loans.py`).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ NEWS_PAUSE_S_MAX = 5.0
 
 
 class StoreWriter(writer.StoreWriter):
-    """`tiers`: every store below L1, in order. `is_staging`: what was saved, or finally failed to be, leaves L1.
-    `draw` gives a random number from 0 to 1."""
+    """`tiers`: every store below L1, in order. `metrics` and `loans` are those of all lives. `is_staging`: what was
+    saved, or finally failed to be, leaves L1. `draw` gives a random number from 0 to 1."""
 
     inflight_max = 1024  # those who wait for outcomes, of which there may be fewer, and all others
 
@@ -56,6 +57,7 @@ class StoreWriter(writer.StoreWriter):
         memory: Memory,
         limits: WriterLimits,
         metrics: WriterMetrics,
+        loans: Loans,
         is_staging: bool,
         draw: Callable[[], float],
     ) -> None:
@@ -68,7 +70,7 @@ class StoreWriter(writer.StoreWriter):
             waited_max=limits.waited_objects_max,
             waiters_max=limits.waiters_max,
         )
-        self._loans = Loans(manager, ask_s=limits.ask_s)
+        self._loans = loans
         saving = sum(tier.moment is not None for tier, _ in tiers)
         tools = LaneTools(
             manager=manager,
@@ -102,6 +104,8 @@ class StoreWriter(writer.StoreWriter):
 
     async def on_start(self) -> None:
         self._metrics.begin_life()
+        if former := self._loans.begin_life():
+            self.start_soon(self._loans.let_go_of_these, former, name="let go of former loans")
         for lane in self._all:
             self._metrics.watch(lane.tier.name, lane.levels())
             self.start_soon(lane.run, name=f"lane of {lane.tier.name}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
@@ -26,7 +25,6 @@ from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
 from penstock.actors.api.types import Memory, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
-from penstock.actors.held import when_dropped
 from penstock.actors.writer_books import Books, name_of
 from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import Fate, WriterMetrics
@@ -94,7 +92,6 @@ class Lane:
         self._target = target
         self._tools = tools
         self._limits = tools.limits
-        self._inflight_bytes = 0
         self._queue = Waiting()  # of at most queued_objects_max
         self._retries = Retries(tools.limits.retries, draw=tools.draw)
         self._bounds = PartBounds(
@@ -104,10 +101,12 @@ class Lane:
         self._wake = asyncio.Event()  # something was queued, or there may be room
         self._freed = asyncio.Event()  # there may be room
         self._log = Log(f"store_writer[{tier.name}]")
+        tools.loans.watch(tier.name, self._dropped)
 
     @property
     def inflight_bytes(self) -> int:
-        return self._inflight_bytes
+        """Those of former lives of the writer included."""
+        return self._tools.loans.lent_bytes(self.tier.name)
 
     @property
     def queued_objects(self) -> int:
@@ -122,7 +121,7 @@ class Lane:
         return {
             "inflight_bytes": (
                 "Arena bytes held by saves under way.",
-                lambda: self._inflight_bytes,
+                lambda: self.inflight_bytes,
             ),
             "queued_objects": ("Objects that wait to be saved.", lambda: self.queued_objects),
             "queued_bytes": ("Arena bytes of them.", lambda: self.queued_bytes),
@@ -134,10 +133,10 @@ class Lane:
 
     @property
     def room_bytes(self) -> int:
-        return max(0, self._limits.inflight_bytes_max - self._inflight_bytes)
+        return max(0, self._limits.inflight_bytes_max - self.inflight_bytes)
 
     def has_room(self, arena_bytes: int) -> bool:
-        return not self._inflight_bytes or arena_bytes <= self.room_bytes
+        return not self.inflight_bytes or arena_bytes <= self.room_bytes
 
     async def wait_room(self, arena_bytes: int) -> None:
         while not self.has_room(arena_bytes):
@@ -311,14 +310,12 @@ class Lane:
             for _ in undigested:
                 count.settle(is_saved=False)
         for part in cut_parts(batch, whole, self._bounds, count):
-            self._inflight_bytes += part.arena_bytes
-            when_dropped(part.sources[0].hold, partial(self._dropped, part.arena_bytes))
+            self._tools.loans.lend(self.tier.name, part.sources[0].hold, part.arena_bytes)
             self._tools.loans.begin(part.lease)
             self._tools.start_soon(self._save, part, name=f"save to {self.tier.name}")
 
-    def _dropped(self, arena_bytes: int) -> None:
-        """Nothing reads these any more."""
-        self._inflight_bytes -= arena_bytes
+    def _dropped(self) -> None:
+        """Nothing reads some of what was lent any more."""
         self._dropped_at = _now()
         self._freed.set()
         self._freed = asyncio.Event()

@@ -3,20 +3,24 @@
     lent -> its saves are in their time: neither it nor what it rests on is evicted
          -> all are over: given back, with the last reference to the lease's handle
          -> all are over, and something may still be read, by a disk that hangs: let go
+         -> the writer crashed: its saves are over, and something may still be read: let go
          -> somebody needs room, and nothing else may go:                        let go
          -> it is not the first try:                                             let go at once
 
-What is let go may be evicted. Its memory comes back only when nothing reads it any more.
+What is let go may be evicted. Its memory comes back only when nothing reads it any more, and is counted until then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving
 from penstock.actors.api.types import LeaseId
+from penstock.actors.held import when_dropped
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
@@ -29,13 +33,42 @@ class _Loan:
 
 
 class Loans:
-    """Belongs to the store writer."""
+    """Belongs to the store writer, and is made once for all its lives: a store that hangs reads what a crashed one has
+    lent, too."""
 
-    def __init__(self, manager: Ref[l1.L1Manager], *, ask_s: float) -> None:
+    def __init__(self, manager: Ref[l1.L1Manager], stores: Sequence[str], *, ask_s: float) -> None:
         self._l1 = manager
         self._ask_s = ask_s
         self._loans: dict[LeaseId, _Loan] = {}  # under way, or refused by L1; none is let go
+        self._lent_bytes = dict.fromkeys(stores, 0)  # of the arena; it is or may still be read
+        self._came_back: dict[str, Callable[[], None]] = {}  # by store; of the present life
         self._log = Log("store_writer")
+
+    def begin_life(self) -> list[LeaseId]:
+        """The saves of the life before are over. What it lent, and has not let go: to be let go now."""
+        for loan in self._loans.values():
+            loan.saves = 0
+        return [*self._loans]
+
+    # Memory, by store.
+
+    def lent_bytes(self, store: str) -> int:
+        return self._lent_bytes[store]
+
+    def watch(self, store: str, came_back: Callable[[], None]) -> None:
+        """`came_back` hears, in the place of a former life, when some of what it was lent came back."""
+        self._came_back[store] = came_back
+
+    def lend(self, store: str, hold: object, arena_bytes: int) -> None:
+        """So many, until the last reference to `hold` is gone."""
+        self._lent_bytes[store] += arena_bytes
+        when_dropped(hold, partial(self._dropped, store, arena_bytes))
+
+    def _dropped(self, store: str, arena_bytes: int) -> None:
+        self._lent_bytes[store] -= arena_bytes
+        self._came_back[store]()
+
+    # Leases.
 
     def begin(self, lease: LeaseId) -> None:
         """One more save reads it."""
@@ -58,8 +91,11 @@ class Loans:
 
     async def let_go(self) -> int:
         """All of them. Answers how many there were. Given up half way, or refused by L1, the rest are still to go."""
+        return await self.let_go_of_these([*self._loans])
+
+    async def let_go_of_these(self, leases: Sequence[LeaseId]) -> int:
         count = 0
-        for lease in [*self._loans]:
+        for lease in leases:
             if lease in self._loans and await self._let_go(lease):
                 count += self._loans.pop(lease, None) is not None
             await checkpoint()

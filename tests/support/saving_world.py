@@ -37,6 +37,7 @@ from penstock.actors.l1_staging import UNBOUNDED, StagedTable, StagingBound, Wri
 from penstock.actors.object_keys import object_keys
 from penstock.actors.store_writer import StoreWriter
 from penstock.actors.writer_limits import WriterLimits
+from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import WriterMetrics
 from penstock.actors.writer_retries import RetryLimits
 from penstock.runtime.errors import CapacityError, UnavailableError
@@ -128,9 +129,9 @@ class SavingWorld:
             news_max=config.news_max,
             fair_share=config.fair_share,
         )
-        self._metrics = WriterMetrics(
-            self.telemetry, [self.name(at) for at in range(len(self.stores))]
-        )
+        names = [self.name(at) for at in range(len(self.stores))]
+        self._metrics = WriterMetrics(self.telemetry, names)
+        self._loans = Loans(self.l1, names, ask_s=1.0)
         self._numbers = iter(range(1, 1 << 20))
 
     @staticmethod
@@ -198,6 +199,7 @@ class SavingWorld:
                 ),
             ),
             metrics=self._metrics,
+            loans=self._loans,
             is_staging=config.is_staging,
             draw=random.random,
         )
@@ -294,6 +296,11 @@ class SavingWorld:
         """While it is entered, L1 has no lease left for what waits to be saved."""
         refusal = UnavailableError("no lease is left")
         return mock.patch.object(Saving, "_borrow", side_effect=refusal)
+
+    def refusing_to_let_go(self) -> AbstractContextManager[object]:
+        """While it is entered, L1 lets nothing go that is lent."""
+        refusal = UnavailableError("by the test")
+        return mock.patch.object(_native.Table, "let_go", side_effect=refusal)
 
     def refusing_takes(self) -> AbstractContextManager[object]:
         """While it is entered, L1 has no lease left for what was committed."""
