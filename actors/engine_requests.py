@@ -21,6 +21,7 @@ from penstock.actors.api.errors import InvalidField, MovesNoBytes, TicketOver
 from penstock.actors.api.types import (
     EXTENT_BYTES,
     KEY_BYTES,
+    REQUEST_ID_CHARS_MAX,
     Afterwards,
     LeaseId,
     Shortfall,
@@ -50,7 +51,6 @@ Later = Coroutine[Any, Any, None]
 Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
 
 READERS_MAX = 128
-REQUEST_ID_CHARS_MAX = 256
 READY_OBJECTS_A_STEP = 512  # of a reservation: at most two page faults each
 NO_TICKET = TicketId(bytes(ID_BYTES))
 _OK = bytes([0])  # the outcome of an object that is resident

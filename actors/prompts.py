@@ -13,15 +13,12 @@ from dataclasses import dataclass, field, replace
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
-from penstock.actors.api.types import KEY_BYTES
-from penstock.actors.core.namespace import RootDigests
+from penstock.actors.api.types import EXTRA_BYTES_MAX, KEY_BYTES
+from penstock.actors.core.namespace import ADAPTER_BYTES_MAX, SALT_BYTES_MAX, RootDigests
 from penstock.actors.keys import NO_EXTRAS, chunk_keys
 from penstock.protos import engine_pb2
 from penstock.runtime.units import KIB
 
-SALT_BYTES_MAX = 256
-ADAPTER_BYTES_MAX = 64
-EXTRA_BYTES_MAX = 1024
 # Hashed in one step of the loop, about a millisecond's worth; then others have their turn.
 TOKEN_BYTES_A_STEP = 512 * KIB
 CHUNKS_A_STEP = 1024

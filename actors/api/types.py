@@ -7,6 +7,8 @@ from enum import Enum
 from typing import NewType, Protocol
 
 KEY_BYTES = 32
+EXTRA_BYTES_MAX = 1024  # of what else enters one chunk's key
+REQUEST_ID_CHARS_MAX = 256
 EXTENT_BYTES = 24
 """One packed extent: offset u64, bytes u64, digest u64, little-endian."""
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from penstock.actors.engine.ticket import Ticket
 from penstock.protos import engine_pb2
+
+TicketT = TypeVar("TicketT")
 
 
 @dataclass(frozen=True, slots=True)
-class Prefetched:
+class Prefetched(Generic[TicketT]):
     """How much of a prompt is readable now, and how much when what is on its way has come."""
 
     total_chunks: int = 0
     hit_chunks: int = 0
     promised_chunks: int = 0
-    ticket: Ticket | None = None
-    """Of the pin: await `ticket.ready` for the loads, `cancel()` to unpin before its time. None: nothing is pinned."""
+    ticket: TicketT | None = None
+    """Of the pin: wait for its `ready` for the loads, `cancel()` to unpin before its time. None: nothing is pinned."""
 
 
 class SaveState(enum.IntEnum):

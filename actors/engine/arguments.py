@@ -1,7 +1,8 @@
 """Arguments of an engine's requests, as it gave them, turned into what the contract carries.
 
 An engine is written against this client by hand, so a mistake must come back as a CallerError that names the argument,
-and never as whatever the serialiser says of it (scenario B2). Bounds that the node knows are the node's to check.
+and never as whatever the serialiser says of it (scenario B2). Bounds of the contract are checked here where the node
+sees nothing of the argument, as of what is hashed into keys; others are the node's to check.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from numbers import Real
 
 from penstock.actors.api.errors import InvalidField
+from penstock.actors.api.types import EXTRA_BYTES_MAX, REQUEST_ID_CHARS_MAX
 from penstock.actors.keys import NO_EXTRAS
 
 UINT32_MAX = 2**32 - 1
@@ -35,14 +37,18 @@ def read_bytes(name: str, value: object) -> bytes:
     return bytes(value)
 
 
-def read_text(name: str, value: object) -> str:
+def read_request_id(value: object) -> str:
     """Text that has an encoding: no half of a surrogate pair. Raises InvalidField."""
     if not isinstance(value, str):
-        raise InvalidField(name, f"must be a string, not {_kind(value)}")
+        raise InvalidField("request_id", f"must be a string, not {_kind(value)}")
+    if len(value) > REQUEST_ID_CHARS_MAX:
+        raise InvalidField(
+            "request_id", f"has at most {REQUEST_ID_CHARS_MAX} characters, not {len(value)}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidField(name, "cannot be encoded as UTF-8") from None
+        raise InvalidField("request_id", "cannot be encoded as UTF-8") from None
     return value
 
 
@@ -52,10 +58,18 @@ def read_extras(value: object) -> Mapping[int, bytes]:
         return NO_EXTRAS
     if not isinstance(value, Mapping):
         raise InvalidField("extras", f"must be a mapping, not {_kind(value)}")
-    return {
-        read_count("extras", chunk): read_bytes(f"extras[{chunk!r}]", extra)
-        for chunk, extra in value.items()
-    }
+    return {read_count("extras", chunk): _extra(chunk, extra) for chunk, extra in value.items()}
+
+
+def _extra(chunk: object, value: object) -> bytes:
+    name = f"extras[{chunk!r}]"
+    extra = read_bytes(name, value)
+    if len(extra) > EXTRA_BYTES_MAX:
+        raise InvalidField(
+            name,
+            f"has at most {EXTRA_BYTES_MAX} bytes, not {len(extra)}: give a digest of what is longer",
+        )
+    return extra
 
 
 def read_within(value: object) -> float | None:
@@ -85,7 +99,10 @@ def read_pin_ms(value: object) -> int:
     """Seconds to keep something, in whole milliseconds, rounded up. Raises InvalidField."""
     if not isinstance(value, Real):
         raise InvalidField("pin_s", f"must be seconds, not {_kind(value)}")
-    seconds = min(float(value), UINT32_MAX)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
     if not 0 <= seconds <= UINT32_MAX / 1000:
         raise InvalidField("pin_s", f"must be 0 to {UINT32_MAX // 1000} s, not {value}")
     return math.ceil(seconds * 1000)

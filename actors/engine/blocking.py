@@ -214,7 +214,7 @@ class BlockingClient:
         adapter: bytes = b"",
         pin_s: float = 0.0,
         within: float | None = None,
-    ) -> Future[Prefetched]:
+    ) -> Future[Prefetched[Ticket]]:
         """`Client.prefetch`."""
         return self._submit(
             lambda: self._client.prefetch(

@@ -13,27 +13,19 @@ full, `lookup` finds nothing, `load` brings 0 tokens, `store` stores nothing. Th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
-
-from anyio import CancelScope, create_task_group, get_cancelled_exc_class
-from anyio.abc import TaskGroup
 
 from penstock._native import PagedLayout
-from penstock.actors.engine.accounts import Accounts, ClientStatistics
-from penstock.actors.engine.answers import Prefetched, Saves
+from penstock.actors.engine.accounts import ClientStatistics
+from penstock.actors.engine.answers import Prefetched, Saves, SaveState
 from penstock.actors.engine.arguments import read_count, read_pin_ms, read_wait, read_within
+from penstock.actors.engine.attached_process import AttachedProcess
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
-from penstock.actors.engine.errors import ClientClosed, StaleEpoch, StaleGrant
-from penstock.actors.engine.forks import HomeProcess, tell_if_forks_crash
+from penstock.actors.engine.errors import StaleEpoch, StaleGrant
 from penstock.actors.engine.key_record import key_record
 from penstock.actors.engine.keyspace import Prompt
-from penstock.actors.engine.link import Link
-from penstock.actors.engine.mover import Mover
 from penstock.actors.engine.prompt_memory import whole
-from penstock.actors.engine.prompt_naming import PromptNames
 from penstock.actors.engine.session import Found, Session
 from penstock.actors.engine.spec import (
     EngineSpec,
@@ -45,10 +37,7 @@ from penstock.actors.engine.spec import (
 from penstock.actors.engine.ticket import Ticket, TicketHandle
 from penstock.actors.engine.transfers import load_hit, store_prompt
 from penstock.actors.keys import Tokens
-from penstock.protos import engine_pb2
-from penstock.runtime.deadline import deadline_within, time_left
-from penstock.runtime.errors import PenstockError
-from penstock.runtime.log import Log
+from penstock.runtime.deadline import deadline_within
 
 __all__ = [
     "Backoff",
@@ -61,6 +50,7 @@ __all__ = [
     "Loaded",
     "Place",
     "Prefetched",
+    "SaveState",
     "Saves",
     "Start",
     "Stored",
@@ -71,60 +61,8 @@ __all__ = [
 ]
 
 
-class Client:
+class Client(AttachedProcess):
     """One engine process's client. Belongs to the event loop that entered it."""
-
-    def __init__(self, config: ClientConfig, spec: EngineSpec) -> None:
-        self.config = config
-        self.spec = spec
-        self._home = HomeProcess()
-        self._log = Log("engine")
-        self._mover = Mover(copies_max=config.copies_max, copy_threads=config.copy_threads)
-        self._link = Link(config, spec, self._mover, self._log)
-        self._prompts = PromptNames(memory_bytes_max=config.prompt_memory_bytes_max, log=self._log)
-        self._tasks: TaskGroup | None = None  # while entered
-        self._accounts = Accounts(self._log)
-
-    @classmethod
-    def connect(cls, config: ClientConfig, spec: EngineSpec) -> Self:
-        """A client, to be entered with `async with`.
-
-        Entering raises NodeAway when no node answered within attach_within_s (unless Start.DETACHED), and what no
-        retry can cure at once: AccessDenied, VersionMismatch, DeclarationMismatch, NamespaceMismatch, RequestRefused.
-        """
-        return cls(config, spec)
-
-    async def __aenter__(self) -> Self:
-        assert self._tasks is None, "a client is entered once"
-        tell_if_forks_crash(self._log)
-        self._tasks = create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._link.run, name="penstock link")
-        if self.config.start is Start.ATTACHED:
-            try:
-                await self._link.wait_attached(within=self.config.attach_within_s)
-            except (PenstockError, get_cancelled_exc_class()):
-                await self._leave(None)
-                raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # Only a cancellation is the task group's business: the caller's own errors pass as they are.
-        await self._leave(error if isinstance(error, get_cancelled_exc_class()) else None)
-
-    async def _leave(self, error: BaseException | None) -> None:
-        tasks, self._tasks = self._tasks, None
-        assert tasks is not None
-        with CancelScope(shield=True):
-            await self._link.close()
-        self._mover.close()
-        tasks.cancel_scope.cancel()
-        await tasks.__aexit__(type(error) if error is not None else None, error, None)
 
     # Reading.
 
@@ -142,12 +80,21 @@ class Client:
     ) -> Ticket:
         """How much of a prompt can be had, and the right to read it.
 
-        The prompt is named by `tokens`, or by chunk `keys` made earlier. `readers` is the number of reader slots, 1
-        to 128. The same `request_id` with the same prompt gives the same ticket; with another prompt the old ticket
-        is closed, and a prompt that grew is sent as a delta. `salt` isolates a tenant, `adapter` is the digest of the
-        LoRA adapter, `extras` what else enters a chunk's key. `within`: seconds to wait; then it is a miss.
+        tokens      the prompt's token ids, one dimension; or else
+        keys        32-byte chunk keys that were made earlier, packed or one by one. What makes a key is in them
+                    already: `extras` are refused, `salt` and `adapter` only say whose they are
+        readers     reader slots of the ticket, 1 to 128: as many ranks can load from it
+        request_id  at most 256 characters. The same id with the same prompt gives the same ticket; with another prompt
+                    the old ticket is closed, and a prompt that grew is sent as a delta. Empty: no name
+        salt        isolates a tenant; at most 256 bytes
+        adapter     the digest of the LoRA adapter's content, at most 64 bytes; empty: none
+        extras      by the chunk's index in the prompt, what else enters its key (digests of images, say), at most
+                    1,024 bytes each; one of a last chunk that is not whole enters none
+        within      seconds to wait, then it is a miss; None: `request_within_s`
 
-        Raises CallerError for a request that can never succeed.
+        Whole chunks only; of a prompt beyond the node's bound of chunks, the first ones (the log says so, once).
+
+        Raises CallerError for a request that can never succeed: InvalidField and RequestRefused name the argument.
         """
         self._check()
         within = read_within(within)
@@ -202,7 +149,8 @@ class Client:
     def join(self, handle: TicketHandle) -> Ticket:
         """The ticket that another process of this engine instance looked up; that process cancels it.
 
-        A miss when the node has been restarted since, or is away.
+        It has the watermark that the handle was made with, and is final: await `ready` there before passing it on.
+        A miss when the node has been restarted since, or is away. Raises ClientClosed, ForkedClient.
         """
         self._check()
         with self._accounts.excusing("join"):
@@ -226,9 +174,11 @@ class Client:
     ) -> Loaded:
         """Copy what the ticket has hit into the engine's blocks, and verify it.
 
-        One layout and one list of block ids for each group; the ids from the prompt's start. `skip_tokens`: what the
-        engine has already, a multiple of every block size. Only what `Loaded.tokens` tells may be used; it is 0 when
-        the node is away, the ticket is over, or the lease was lost under the copy.
+        One layout and one list of block ids for each group, in the order of the spec; the ids from the prompt's start,
+        one for each block, and enough of them for `ticket.hit_tokens`. `skip_tokens`: what the engine has already, a
+        multiple of every block size; those blocks are left alone. Only what `Loaded.tokens` tells may be used; it is 0
+        when the node is away, the ticket is over, or the lease was lost under the copy. `within`: seconds, for the
+        copies, too: it stops between two of them; None: `request_within_s` for each request to the node.
 
         Loads of one ticket at once need a rank each, and so as many `readers` in the lookup.
 
@@ -261,8 +211,10 @@ class Client:
         """Copy a prompt's KV out of the engine's blocks into the node's memory.
 
         Arguments as in `lookup` and `load`; name the prompt by `tokens`, or by `keys` with tokens None. Chunks before
-        `first_chunk` are left out (they were stored before, say). A negative block id says that the engine has no
-        block there. Blocks must not change until this returns. Giving it up leaves nothing behind.
+        `first_chunk` are left out (they were stored before, say), yet the ids begin with the prompt. A negative block
+        id says that the engine has no block there: that chunk is not stored (`chunks_failed`). Too few ids for the
+        prompt's whole chunks are a mistake: BadBlocks, before anything is asked for or written. Blocks must not change
+        until this returns. Giving it up leaves nothing behind.
 
         Raises BadBlocks, MovesNoBytes, and CallerError for whatever else can never succeed.
         """
@@ -293,20 +245,24 @@ class Client:
         keys: bytes | Sequence[bytes] | None = None,
         salt: bytes = b"",
         adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
         pin_s: float = 0.0,
         within: float | None = None,
-    ) -> Prefetched:
+    ) -> Prefetched[Ticket]:
         """Bring a prompt into the node's memory for later, from its stores if need be. Does not wait for the loads.
 
-        `pin_s`: what is there, and what comes, is kept for so long, whether or not the answer is; 0: it is evicted
-        like anything else.
+        Arguments as in `lookup`. `pin_s`: what is there, and what comes, is kept for so many seconds, at most the
+        node's longest lease, whether or not the answer is; 0: it is evicted like anything else. While the node is
+        away, late or full, all counts are 0. Raises CallerError as `lookup`.
         """
         self._check()
         within = read_within(within)
         pin_ms = read_pin_ms(pin_s)
         with self._accounts.excusing("prefetch"):
             session = self._link.current()
-            prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
+            prompt = self._prompts.name(
+                session, tokens, keys, salt=salt, adapter=adapter, extras=extras
+            )
             reply, ticket = await session.prefetch(whole(prompt), pin_ms=pin_ms, within=within)
             return Prefetched(reply.total_chunks, reply.hit_chunks, reply.promised_chunks, ticket)
         return Prefetched()
@@ -318,13 +274,19 @@ class Client:
         keys: bytes | Sequence[bytes] | None = None,
         salt: bytes = b"",
         adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
         within: float | None = None,
     ) -> int:
-        """Tell that a prompt was used, so that it is kept longer. Gives the chunks that are there."""
+        """Tell that a prompt was used, so that it is kept longer. Gives the chunks that are there, from its start.
+
+        Arguments as in `lookup`. 0 while the node is away, late or full. Raises CallerError as `lookup`.
+        """
         self._check()
         with self._accounts.excusing("touch"):
             session = self._link.current()
-            prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
+            prompt = self._prompts.name(
+                session, tokens, keys, salt=salt, adapter=adapter, extras=extras
+            )
             return await session.touch(whole(prompt), within=read_within(within))
         return 0
 
@@ -335,27 +297,23 @@ class Client:
         keys: bytes | Sequence[bytes] | None = None,
         salt: bytes = b"",
         adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
         within: float,
     ) -> Saves:
-        """What became of a prompt's objects at the node's stores; waits at most so long for what is pending."""
+        """What became of a prompt's objects at the node's stores.
+
+        Arguments as in `lookup`. Waits at most `within` seconds, and at most about as long as the node lets any request
+        take, for what is pending; 0: tells at once. While the node is away, late or full, nothing is told: no stores
+        and no states. Raises CallerError as `lookup`.
+        """
         self._check()
         with self._accounts.excusing("wait_stored"):
             session = self._link.current()
-            prompt = self._prompts.name(session, tokens, keys, salt=salt, adapter=adapter)
+            prompt = self._prompts.name(
+                session, tokens, keys, salt=salt, adapter=adapter, extras=extras
+            )
             return Saves.of(await session.wait_stored(whole(prompt), within=read_wait(within)))
         return Saves()
-
-    async def stat(self, *, within: float | None = None) -> engine_pb2.StatReply:
-        """The node's gauges. Raises NodeAway and the like: it is not excused."""
-        self._check()
-        return await self._link.current().stat(within=read_within(within))
-
-    async def health(self, *, within: float | None = None) -> engine_pb2.HealthReply:
-        """Whether each part of the node does its work. Raises NodeAway and the like."""
-        self._check()
-        given = read_within(within)
-        at_most = self.config.request_within_s if given is None else given
-        return await self._link.health(within=time_left(at_most=at_most))
 
     def record(
         self,
@@ -376,25 +334,3 @@ class Client:
             session, tokens, keys, salt=salt, adapter=adapter, extras=extras
         )
         return key_record(session.keyspace.namespace(prompt.adapter, prompt.salt), prompt)
-
-    async def wait_attached(self, *, within: float) -> None:
-        """Wait until a node is attached. Raises NodeAway after `within` seconds, or at once what no retry can cure."""
-        self._check()
-        await self._link.wait_attached(within=within)
-
-    @property
-    def is_attached(self) -> bool:
-        return self._link.is_attached
-
-    @property
-    def chunk_tokens(self) -> int:
-        """Tokens of a chunk at the attached node. Raises NodeAway."""
-        return self._link.current().chunk_tokens
-
-    def statistics(self) -> ClientStatistics:
-        return self._accounts.statistics(attachments=self._link.attachments)
-
-    def _check(self) -> None:
-        self._home.check()
-        if self._tasks is None:
-            raise ClientClosed("the client is used outside its `async with`")

@@ -28,7 +28,7 @@ ID_BYTES = 8
 BlockIds: TypeAlias = "Buffer | Sequence[int]"
 """The engine's blocks of a prompt, one for each block_tokens, from the prompt's start. A group of recurrent state uses
 the last one of each chunk. A negative id says that the engine has no block there (any more): the object of that chunk
-is neither stored nor loaded. Full attention needs every chunk, so there a load refuses it.
+is neither stored nor loaded. Full attention needs every chunk, so there a load refuses it. Too few ids are refused.
 Buffers of 8-byte integers (NumPy, array) are taken as they are."""
 
 
@@ -167,10 +167,13 @@ class Transfer:
 
     def batches(self, *, bytes_max: int) -> Iterator[Batch]:
         """Native calls of at most `bytes_max` bytes each, or one object. Raises BadBlocks."""
-        if not len(self.layouts) == len(self.block_ids) == len(self.groups):
-            raise BadBlocks(
-                f"{len(self.layouts)} layouts and {len(self.block_ids)} lists of block ids"
-                f" for {len(self.groups)} groups"
+        _require_one_each(self.groups, self.layouts, self.block_ids)
+        if self.direction is Direction.TO_OBJECTS:
+            named_blocks(
+                self.groups,
+                self.layouts,
+                self.block_ids,
+                chunks=self.first_chunk + self.table.chunks,
             )
         for group in range(len(self.groups)):
             yield from self._batches_of(group, bytes_max)
@@ -226,6 +229,34 @@ class Transfer:
         return layers
 
 
+def named_blocks(
+    groups: Sequence[GroupObjects],
+    layouts: Sequence[PagedLayout],
+    block_ids: Sequence[BlockIds],
+    *,
+    chunks: int,
+) -> list[array[int]]:
+    """The ids of each group, packed. Raises BadBlocks unless they name every block of a prompt's first `chunks` chunks,
+    be it by saying that there is none."""
+    _require_one_each(groups, layouts, block_ids)
+    return [
+        _Blocks(objects, ids).reaching(chunks)
+        for objects, ids in zip(groups, block_ids, strict=True)
+    ]
+
+
+def _require_one_each(
+    groups: Sequence[GroupObjects],
+    layouts: Sequence[PagedLayout],
+    block_ids: Sequence[BlockIds],
+) -> None:
+    if not len(layouts) == len(block_ids) == len(groups):
+        raise BadBlocks(
+            f"{len(layouts)} layouts and {len(block_ids)} lists of block ids"
+            f" for {len(groups)} groups"
+        )
+
+
 class _Blocks:
     """The block ids of one group along a prompt."""
 
@@ -235,6 +266,12 @@ class _Blocks:
         self._is_state = objects.is_state
         self._chunk_tokens = objects.chunk_tokens
         self._ids = _pack_ids(block_ids)
+
+    def reaching(self, chunks: int) -> array[int]:
+        """All ids. Raises BadBlocks when they are too few for the prompt's first `chunks` chunks."""
+        if len(self._ids) < chunks * self._per_chunk:
+            raise self._too_few(chunks)
+        return self._ids
 
     def are_there(self, chunk: int) -> bool:
         ids = self._slice(chunk, chunk + 1)
@@ -249,11 +286,14 @@ class _Blocks:
         """Ids for the chunks first <= chunk < end. Raises BadBlocks when there are too few."""
         ids = self._slice(first, end)
         if len(ids) < (end - first) * (1 if self._is_state else self._per_chunk):
-            raise BadBlocks(
-                f"{len(self._ids)} block ids, from the prompt's start, reach"
-                f" {len(self._ids) * self._block_tokens} tokens, not {end * self._chunk_tokens}"
-            )
+            raise self._too_few(end)
         return ids
+
+    def _too_few(self, chunks: int) -> BadBlocks:
+        return BadBlocks(
+            f"{len(self._ids)} block ids, from the prompt's start, reach"
+            f" {len(self._ids) * self._block_tokens} tokens, not {chunks * self._chunk_tokens}"
+        )
 
     def _slice(self, first: int, end: int) -> array[int]:
         if self._is_state:
@@ -278,6 +318,10 @@ class _Blocks:
 
 def _pack_ids(block_ids: BlockIds) -> array[int]:
     """Raises BadBlocks for what is not a sequence of 64-bit integers."""
+    if isinstance(
+        block_ids, bytes | bytearray | str
+    ):  # array() would take them for the words of one
+        raise BadBlocks(f"block ids are integers, not {type(block_ids).__name__}")
     try:
         with memoryview(cast("Buffer", block_ids)) as view:
             if view.format in {"q", "l"} and view.itemsize == ID_BYTES and view.ndim == 1:

@@ -81,7 +81,8 @@ class KeySpace:
         """Name a prompt by its tokens. Chunks it shares with `known`, from its start, are not hashed again.
 
         `extras`: for each chunk that has any, what else enters its key (multimodal hashes).
-        Raises BadTokens; InvalidField for an extra of a chunk that is not whole.
+        One of a last chunk that is not whole enters no key. Raises BadTokens; InvalidField for an extra of a chunk
+        that is not there.
         """
         packed = pack_tokens(tokens)
         shared = 0 if known is None else self._shared_chunks(packed, salt, adapter, extras, known)

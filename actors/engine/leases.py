@@ -193,7 +193,7 @@ class WriteLease(_Lease):
         """Copy what was granted out of the engine's blocks. Arguments as in `ReadLease.copy_to`.
 
         `first_chunk`: the place in the prompt of the first chunk reserved. A negative block id says that the engine
-        has no block there: that object is not written.
+        has no block there: that object is not written. Too few ids are BadBlocks.
         """
         self._check_open()
         await self._copy(

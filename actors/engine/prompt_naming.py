@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from penstock.actors.engine.arguments import read_bytes, read_extras, read_text
+from penstock.actors.api.errors import InvalidField
+from penstock.actors.engine.arguments import read_bytes, read_extras, read_request_id
 from penstock.actors.engine.keyspace import Prompt, pack_keys
 from penstock.actors.engine.prompt_memory import PromptMemory
 from penstock.actors.engine.session import Session
@@ -37,8 +38,10 @@ class PromptNames:
         if (tokens is None) == (keys is None):
             raise CallerError("name the prompt by tokens or by keys: one of them, and not both")
         salt, adapter = read_bytes("salt", salt), read_bytes("adapter", adapter)
-        request_id, extras = read_text("request_id", request_id), read_extras(extras)
+        request_id, extras = read_request_id(request_id), read_extras(extras)
         if keys is not None:
+            if extras:
+                raise InvalidField("extras", "only with tokens: ready keys have them hashed in")
             prompt = Prompt(pack_keys(keys), b"", salt, adapter)
         else:
             assert tokens is not None

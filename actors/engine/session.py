@@ -285,10 +285,15 @@ class Session:
         )
 
     async def wait_stored(self, prompt: engine_pb2.Prompt, *, within: float) -> engine_pb2.Stored:
-        """The node answers when the time is over; its answer has a second more to come."""
-        ask = engine_pb2.WaitStored(prompt=prompt, within_ms=int(within * 1000))
+        """The node answers when the time is over; its answer has a second more to come, or half of what it allows."""
+        allowed_ms = self.limits.deadline_ms_max
+        spare_ms = min(1000, allowed_ms // 2)
+        within_ms = min(int(within * 1000), allowed_ms - spare_ms)
+        ask = engine_pb2.WaitStored(prompt=prompt, within_ms=within_ms)
         request = SessionRequest(wait_stored=ask)
-        return await self._ask(request, within + 1, lambda reply: _body(reply, "stored").stored)
+        return await self._ask(
+            request, (within_ms + spare_ms) / 1000, lambda reply: _body(reply, "stored").stored
+        )
 
     async def stat(self, *, within: float | None) -> engine_pb2.StatReply:
         request = SessionRequest(stat=engine_pb2.StatRequest())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from penstock._native import PagedLayout
 from penstock.actors.engine.arguments import read_count
-from penstock.actors.engine.copying import BlockIds
+from penstock.actors.engine.copying import BlockIds, named_blocks
 from penstock.actors.engine.counting import Loaded, Stored
 from penstock.actors.engine.errors import StaleEpoch
 from penstock.actors.engine.keyspace import Prompt
@@ -48,11 +48,15 @@ async def store_prompt(
 ) -> Stored:
     """The chunks of `prompt` from `first_chunk` on, out of the engine's blocks. Given up at any line, it leaks nothing.
 
+    Blocks that do not reach over the prompt's whole chunks are refused before anything is reserved.
+
     Raises as `Session.reserve`, `WriteLease.copy_from` and `WriteLease.commit`; InvalidField for a bad
     `first_chunk`.
     """
     first_chunk = read_count("first_chunk", first_chunk)
     chunks = prompt.chunks - first_chunk
+    session.arena.require()
+    ids = named_blocks(session.groups, layouts, block_ids, chunks=prompt.chunks)
     if chunks <= 0:
         return Stored()
     lease = await session.reserve(
@@ -63,6 +67,6 @@ async def store_prompt(
     )
     async with lease:
         if not lease.is_over:
-            await lease.copy_from(layouts, block_ids, first_chunk=first_chunk)
+            await lease.copy_from(layouts, ids, first_chunk=first_chunk)
             await lease.commit()
         return lease.outcome()

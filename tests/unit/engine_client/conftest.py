@@ -297,6 +297,9 @@ class FakeNode:
     def _touch(self, request: Request, reply: Reply) -> None:
         reply.touched.chunks = len(self._keys(request.touch.prompt))
 
+    def _wait_stored(self, request: Request, reply: Reply) -> None:
+        reply.stored.SetInParent()
+
     def _stat(self, request: Request, reply: Reply) -> None:
         reply.stat.epoch = self.epoch
 

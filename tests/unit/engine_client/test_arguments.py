@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from penstock.actors.api.errors import InvalidField
+from penstock.actors.api.types import EXTRA_BYTES_MAX
+from penstock.actors.core.namespace import RootDigests
 from penstock.actors.engine.arguments import read_count, read_within
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import Client, ClientConfig
+from penstock.actors.prompts import Prompts
+from penstock.protos import engine_pb2
 from penstock.runtime.errors import CallerError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(50)]
@@ -34,6 +40,11 @@ BAD_LOOKUPS: list[tuple[str, dict[str, Any]]] = [
     ("extras", {"extras": {0: "x"}}),
     ("extras", {"extras": {"0": b"x"}}),
     ("extras", {"extras": [b"x"]}),
+    ("extras", {"extras": {3 * 10**9: b"x"}}),
+    ("extras", {"extras": {1: b"x" * 1025}}),
+    ("request_id", {"request_id": "r" * 257}),
+    ("salt", {"salt": b"s" * 257}),
+    ("adapter", {"adapter": b"a" * 65}),
 ]
 BAD_KEYS = [[1, 2], [b"short"], "0" * 32, 7, bytes(31), [bytes(16), bytes(16)]]
 
@@ -52,6 +63,73 @@ async def test_what_are_no_keys_is_refused(client: Client, keys: Any) -> None:
     for request in (client.lookup, client.touch, client.prefetch):
         with pytest.raises(CallerError, match="keys"):
             await request(keys=keys)
+
+
+async def test_extras_of_ready_keys_are_refused_and_not_dropped(
+    client: Client, engine: Any
+) -> None:
+    """A13's sibling: an image's hash that enters no key would serve another image's KV.
+
+    Seen to fail: lookups took them and did nothing with them, as did stores and records.
+    """
+    keys, extras = bytes(32), {0: b"image"}
+    requests: list[Callable[[], Any]] = [
+        lambda: client.lookup(keys=keys, extras=extras),
+        lambda: client.prefetch(keys=keys, extras=extras),
+        lambda: client.touch(keys=keys, extras=extras),
+        lambda: client.wait_stored(keys=keys, extras=extras, within=1),
+        lambda: client.store(None, [engine.layout], [range(12)], keys=keys, extras=extras),
+    ]
+    for request in requests:
+        with pytest.raises(InvalidField, match="extras"):
+            await request()
+    with pytest.raises(InvalidField, match="extras"):
+        client.record(keys=keys, extras=extras)
+    assert (await client.lookup(keys=keys, extras={})).total_chunks == 1
+
+
+async def test_every_request_names_a_prompt_with_its_extras(node: Any, client: Client) -> None:
+    """Seen to fail: hints could not say them, and so told the node of another prompt."""
+    extras = {0: b"image"}
+    expected = client._link.current().keyspace.prompt(TOKENS, extras=extras).keys
+    await client.prefetch(TOKENS, extras=extras)
+    assert node.last("prefetch").prefetch.prompt.keys == expected
+    await client.touch(TOKENS, extras=extras)
+    assert node.last("touch").touch.prompt.keys == expected
+    await client.wait_stored(TOKENS, extras=extras, within=0)
+    assert node.last("wait_stored").wait_stored.prompt.keys == expected
+
+
+@pytest.mark.parametrize("bytes_", [EXTRA_BYTES_MAX, EXTRA_BYTES_MAX + 1])
+async def test_client_and_node_have_one_bound_of_an_extra(client: Client, bytes_: int) -> None:
+    """Seen to fail: the client made keys of an extra that the node refuses to hash."""
+    extra = b"x" * bytes_
+    tokens = np.arange(16, dtype=np.uint32).tobytes()
+    namespace = client._link.current().keyspace.namespace(b"", b"")
+    prompts = Prompts(RootDigests(namespace), chunk_tokens=16, chunks_max=4, kept_bytes_max=1 << 20)
+    asked = engine_pb2.Prompt(tokens=tokens, extras=[engine_pb2.ChunkExtra(chunk=0, extra=extra)])
+    if bytes_ <= EXTRA_BYTES_MAX:
+        here = client.record(tokens, extras={0: extra})
+        assert here["keys"] == [(await prompts.resolve(asked)).keys.hex()]
+        return
+    with pytest.raises(InvalidField, match=f"extras.*{EXTRA_BYTES_MAX}"):
+        client.record(tokens, extras={0: extra})
+    with pytest.raises(InvalidField, match=f"extras.*{EXTRA_BYTES_MAX}"):
+        await prompts.resolve(asked)
+
+
+async def test_waits_of_hints_and_tools_are_read_too(node: Any, client: Client) -> None:
+    """Seen to fail: OverflowError, TypeError, and a wait without an end; of a wait longer than the node allows any
+    request, nothing was told at all."""
+    for within in (math.inf, math.nan, None, "1"):
+        with pytest.raises(InvalidField, match="within"):
+            await client.wait_attached(within=within)  # type: ignore[arg-type]
+    for pin_s in (10**400, math.nan, -1):
+        with pytest.raises(InvalidField, match="pin_s"):
+            await client.prefetch(TOKENS, pin_s=pin_s)
+    await client.wait_stored(TOKENS, within=3600)
+    asked = node.last("wait_stored")
+    assert asked.wait_stored.within_ms < asked.deadline_ms == node.limits.deadline_ms_max
 
 
 async def test_bad_arguments_of_the_other_requests(client: Client, engine: Any) -> None:

@@ -223,10 +223,31 @@ def test_a_hole_divides_the_calls() -> None:
 
 
 def test_what_has_no_blocks_is_not_written() -> None:
-    ids = [IDS[0], [*IDS[1][:2], -1, *IDS[1][3:]], IDS[2][:2]]
+    ids = [IDS[0], [*IDS[1][:2], -1, *IDS[1][3:]], [*IDS[2][:2], -1, -1]]
     what = transfer(table(), Model(0), Direction.TO_OBJECTS, ids=ids)
     indices = [list(batch.indices) for batch in what.batches(bytes_max=1 << 30)]
     assert indices == [[0, 3, 6, 9], [1], [7, 10], [2, 5]]
+
+
+@pytest.mark.parametrize("group", range(3))
+def test_blocks_that_are_not_named_are_no_blocks_that_are_not_there(group: int) -> None:
+    """Too few ids are a mistake in the engine, whose prompts would never be stored whole.
+
+    Seen to fail: the chunks beyond them were passed over, as if each had had a negative id.
+    """
+    ids = [list(one) for one in IDS]
+    ids[group].pop()
+    what = transfer(table(), Model(0), Direction.TO_OBJECTS, ids=ids)
+    with pytest.raises(BadBlocks, match="tokens, not 64"):
+        next(what.batches(bytes_max=1 << 30))
+
+
+@pytest.mark.parametrize("ids", [bytes(128), bytearray(128), bytes(3), "0123"])
+def test_bytes_and_text_are_no_block_ids(ids: object) -> None:
+    """Seen to fail: bytes were read as the words of 8-byte ids, or raised ValueError."""
+    what = transfer(table(), Model(0), Direction.TO_PAGED, ids=[ids, IDS[1], IDS[2]])
+    with pytest.raises(BadBlocks, match="integers, not"):
+        next(what.batches(bytes_max=1 << 30))
 
 
 def test_a_lease_may_begin_in_the_middle_of_the_prompt() -> None:

@@ -145,6 +145,22 @@ async def test_what_the_engine_has_no_blocks_for_is_not_stored(node, client, eng
     assert list(node.last("commit").commit.indices) == [0, 2]
 
 
+@pytest.mark.parametrize("first_chunk", [0, 2, 3])
+async def test_a_store_of_too_few_blocks_is_refused_before_anything_is_reserved(
+    node, client, engine, first_chunk
+) -> None:
+    """Seen to fail: three of twelve ids missing were a chunk that had "failed", in silence; with every chunk resident
+    they were not noticed at all."""
+    for has_all in (False, True):
+        with pytest.raises(BadBlocks, match="9 block ids.*36 tokens, not 48"):
+            await client.store(TOKENS, [engine.layout], [BLOCKS[:9]], first_chunk=first_chunk)
+        with pytest.raises(BadBlocks, match="0 layouts"):
+            await client.store(TOKENS, [], [], first_chunk=first_chunk)
+        assert node.count("reserve") == has_all
+        if not has_all:
+            await client.store(TOKENS, [engine.layout], [BLOCKS])
+
+
 @pytest.mark.parametrize(
     ("blocks", "skip_tokens", "problem"),
     [
