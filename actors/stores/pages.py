@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
+from ctypes import addressof, c_char
+from mmap import PAGESIZE
 
 
 def fresh_pages(sizes: Sequence[int]) -> list[memoryview]:
     """Page-aligned zeros of these sizes, all whole pages. They live as long as anyone may touch them.
 
-    Always fresh, never reused: a header that was not read is no header, and one that a device still writes, because
-    whoever waited for it gave up, is nobody else's.
+    Always zeros, and nobody else's: a header that was not read is no header, and one that a device still writes,
+    because whoever waited for it gave up, is not given out again. They come from the heap, which keeps pages that the
+    system has backed with memory already: to have it back them anew costs more than all that is done with a header.
     """
     if not sizes:
         return []
-    memory = memoryview(mmap.mmap(-1, sum(sizes)))
-    views, start = [], 0
+    memory = bytearray(sum(sizes) + PAGESIZE - 1)
+    start = -addressof(c_char.from_buffer(memory)) % PAGESIZE
+    pages, views = memoryview(memory), []
     for size in sizes:
-        views.append(memory[start : start + size])
+        views.append(pages[start : start + size])
         start += size
     return views
