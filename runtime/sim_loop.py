@@ -24,6 +24,7 @@ import itertools
 import logging
 import random
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -79,6 +80,7 @@ class SimLoop(asyncio.BaseEventLoop):
         ] = []  # a heap; first come at equal times
         self._timer_numbers = itertools.count()
         self._task_numbers = itertools.count(1)
+        self._born: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._thread = threading.get_ident()
         self._steps_total = 0
         self._steps_still = 0  # since time last moved, <= steps_still_max
@@ -111,7 +113,9 @@ class SimLoop(asyncio.BaseEventLoop):
         """As asyncio's, but an unnamed task is numbered per loop and not per process."""
         if name is None:
             name = f"{getattr(coro, '__qualname__', 'task')}#{next(self._task_numbers)}"
-        return super().create_task(coro, name=name, **kwargs)
+        task = super().create_task(coro, name=name, **kwargs)
+        self._born.add(task)
+        return task
 
     def _run_once(self) -> None:
         """One round: what is ready now, steps permuted; what becomes ready meanwhile waits for the
@@ -125,9 +129,7 @@ class SimLoop(asyncio.BaseEventLoop):
         while self._timers and self._timers[0][0] <= self._now:
             self._ready.append(heapq.heappop(self._timers)[2])
         for _ in range(self._permute()):
-            handle = self._ready.popleft()
-            if not handle.cancelled():
-                self._run_step(handle)
+            self._run_step(self._ready.popleft())
 
     def _permute(self) -> int:
         """Reorder the ready steps and move those held back behind the round; the round's length."""
@@ -148,11 +150,17 @@ class SimLoop(asyncio.BaseEventLoop):
         return len(now)
 
     def _run_step(self, handle: asyncio.Handle) -> None:
-        task = _task_of(handle)
+        if handle.cancelled():
+            return
+        self._note_step(_task_of(handle))
+        handle._run()  # noqa: SLF001 - as BaseEventLoop does
+        # What a task raises keeps the frames that stepped it: from them the error would hold its own task alive.
+        del handle
+
+    def _note_step(self, task: asyncio.Task[Any] | None) -> None:
         if task is not None:
             self.transcript.note(f"step {task.get_name()}")
         self._count_step(task)
-        handle._run()  # noqa: SLF001 - as BaseEventLoop does
 
     def _count_step(self, task: asyncio.Task[Any] | None) -> None:
         self._steps_total += 1
@@ -208,6 +216,16 @@ class SimLoop(asyncio.BaseEventLoop):
             self.call_at(self._now if self._ready else self._timers[0][0], self.stop)
             self.run_forever()
 
+    def hear_failed(self) -> None:
+        """Report the tasks whose error nobody has asked for and that are still held, be it in a circle with that error.
+
+        asyncio reports such a task when it goes, which in a circle waits for the cycle collector.
+        """
+        for task in sorted(self._born, key=lambda task: task.get_name()):
+            if task._log_traceback:  # noqa: SLF001 - `exception()` cannot tell whether it is the first to ask
+                message = f"the exception of task {task.get_name()} was never retrieved"
+                self.call_exception_handler({"message": message, "exception": task.exception()})
+
     def _unfinished(self) -> list[asyncio.Task[Any]]:
         return sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
 
@@ -249,6 +267,7 @@ class Simulation:
                     result = self.loop.run_until_complete(main())
             finally:
                 self.loop.cancel_all()
+                self.loop.hear_failed()
                 self.loop.close()
             if self.loop.unheard:
                 raise UnheardError("; ".join(self.loop.unheard))

@@ -65,6 +65,9 @@ class Watchdog:
             took_s = clock() - begin
             if took_s > limit_s:
                 self._note(SlowStep(_name_of(callback), took_s * 1000))
+            # An error keeps the frames that stepped its task, from Python 3.12 on: from this one it would hold the
+            # task, and so itself and all that its own frames hold, until the cycle collector comes by.
+            del handle, callback
 
         asyncio.Handle._run = run  # type: ignore[assignment,method-assign]  # noqa: SLF001
         try:
