@@ -16,7 +16,7 @@ from typing import Any
 from anyio import wait_readable
 
 from penstock import _native
-from penstock.actors.api import errors, eviction, l1, l1_loading, l1_saving, writer
+from penstock.actors.api import eviction, l1, l1_loading, l1_saving, writer
 from penstock.actors.api.types import (
     KEY_BYTES,
     NODE_INSTANCE,
@@ -34,10 +34,11 @@ from penstock.actors.l1_geometries import Geometries
 from penstock.actors.l1_life_cycle import LifeCycle, LifeCycleMessage
 from penstock.actors.l1_loading import Loading
 from penstock.actors.l1_metrics import L1Metrics, usage_of
+from penstock.actors.l1_refusals import REFUSALS, bad_acquire, bad_commit, bad_release
 from penstock.actors.l1_saving import Saving
 from penstock.actors.l1_staging import UNBOUNDED, WriteBound
 from penstock.actors.l1_watching import Watching
-from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, mapped
+from penstock.runtime.errors import ActorStopped, MailboxFull, mapped
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
@@ -45,17 +46,6 @@ from penstock.runtime.telemetry import Telemetry
 NO_LEASE = LeaseId(b"")
 NO_TICKET = TicketId(b"")
 STEP_OBJECTS_MAX = 4096  # of ending leases, and chunks of ending tickets, in one step of the loop
-
-_REFUSALS: dict[type[BaseException], Callable[[str], PenstockError]] = {
-    _native.TicketUnknown: errors.TicketOver,
-    _native.RankTaken: errors.RankTaken,
-    _native.QuarantineFull: errors.QuarantineFull,
-    _native.SessionUnknown: errors.SessionOver,
-    _native.GeometryUnknown: errors.UnknownNamespace,
-    _native.TableFull: errors.TooManyInFlight,
-    _native.BadKeys: lambda problem: errors.InvalidField("prompt", problem),
-    _native.BadArgument: lambda problem: errors.InvalidField("request", problem),
-}
 
 
 class L1Manager(l1.L1Manager):
@@ -118,7 +108,7 @@ class L1Manager(l1.L1Manager):
             self.start_soon(self._beside, name="l1 beside")
 
     def receive(self, msg: l1.Message) -> object:
-        with mapped(_REFUSALS):
+        with mapped(REFUSALS):
             match msg:
                 case l1.Lookup():
                     return answer(msg, self._lookup(msg))
@@ -255,25 +245,32 @@ class L1Manager(l1.L1Manager):
 
     def _acquire(self, msg: l1.Acquire) -> l1.ReadLease:
         now = _now()
-        acquired = self._table.acquire(
-            msg.ticket,
-            rank=msg.rank,
-            slots=msg.slots,
-            first_chunk=msg.first_chunk,
-            lease=os.urandom(16),
-            session=msg.session,
-            now=now,
-            expires=now + msg.lease_s,
-        )
+        try:
+            acquired = self._table.acquire(
+                msg.ticket,
+                rank=msg.rank,
+                slots=msg.slots,
+                first_chunk=msg.first_chunk,
+                lease=os.urandom(16),
+                session=msg.session,
+                now=now,
+                expires=now + msg.lease_s,
+            )
+        except _native.BadArgument as refused:
+            chunks = self._table.chunks_of(msg.ticket)
+            raise bad_acquire(msg, ticket_chunks=chunks, refused=refused) from refused
         self._expiry.expects(now + msg.lease_s)
         return l1.ReadLease(
             LeaseId(acquired.lease), Extents(acquired.extents), acquired.chunks, msg.lease_s
         )
 
     def _release(self, msg: l1.Release) -> bool:
-        outcome = self._table.release(
-            msg.lease, session=msg.session, damaged=msg.damaged, now=_now()
-        )
+        try:
+            outcome = self._table.release(
+                msg.lease, session=msg.session, damaged=msg.damaged, now=_now()
+            )
+        except _native.BadArgument as refused:
+            raise bad_release(refused) from refused
         return outcome == _native.Outcome.OK
 
     def _close_tickets(self, msg: l1.CloseTickets) -> l1.Closed:
@@ -333,17 +330,20 @@ class L1Manager(l1.L1Manager):
         )
 
     def _commit(self, msg: l1.Commit) -> l1_saving.Committed:
-        outcomes, runs_done = self._table.commit_some(
-            msg.lease,
-            session=msg.session,
-            indices=msg.indices,
-            digests=msg.digests,
-            runs=msg.runs,
-            done=msg.done,
-            runs_done=msg.runs_done,
-            objects_max=msg.objects_max,
-            now=_now(),
-        )
+        try:
+            outcomes, runs_done = self._table.commit_some(
+                msg.lease,
+                session=msg.session,
+                indices=msg.indices,
+                digests=msg.digests,
+                runs=msg.runs,
+                done=msg.done,
+                runs_done=msg.runs_done,
+                objects_max=msg.objects_max,
+                now=_now(),
+            )
+        except _native.BadArgument as refused:
+            raise bad_commit(refused) from refused
         self._loading.came(_now())
         self._saving.committed()
         return l1_saving.Committed(outcomes, self._saving.backlog_bytes, runs_done)

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("actors/cli/.*", "penstock/.*"),
 )
 NATIVE = r"actors/stores/.*|actors/engine/.*|runtime/native_channel|actors/cli/simulate"
-NATIVE += r"|actors/l1_(manager|watching|geometries|expiry|loading|saving|metrics|life_cycle|staging|making)"
+NATIVE += r"|actors/l1_(manager|watching|geometries|expiry|loading|saving|metrics|life_cycle|staging|making|refusals)"
 NATIVE += r"|actors/node"  # the composition root makes the arena and the table
 ENGINE_MAY = (
     r"runtime/.*|actors/(api|core|engine)/.*|actors/(keys|weights|__init__)|penstock/__init__"

@@ -114,6 +114,36 @@ async def test_an_oversized_message_is_refused_and_beyond_grpcs_bound_ends_only_
         assert (await other.lookup(keys(1))).HasField("lookup")
 
 
+async def test_what_only_the_table_can_know_is_refused_by_the_name_of_its_field() -> None:
+    """B2: a rank, chunk, extent or count out of the range of its ticket or lease: the field is named, and why.
+
+    Seen to fail with "request: BadArgument: rank 9 of a ticket with 1 readers".
+    """
+    async with local_node() as node, attached(node.address, hello()) as engine:
+        await engine.put(keys(2))
+        ticket = (await engine.lookup(keys(2))).lookup.ticket
+        lease = (await engine.acquire(ticket)).acquired.lease
+        writing = (await engine.reserve(keys(1, prompt="new"))).reserved.lease
+        for field, body in (
+            ("acquire.rank", {"acquire": pb.Acquire(ticket=ticket, rank=9)}),
+            ("release.damaged", {"release": pb.Release(lease=lease, damaged=[2])}),
+            ("commit", {"commit": pb.Commit(lease=writing, indices=[1], digests=bytes(8))}),
+            ("commit", {"commit": pb.Commit(lease=writing, digests=bytes(16))}),
+        ):
+            error = (await engine.ask(**body)).error
+            assert (error.code, error.field) == (wire.ERROR_CODE_INVALID, field), error
+            assert error.message.startswith(f"{field}: ")
+            assert "Bad" not in error.message
+        other = (await engine.lookup(keys(2))).lookup.ticket
+        late = (await engine.ask(acquire=pb.Acquire(ticket=other, first_chunk=3))).error
+        assert late.field == "acquire.first_chunk"
+        assert late.message == "acquire.first_chunk: at most 2, the ticket's chunks, not 3"
+        stale = (await engine.acquire(b"t" * 16)).error
+        assert stale.code == wire.ERROR_CODE_STALE
+        assert "TicketUnknown" not in stale.message
+        assert (await engine.release(lease)).released.ok
+
+
 async def test_a_heartbeat_and_health_are_answered_while_reservations_wait() -> None:
     """B4: a request that waits for room holds up neither its own stream's heartbeat nor the node's health.
 
