@@ -161,32 +161,48 @@ class Saver:
         ledger = self._parts.ledger
         if ledger is None:
             return {}
+        together: dict[tuple[bytes | None, int], list[Record]] = {}
+        for one in records.values():
+            place = ledger.place_of(one.key, one.device)
+            together.setdefault((one.tenant, place), []).append(one)
         refused: dict[bytes, Saved] = {}
         async with self._parts.room:
-            for record in records.values():
-                refusal = await self._refusal(ledger, record)
-                if refusal is None:
-                    ledger.reserve(record)
-                else:
-                    refused[record.key] = refusal
+            for some in together.values():
+                refusal = await self._room_for(ledger, some)
+                if refusal is not None and len(some) > 1 and not refusal.is_passing:
+                    refused |= await self._reserve_each(ledger, some)
+                elif refusal is not None:
+                    refused |= dict.fromkeys([one.key for one in some], refusal)
         return refused
 
-    async def _refusal(self, ledger: StoreLedger, record: Record) -> Saved | None:
-        """None: there is room for it now, until the next await."""
-        assert record.tenant is not None, record
-        place = ledger.place_of(record.key, record.device)
-        reason = ledger.refusal(record.tenant, record.size_bytes, place)
+    async def _reserve_each(
+        self, ledger: StoreLedger, records: Sequence[Record]
+    ) -> dict[bytes, Saved]:
+        """As many of these as there is room for, which is not for all. Returns answers for the others."""
+        refused: dict[bytes, Saved] = {}
+        for one in records:
+            refusal = await self._room_for(ledger, [one])
+            if refusal is not None:
+                refused[one.key] = refusal
+        return refused
+
+    async def _room_for(self, ledger: StoreLedger, records: Sequence[Record]) -> Saved | None:
+        """Reserve it for these, of one tenant and one place. Else why there is not enough for all of them."""
+        tenant, size = records[0].tenant, sum(one.size_bytes for one in records)
+        assert tenant is not None, records[0]
+        place = ledger.place_of(records[0].key, records[0].device)
+        reason = ledger.refusal(tenant, size, place)
+        if not reason and ledger.shortfall(size, len(records), place).bytes:
+            try:
+                reason = await make_room(self._parts, size, len(records), place)
+            except StoreFault as fault:
+                return _not_now(str(fault))
+            # Meanwhile objects of the tenant may have been found, or the store may have become smaller.
+            reason = reason or ledger.refusal(tenant, size, place)
         if reason:
             return Saved(SaveOutcome.NO_ROOM, reason)
-        if not ledger.shortfall(record.size_bytes, 1, place).bytes:
-            return None
-        try:
-            reason = await make_room(self._parts, record.size_bytes, 1, place)
-        except StoreFault as fault:
-            return _not_now(str(fault))
-        # Meanwhile objects of the tenant may have been found, or the store may have become smaller.
-        reason = reason or ledger.refusal(record.tenant, record.size_bytes, place)
-        return Saved(SaveOutcome.NO_ROOM, reason) if reason else None
+        ledger.reserve(records)
+        return None
 
     async def _write_or_evict(self, tried: set[bytes], given: Sequence[Given]) -> list[Outcome]:
         """One attempt. A store that is ours and full, against our books, gets room for another one."""

@@ -190,17 +190,22 @@ class StoreLedger:
             return Shortfall(1, max(self.places, key=lambda at: self._shelves[at].catalog.objects))
         return Shortfall(0, place)
 
-    def reserve(self, record: Record) -> None:
-        """The caller has made sure of room, and that nobody else changes this key."""
-        assert record.key not in self._pending, record.key.hex()
-        assert record.tenant is not None
-        place = self.place_of(record.key, record.device)
-        assert self.refusal(record.tenant, record.size_bytes, place) == ""
-        owned = _Owned(*record[:3], self._number(record.tenant))
-        self._pending[record.key] = owned
+    def reserve(self, records: Sequence[Record]) -> None:
+        """Of one tenant and one place. The caller has made sure of room for all of them, and that nobody else changes
+        their keys."""
+        first = records[0]
+        assert first.tenant is not None
+        place = self.place_of(first.key, first.device)
+        size_bytes = sum(one.size_bytes for one in records)
+        assert self.refusal(first.tenant, size_bytes, place) == ""
+        number = self._number(first.tenant)
+        owned = {one.key: _Owned(one.key, one.device, one.size_bytes, number) for one in records}
+        assert len(owned) == len(records)
+        assert self._pending.keys().isdisjoint(owned)
+        self._pending |= owned
         shelf = self._shelves[place]
-        shelf.pending_bytes += owned.size_bytes
-        self._pending_of[owned.tenant] += owned.size_bytes
+        shelf.pending_bytes += size_bytes
+        self._pending_of[number] += size_bytes
         assert shelf.used_bytes <= shelf.capacity_bytes, self
 
     def settle(
@@ -210,11 +215,12 @@ class StoreLedger:
         taken: Mapping[bytes, int] = MappingProxyType({}),
     ) -> None:
         """What became of reserved objects. `taken`: bytes of those that took fewer than reserved."""
-        kept = [self._take(key) for key in saved]
-        kept = [one._replace(size_bytes=taken.get(one.key, one.size_bytes)) for one in kept]
-        gone = [self._take(key).key for key in not_saved]
+        kept = self._take(saved)
+        if taken:
+            kept = [one._replace(size_bytes=taken.get(one.key, one.size_bytes)) for one in kept]
+        gone = self._take(not_saved)
         self._put(kept)
-        self._tell_counting(gone)
+        self._tell_counting([one.key for one in gone])
 
     def choose(
         self, bytes_wanted: int, count_max: int, *, without: Collection[bytes], place: int = 0
@@ -267,16 +273,23 @@ class StoreLedger:
         for left in self._left:
             left.update(gone)
 
-    def _take(self, key: bytes) -> _Owned:
-        pending = self._pending.pop(key)
-        shelf = self._shelves[self.place_of(key, pending.device)]
-        shelf.pending_bytes -= pending.size_bytes
-        self._pending_of[pending.tenant] -= pending.size_bytes
-        if not self._pending_of[pending.tenant]:
-            del self._pending_of[pending.tenant]
-        return pending
+    def _take(self, keys: Iterable[bytes]) -> list[_Owned]:
+        """Out of what is pending."""
+        owned = [self._pending.pop(key) for key in keys]
+        sums = Counter[tuple[int, int]]()
+        for one in owned:
+            sums[one.tenant, self.place_of(one.key, one.device)] += one.size_bytes
+        for (tenant, place), size_bytes in sums.items():
+            self._shelves[place].pending_bytes -= size_bytes
+            self._pending_of[tenant] -= size_bytes
+            if not self._pending_of[tenant]:
+                del self._pending_of[tenant]
+        return owned
 
     def _put(self, records: Sequence[_Owned]) -> None:
+        if len(self._shelves) == 1:
+            _put_in(self._shelves[0].catalog, records)
+            return
         by_place: dict[int, list[_Owned]] = {}
         for one in records:
             by_place.setdefault(self.place_of(one.key, one.device), []).append(one)

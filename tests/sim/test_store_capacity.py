@@ -165,6 +165,34 @@ def test_a_prefix_outlives_its_suffix_and_what_is_used_stays(seed: int) -> None:
 
 
 @SEEDS
+def test_a_full_store_makes_room_for_a_batch_at_once(seed: int) -> None:
+    """And for as much of one as there may be, when it is more. Seen to fail with room made for one after the other."""
+    deleted: list[int] = []
+
+    class Counting(MemoryStore):
+        async def delete(self, keys: api.Keys) -> None:
+            deleted.append(len(keys))
+            await super().delete(keys)
+
+    async def main() -> None:
+        async def open_store() -> Store:
+            return Counting()
+
+        async with store_world(open_store, config(capacity=ByteSize(8 * 12288))) as world:
+            for first in (0, 10):
+                batch = [source(one) for one in await samples(6, first=first)]
+                assert {one.outcome for one in await world.save(*batch)} == {SaveOutcome.SAVED}
+                world.check_books()
+            assert deleted == [4]
+            batch = [source(one) for one in await samples(12, first=20)]
+            said = [one.outcome for one in await world.save(*batch)]
+            assert said == [SaveOutcome.SAVED] * 8 + [SaveOutcome.NO_ROOM] * 4
+            world.check_books()
+
+    simulate(seed, main)
+
+
+@SEEDS
 def test_a_tenant_has_what_its_quota_says_and_no_more(seed: int) -> None:
     """D6: in bytes of the store, enforced before anything is written. Others are not held up by it."""
 

@@ -46,23 +46,29 @@ class Books(RuleBasedStateMachine):
         self.here: dict[bytes, Record] = {}
         self.pending: dict[bytes, Record] = {}
 
-    @rule(key=st.sampled_from(KEYS), size=st.integers(1, 300), tenant=st.sampled_from(TENANTS))
-    def reserve(self, key: bytes, size: int, tenant: bytes) -> None:
-        if key in self.here or key in self.pending:
+    @rule(
+        keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True),
+        size=st.integers(1, 300),
+        tenant=st.sampled_from(TENANTS),
+    )
+    def reserve(self, keys: list[bytes], size: int, tenant: bytes) -> None:
+        keys = [key for key in keys if key not in self.here and key not in self.pending]
+        if not keys:
             return
-        record = Record(key, KEYS.index(key), size, tenant)
+        records = [Record(key, KEYS.index(key), size, tenant) for key in keys]
+        wanted = size * len(keys)
         everything = [*self.here.values(), *self.pending.values()]
         held = sum(one.size_bytes for one in everything if one.tenant == tenant)
-        is_over = tenant == TENANTS[1] and held + size > QUOTA
-        assert bool(self.books.refusal(tenant, size)) == is_over
+        is_over = (tenant == TENANTS[1] and held + wanted > QUOTA) or wanted > CAPACITY
+        assert bool(self.books.refusal(tenant, wanted)) == is_over
         if is_over:
             return
         taken = sum(one.size_bytes for one in everything)
-        fits = taken + size <= CAPACITY and len(everything) < OBJECTS
-        assert (self.books.shortfall(size, 1).bytes == 0) == fits
+        fits = taken + wanted <= CAPACITY and len(everything) + len(keys) <= OBJECTS
+        assert (self.books.shortfall(wanted, len(keys)).bytes == 0) == fits
         if fits:
-            self.books.reserve(record)
-            self.pending[key] = record
+            self.books.reserve(records)
+            self.pending |= dict(zip(keys, records, strict=True))
 
     @precondition(lambda self: self.pending)
     @rule(pick=st.integers(0, 100), is_saved=st.booleans())
@@ -139,7 +145,7 @@ TestNativeBooks.settings = TestBooks.settings
 def test_a_suffix_goes_before_its_prefix(catalog: Callable[[], Catalog]) -> None:
     books = ledger(catalog())
     for key in KEYS[:4]:
-        books.reserve(Record(key, 0, 10, TENANTS[0]))
+        books.reserve([Record(key, 0, 10, TENANTS[0])])
     books.settle(KEYS[:4], [])
     books.touch(b"".join(KEYS[:4]))
     assert [*books.choose(20, 9, without=())] == [KEYS[3], KEYS[2]]
@@ -170,7 +176,7 @@ def test_room_is_made_at_the_place_that_is_short() -> None:
     assert short == Shortfall(50, 0)
     assert books.choose(short.bytes, 8, without=(), place=short.place) == {KEYS[2]: 0}
     assert books.removed([KEYS[2]]) == 1
-    books.reserve(Record(KEYS[4], 0, 50, TENANTS[0]))
+    books.reserve([Record(KEYS[4], 0, 50, TENANTS[0])])
     assert books.shortfall(1, 1, 0).bytes == 1
     assert books.refusal(TENANTS[0], 101, 0)
     assert not books.refusal(TENANTS[0], 101, 1)
