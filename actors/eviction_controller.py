@@ -154,16 +154,17 @@ class EvictionController(eviction.EvictionController):
         read the memory comes back later, but what it rests on could not go before."""
         room = await self._make_room(bytes_wanted, Urgency.NOW, own)
         missing = bytes_wanted - room.bytes_freed
-        if missing <= 0 or not await self._let_go_of_saves():
+        if missing <= 0 or not await self._let_go_of_saves(own):
             return room.bytes_freed
         return room.bytes_freed + (await self._evict(missing, own)).bytes_freed
 
-    async def _let_go_of_saves(self) -> bool:
-        """Whether anything may go by that."""
+    async def _let_go_of_saves(self, own: bytes | None) -> bool:
+        """Whether anything may go by that. Who is short of its quota lets go of its own."""
         if self._is_staging or self._store_writer is None:
             return False
         try:
-            return await self._store_writer.ask(writer.LetGo(), within=self._watermarks.ask_s) > 0
+            ask = writer.LetGo(own)
+            return await self._store_writer.ask(ask, within=self._watermarks.ask_s) > 0
         except PenstockError as refusal:
             self._log.warning_once("not_let_go", str(refusal), reason=str(refusal))
             return False

@@ -141,11 +141,23 @@ class Saving:
 
     # Lending.
 
-    def _borrow(self, msg: l1_saving.Borrow) -> l1_saving.Borrowed | None:
+    def _borrow(self, msg: l1_saving.Borrow) -> tuple[l1_saving.Borrowed, ...]:
+        lent = self._borrow_keys(msg.keys, msg.geometry)
+        if lent is None:
+            return ()
+        if len(lent.tenants) == 1:
+            return (lent,)
+        keys = dict.fromkeys(lent.tenants.values(), b"")
+        for key, tenant in dict.fromkeys((one.key, one.tenant) for one in lent):
+            keys[tenant] += key
+        parts = [self._borrow_keys(own, msg.geometry) for own in keys.values()]
+        return tuple(one for one in parts if one is not None)
+
+    def _borrow_keys(self, keys: bytes, geometry: GeometryId) -> l1_saving.Borrowed | None:
         lease = os.urandom(16)
         borrowed = self._table.borrow(
-            msg.keys,
-            geometry=msg.geometry,
+            keys,
+            geometry=geometry,
             lease=lease,
             session=NODE_SESSION,
             now=_now(),

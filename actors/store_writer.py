@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving, store, writer
 from penstock.actors.api.types import KEY_BYTES, Memory, Shape
+from penstock.actors.core.quota import Tenants
 from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
 from penstock.actors.load_targets import whole_pages
 from penstock.actors.victims import next_victims
@@ -125,7 +126,8 @@ class StoreWriter(writer.StoreWriter):
             case writer.WaitStored():
                 return answer(msg, await self._answers.wait_stored(msg))
             case writer.LetGo():
-                return answer(msg, await self._loans.let_go())
+                tenant = None if msg.own is None else Tenants.digest_of(msg.own)
+                return answer(msg, await self._loans.let_go(tenant))
             case writer.Measure():
                 return answer(msg, self._measure())
             case _:

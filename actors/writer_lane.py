@@ -22,15 +22,16 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving, store
 from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
-from penstock.actors.api.types import Memory, Shape
+from penstock.actors.api.types import LeaseId, Memory, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
 from penstock.actors.writer_books import Books, name_of
+from penstock.actors.writer_limits import LaneLimits
 from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import Fate, WriterMetrics
 from penstock.actors.writer_parts import Countdown, Part, PartBounds, cut_parts
 from penstock.actors.writer_queue import Queued, Waiting
-from penstock.actors.writer_retries import Retries, RetryLimits
+from penstock.actors.writer_retries import Retries
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
     CapacityError,
@@ -52,17 +53,6 @@ _THERE = (Fate.SAVED, Fate.PRESENT)
 _NOT_NOW = (UnavailableError, CapacityError, DeadlineExceeded)  # asking again may help
 GIVEN_UP_STEP = 256  # objects or chunks, in one step of the loop
 Released = Callable[[Shape, Sequence[tuple[bytes, int]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LaneLimits:
-    inflight_bytes_max: int  # of the arena, held by saves under way; one larger object goes alone
-    batch_bytes_max: int  # of one Save
-    batch_objects_max: int
-    queued_objects_max: int  # one more is given up
-    save_s: float
-    ask_s: float
-    retries: RetryLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +258,26 @@ class Lane:
         wanted = {key: queued.slots for key, queued in taken}
         ask = l1_saving.Borrow(b"".join(wanted), shape.geometry)
         try:
-            batch = await self._tools.manager.ask(ask, within=self._limits.ask_s)
+            batches = await self._tools.manager.ask(ask, within=self._limits.ask_s)
         except PenstockError as refusal:
             self._log.warning_once("not_borrowed", reason=str(refusal))
             self._try_again(shape, _named(wanted))
             return
+        again: list[LeaseId] = []
+        for batch in batches:
+            found = self._wanted_of(batch, wanted)
+            self._begin(batch, found, None)
+            if any(self._retries.knows(name_of(one.key, one.slot)) for one in found):
+                again.append(batch.lease)
+        self._settle(shape, _named(wanted), Fate.GONE)
+        await self._tools.loans.let_go_of_these(again)  # they were kept for one try
+
+    def _wanted_of(
+        self, batch: Borrowed, wanted: Mapping[bytes, set[int] | None]
+    ) -> list[BorrowedObject]:
+        """What is taken out of `wanted`, which keeps those that are not in L1."""
         found: list[BorrowedObject] = []
-        for one in batch or ():
+        for one in batch:
             slots = wanted[one.key]
             if slots is None:
                 if self._tools.books.begin(name_of(one.key, one.slot), self.place):
@@ -283,11 +286,7 @@ class Lane:
             elif one.slot in slots:
                 slots.remove(one.slot)
                 found.append(one)
-        if batch is not None:
-            self._begin(batch, found, None)
-            if any(self._retries.knows(name_of(one.key, one.slot)) for one in found):
-                await self._tools.loans.let_go_of(batch.lease)  # it was kept for one try
-        self._settle(shape, _named(wanted), Fate.GONE)
+        return found
 
     def _try_again(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
         """Later, unless their budget is used up."""
@@ -311,7 +310,7 @@ class Lane:
                 count.settle(is_saved=False)
         for part in cut_parts(batch, whole, self._bounds, count):
             self._tools.loans.lend(self.tier.name, part.sources[0].hold, part.arena_bytes)
-            self._tools.loans.begin(part.lease)
+            self._tools.loans.begin(part.lease, part.sources[0].tenant)
             self._tools.start_soon(self._save, part, name=f"save to {self.tier.name}")
 
     def _dropped(self) -> None:

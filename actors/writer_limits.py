@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.actors.writer_lane import LaneLimits
 from penstock.actors.writer_retries import RetryLimits
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """Of one store."""
+
+    inflight_bytes_max: int  # of the arena, held by saves under way; one larger object goes alone
+    batch_bytes_max: int  # of one Save
+    batch_objects_max: int
+    queued_objects_max: int  # one more is given up
+    save_s: float
+    ask_s: float
+    retries: RetryLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from penstock.runtime.ref import Ref
 
 @dataclass(slots=True)
 class _Loan:
+    tenant: bytes  # its digest
     saves: int = 0  # in their time
     is_held: bool = False  # one that is over may still be read
 
@@ -70,9 +71,9 @@ class Loans:
 
     # Leases.
 
-    def begin(self, lease: LeaseId) -> None:
-        """One more save reads it."""
-        self._loans.setdefault(lease, _Loan()).saves += 1
+    def begin(self, lease: LeaseId, tenant: bytes) -> None:
+        """One more save reads it, of objects of this tenant."""
+        self._loans.setdefault(lease, _Loan(tenant)).saves += 1
 
     async def end(self, lease: LeaseId, *, is_held: bool) -> None:
         """One save is over; `is_held`: its memory may still be read."""
@@ -84,16 +85,15 @@ class Loans:
         if not loan.saves and (not loan.is_held or await self._let_go(lease)):
             self._loans.pop(lease, None)
 
-    async def let_go_of(self, lease: LeaseId) -> None:
-        """Its saves keep L1 from nothing."""
-        if lease in self._loans and await self._let_go(lease):
-            self._loans.pop(lease, None)
-
-    async def let_go(self) -> int:
-        """All of them. Answers how many there were. Given up half way, or refused by L1, the rest are still to go."""
-        return await self.let_go_of_these([*self._loans])
+    async def let_go(self, tenant: bytes | None = None) -> int:
+        """All of them, or all of a tenant. Answers how many there were. Given up half way, or refused by L1, the rest
+        are still to go."""
+        of_all = tenant is None
+        chosen = [key for key, loan in self._loans.items() if of_all or loan.tenant == tenant]
+        return await self.let_go_of_these(chosen)
 
     async def let_go_of_these(self, leases: Sequence[LeaseId]) -> int:
+        """Their saves keep L1 from nothing. Answers how many of them there were."""
         count = 0
         for lease in leases:
             if lease in self._loans and await self._let_go(lease):

@@ -101,7 +101,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The oldest news of commits. `is_last`: there was no more when this was taken."""
+    """The oldest news of commits, of one tenant. `is_last`: there was no more when this was taken."""
 
     borrowed: Borrowed | None
     named: Named | None  # what was left no room for: not held
@@ -134,8 +134,9 @@ class TakeHits(Msg["L1Manager", tuple[HitChunks, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Borrow(Msg["L1Manager", Borrowed | None]):
-    """All resident objects of these chunks; None: there are none. To be borrowed is no use of a chunk."""
+class Borrow(Msg["L1Manager", tuple[Borrowed, ...]]):
+    """All resident objects of these chunks, each tenant's under a lease of its own. To be borrowed is no use of a
+    chunk."""
 
     keys: bytes
     geometry: GeometryId

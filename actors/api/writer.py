@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.actors.api.l1_saving import Borrowed
 from penstock.actors.api.types import GeometryId
@@ -70,7 +70,9 @@ class WaitStored(Msg["StoreWriter", Stored]):
 @dataclass(frozen=True, slots=True)
 class LetGo(Msg["StoreWriter", int]):
     """Somebody needs room, and nothing else may go: what is being saved may be evicted meanwhile, and what it rests on.
-    Answers how many leases that were."""
+    With `own`, what is being saved of the tenant of this salt. Answers how many leases that were."""
+
+    own: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,11 @@ class Tenants:
         digest = self._digests[TenantId(number)]
         return b"" if digest == _NO_SALT else digest
 
+    @staticmethod
+    def digest_of(salt: bytes) -> bytes:
+        """The same, by its salt."""
+        return _digest(salt) if salt else b""
+
     def _free_number(self) -> TenantId:
         if len(self._numbers) < self._tenants_max:
             return TenantId(len(self._numbers))

@@ -82,7 +82,8 @@ Table::Borrowed Table::borrow(KeyBatch keys, std::uint32_t number, const BorrowR
   return borrowed;
 }
 
-// The oldest news of one geometry. What `bytes_max` leaves no room for is only named.
+// The oldest news of one geometry and one tenant. What `bytes_max` leaves no room for is only
+// named.
 Table::Borrowed Table::take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,
                                       const BorrowRequest& request) {
   begin(request.now);
@@ -93,6 +94,7 @@ Table::Borrowed Table::take_committed(std::uint32_t objects_max, std::uint64_t b
   std::vector<CommitNews::Item> taken;     // in place: `last` points into it
   taken.reserve(std::min(objects_max, news_.size()));
   std::uint64_t bytes = 0;
+  std::uint32_t tenant = 0;
   while (taken.size() + borrowed.gone < objects_max && !news_.empty()) {
     const CommitNews::Item& item = news_.oldest();
     const ChunkId id = contents_.find(item.key);
@@ -104,8 +106,12 @@ Table::Borrowed Table::take_committed(std::uint32_t objects_max, std::uint64_t b
       continue;
     }
     const std::uint32_t geometry = contents_.chunk(id).geometry;
-    if (!picks) picks.emplace(contents_.geometry(borrowed.geometry = geometry));
-    if (geometry != borrowed.geometry || !picks->has_room(item.slot)) break;
+    const std::uint32_t its_tenant = contents_.store().lineage(id).tenant;
+    if (!picks) {
+      picks.emplace(contents_.geometry(borrowed.geometry = geometry));
+      tenant = its_tenant;
+    }
+    if (geometry != borrowed.geometry || its_tenant != tenant || !picks->has_room(item.slot)) break;
     taken.push_back(item);
     news_.pop();
     const Slot& slot = contents_.slot_of(ref);

@@ -14,6 +14,7 @@ from penstock.runtime.errors import UnavailableError
 from penstock.runtime.sim_loop import simulate
 from penstock.runtime.supervisor import supervise
 
+SMALL, LARGE = b"s" * 32, b"l" * 32  # tenants
 ONE, TWO, THREE = LeaseId(b"1" * 16), LeaseId(b"2" * 16), LeaseId(b"3" * 16)
 
 
@@ -36,8 +37,8 @@ def test_a_lease_lasts_while_one_of_its_saves_is_in_its_time() -> None:
 
     async def scene(loans: Loans, manager: Fake) -> None:
         for _ in range(3):
-            loans.begin(ONE)
-        loans.begin(TWO)
+            loans.begin(ONE, LARGE)
+        loans.begin(TWO, LARGE)
         await loans.end(ONE, is_held=True)
         await loans.end(ONE, is_held=False)
         assert let_go(manager) == []
@@ -52,12 +53,26 @@ def test_a_lease_lasts_while_one_of_its_saves_is_in_its_time() -> None:
 def test_all_are_let_go_at_once_when_there_is_no_other_room() -> None:
     async def scene(loans: Loans, manager: Fake) -> None:
         for lease in (ONE, TWO, TWO):
-            loans.begin(lease)
+            loans.begin(lease, LARGE)
         assert await loans.let_go() == 2
         assert await loans.let_go() == 0
         await loans.end(TWO, is_held=True)
         await loans.end(TWO, is_held=True)
         assert let_go(manager) == [ONE, TWO], "once"
+
+    lend(scene)
+
+
+def test_one_tenants_are_let_go_without_the_others() -> None:
+    """B17. Seen to fail: nobody knew whose they were, and all were let go."""
+
+    async def scene(loans: Loans, manager: Fake) -> None:
+        for lease, tenant in ((ONE, SMALL), (TWO, LARGE), (THREE, SMALL)):
+            loans.begin(lease, tenant)
+        assert await loans.let_go(SMALL) == 2
+        assert let_go(manager) == [ONE, THREE]
+        assert await loans.let_go(SMALL) == 0
+        assert await loans.let_go() == 1
 
     lend(scene)
 
@@ -70,7 +85,7 @@ def test_whoever_gives_up_half_way_leaves_the_others_to_be_let_go_later() -> Non
 
     async def scene(loans: Loans, manager: Fake) -> None:
         for lease in (ONE, TWO, THREE):
-            loans.begin(lease)
+            loans.begin(lease, LARGE)
         answers = iter([True])
         manager.answers[l1_saving.LetGo] = lambda _: next(answers, None) or never()
         with anyio.move_on_after(0.5):
@@ -91,9 +106,9 @@ def test_an_l1_that_refuses_ends_nobody() -> None:
             raise UnavailableError("by the test")
 
         manager.answers[l1_saving.LetGo] = refuse
-        loans.begin(ONE)
+        loans.begin(ONE, LARGE)
         await loans.end(ONE, is_held=True)
-        loans.begin(TWO)
+        loans.begin(TWO, LARGE)
         assert await loans.let_go() == 0
         manager.answers[l1_saving.LetGo] = lambda _: True
         assert await loans.let_go() == 2, "they are asked for again"

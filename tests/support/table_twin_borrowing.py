@@ -50,17 +50,17 @@ class BorrowingTwin(TableTwin):
         held: list[TwinObject] = []
         named: list[tuple[bytes, int]] = []
         gone = 0
-        geometry: int | None = None
+        of_one: tuple[int, int] | None = None  # geometry and tenant
         while self.news and len(held) + len(named) + gone < objects_max:
             key, slot = self.news[0]
             chunk = self.chunks.get(key)
             one = chunk.objects.get(slot) if chunk else None
             if chunk is None or one is None or one.state != "resident":
                 gone += 1
-            elif geometry not in (None, chunk.geometry):
+            elif of_one not in (None, (chunk.geometry, chunk.tenant)):
                 break
             else:
-                geometry = chunk.geometry
+                of_one = chunk.geometry, chunk.tenant
                 if len(held) < pages_max:
                     held.append(one)
                 else:

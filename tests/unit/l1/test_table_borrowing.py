@@ -94,6 +94,15 @@ def test_news_are_of_what_engines_committed_and_of_nothing_else() -> None:
     assert rig.take()[1].count == 0
 
 
+def test_news_of_several_tenants_are_a_batch_each() -> None:
+    """So that one tenant's can be let go alone. Seen to fail: all came under one lease."""
+    rig = BorrowingRig()
+    for name, tenant in (("a", 1), ("b", 1), ("c", 2), ("d", 1)):
+        rig.put(prompt(name, 2), tenant=tenant)
+    batches = [keys_of(rig.take()[1].keys) for _ in range(4)]
+    assert batches == [prompt("a", 2) + prompt("b", 2), prompt("c", 2), prompt("d", 2), []]
+
+
 def test_shards_of_a_chunk_that_were_committed_apart_are_one_batch() -> None:
     rig = BorrowingRig(groups=TWO_SHARDS)
     keys = prompt("a", 2)
