@@ -12,22 +12,14 @@ from pathlib import Path
 import anyio
 import pytest
 from support.nodes import served_node
+from support.small_model import spec
 
-from penstock.actors.engine.client import Client, ClientConfig, new_engine_instance, plain_model
+from penstock.actors.engine.client import Client, ClientConfig
 from penstock.actors.engine.errors import NodeAway
 
 pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]
 
-SPEC = plain_model(
-    weights="test/model@" + "0" * 40,
-    model_config_digest=bytes(32),
-    layers=2,
-    kv_heads=2,
-    head_size=16,
-    dtype="float32",
-    block_tokens=4,
-    engine_instance=new_engine_instance(),
-)
+SPEC = spec()
 TOKENS = list(range(64))
 
 

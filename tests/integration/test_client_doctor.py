@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 from support.nodes import local_node, served_node
+from support.small_model import spec
 
 from penstock.actors.cli.main import main
 from penstock.actors.engine.blocking import BlockingClient
-from penstock.actors.engine.client import (
-    Client,
-    ClientConfig,
-    EngineSpec,
-    Start,
-    new_engine_instance,
-    plain_model,
-)
+from penstock.actors.engine.client import Client, ClientConfig, Start
 from penstock.actors.engine.errors import NodeAway
 from penstock.actors.engine.key_record import write_key_record
 from penstock.actors.keys import chunk_keys
@@ -27,19 +21,6 @@ from penstock.runtime.errors import CallerError
 pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
 
 Doctor = Callable[..., tuple[int, str]]
-
-
-def spec(dtype: str = "bfloat16") -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=2,
-        kv_heads=2,
-        head_size=16,
-        dtype=dtype,
-        block_tokens=4,
-        engine_instance=new_engine_instance(),
-    )
 
 
 @pytest.fixture
@@ -62,7 +43,7 @@ async def test_sessions_that_differ_are_told_where(doctor: Doctor) -> None:
         local_node() as node,
         node.attach(spec()) as one,
         node.attach(spec()) as same,
-        node.attach(spec("float16")) as other,
+        node.attach(spec(dtype="float16")) as other,
     ):
         chunk = one.chunk_tokens
         tokens = list(range(chunk * 3 + 1))
@@ -71,7 +52,7 @@ async def test_sessions_that_differ_are_told_where(doctor: Doctor) -> None:
 
         status, said = doctor(one.record(tokens), other.record(tokens))
         assert status == 1
-        assert "namespace.groups[0].dtype: 'bfloat16' against 'float16'" in said
+        assert "namespace.groups[0].dtype: 'float32' against 'float16'" in said
 
         changed = [*tokens]
         changed[chunk + 2] = 77_777

@@ -9,18 +9,12 @@ import anyio
 import numpy as np
 import pytest
 from support.nodes import local_node, nobody_reads
+from support.small_model import BLOCK_TOKENS, GEOMETRY, HEAD_SIZE, HEADS, LAYERS, spec
 
 from penstock._native import PagedLayout
-from penstock.actors.engine.client import (
-    Client,
-    EngineSpec,
-    Loaded,
-    Stored,
-    new_engine_instance,
-    plain_model,
-)
+from penstock.actors.engine.client import Client, Loaded, Stored
 from penstock.actors.engine.errors import MovesNoBytes, RankBusy, RequestRefused
-from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.actors.engine.layout import paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
 pytestmark = [
@@ -29,21 +23,7 @@ pytestmark = [
     pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
 ]
 
-LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, NODE_BLOCKS = 2, 2, 16, 4, 64
-GEOMETRY = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)
-
-
-def spec() -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=LAYERS,
-        kv_heads=HEADS,
-        head_size=HEAD_SIZE,
-        dtype="float32",
-        block_tokens=BLOCK_TOKENS,
-        engine_instance=new_engine_instance(),
-    )
+NODE_BLOCKS = 64
 
 
 class Blocks:

@@ -11,16 +11,9 @@ import anyio
 import numpy as np
 import pytest
 from support.nodes import ServedNode, served_node
+from support.small_model import spec
 
-from penstock.actors.engine.client import (
-    Client,
-    ClientConfig,
-    Loaded,
-    Start,
-    Stored,
-    new_engine_instance,
-    plain_model,
-)
+from penstock.actors.engine.client import Client, ClientConfig, Loaded, Start, Stored
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 
 pytestmark = [
@@ -31,16 +24,7 @@ pytestmark = [
 
 TOKENS = list(range(64))  # four chunks
 BLOCKS = list(range(4))
-SPEC = plain_model(
-    weights="test/model@" + "0" * 40,
-    model_config_digest=bytes(32),
-    layers=2,
-    kv_heads=2,
-    head_size=16,
-    dtype="float32",
-    block_tokens=16,
-    engine_instance=new_engine_instance(),
-)
+SPEC = spec(block_tokens=16)
 
 
 class Nodes:

@@ -10,14 +10,10 @@ import anyio
 import numpy as np
 import pytest
 from support.nodes import local_node
+from support.small_model import GEOMETRY, spec
 
-from penstock.actors.engine.client import (
-    Client,
-    EngineSpec,
-    new_engine_instance,
-    plain_model,
-)
-from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.actors.engine.client import Client
+from penstock.actors.engine.layout import paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
 pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
@@ -39,19 +35,6 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
     return jump
 
 
-def spec() -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=2,
-        kv_heads=2,
-        head_size=16,
-        dtype="float32",
-        block_tokens=4,
-        engine_instance=new_engine_instance(),
-    )
-
-
 @pytest.mark.parametrize("days", [1, -1, 10_000])
 async def test_a_jump_ends_no_lease_and_no_ticket(jump: Jump, days: int) -> None:
     """Reading and writing go on under leases from before the jump, and one ends when it is due.
@@ -60,11 +43,7 @@ async def test_a_jump_ends_no_lease_and_no_ticket(jump: Jump, days: int) -> None
     lease never did.
     """
     cache = np.random.default_rng(0).random((2, 64, 4, 2, 16), dtype=np.float32)
-    layout = paged_layout(
-        "NL_X_TWO_NB_BS_NH_HS",
-        [cache, cache.copy()],
-        KvGeometry(block_tokens=4, kv_heads=2, head_size=16),
-    )
+    layout = paged_layout("NL_X_TWO_NB_BS_NH_HS", [cache, cache.copy()], GEOMETRY)
     async with local_node() as node, node.attach(spec()) as client:
         tokens = list(range(client.chunk_tokens * 2))
         await client.store(tokens, [layout], [BLOCKS])

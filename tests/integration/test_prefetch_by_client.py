@@ -10,20 +10,14 @@ import numpy as np
 import pytest
 from support.eventually import eventually
 from support.nodes import local_node
+from support.small_model import BLOCK_TOKENS, GEOMETRY, HEAD_SIZE, HEADS, LAYERS, spec
 
 from penstock.actors.api import control, eviction, store
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField
-from penstock.actors.api.types import (
-    Shortfall,
-)
-from penstock.actors.engine.client import (
-    Client,
-    EngineSpec,
-    new_engine_instance,
-    plain_model,
-)
-from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.actors.api.types import Shortfall
+from penstock.actors.engine.client import Client
+from penstock.actors.engine.layout import paged_layout
 from penstock.actors.node import Node
 
 pytestmark = [
@@ -31,22 +25,8 @@ pytestmark = [
     pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
 ]
 
-LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, BLOCKS = 2, 2, 16, 4, 64
-GEOMETRY = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)
+BLOCKS = 64
 MEMORY = [{"name": "memory", "type": "memory", "capacity": "8MiB"}]
-
-
-def spec() -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=LAYERS,
-        kv_heads=HEADS,
-        head_size=HEAD_SIZE,
-        dtype="float32",
-        block_tokens=BLOCK_TOKENS,
-        engine_instance=new_engine_instance(),
-    )
 
 
 class Cache:

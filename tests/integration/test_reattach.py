@@ -16,16 +16,14 @@ from support.declarations import hello, keys
 from support.eventually import eventually
 from support.nodes import local_node, serve_command, served_node
 from support.raw_engine import attached
+from support.small_model import BLOCK_TOKENS, GEOMETRY, HEAD_SIZE, HEADS, LAYERS, spec
 
 from penstock._native import PagedLayout
 from penstock.actors.engine.client import (
     Client,
     ClientConfig,
-    EngineSpec,
-    new_engine_instance,
-    plain_model,
 )
-from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.actors.engine.layout import paged_layout
 from penstock.protos import common_pb2 as wire
 from penstock.runtime.units import MIB
 
@@ -35,27 +33,13 @@ pytestmark = [
     pytest.mark.loop_step_ms(200),
 ]  # copies and maps in the same loop
 
-LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, BLOCKS = 2, 2, 16, 4, 64
-
-
-def spec() -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=LAYERS,
-        kv_heads=HEADS,
-        head_size=HEAD_SIZE,
-        dtype="float32",
-        block_tokens=BLOCK_TOKENS,
-        engine_instance=new_engine_instance(),
-    )
+BLOCKS = 64
 
 
 def paged(fill: float = 1.0) -> PagedLayout:
     shape = (2, BLOCKS, BLOCK_TOKENS, HEADS, HEAD_SIZE)
     tensors = [np.full(shape, fill, dtype=np.float32) for _ in range(LAYERS)]
-    geometry = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)
-    return paged_layout("NL_X_TWO_NB_BS_NH_HS", tensors, geometry)
+    return paged_layout("NL_X_TWO_NB_BS_NH_HS", tensors, GEOMETRY)
 
 
 TOKENS = list(range(BLOCKS * BLOCK_TOKENS))

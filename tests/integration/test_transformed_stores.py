@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from support.eventually import eventually
 from support.nodes import local_node
+from support.small_model import HEAD_SIZE, HEADS, LAYERS, spec
 from support.transforms import KEYS_A, write_keys
 
 from penstock.actors.api import eviction, store
-from penstock.actors.engine.client import Client, EngineSpec, new_engine_instance, plain_model
+from penstock.actors.engine.client import Client, EngineSpec
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.node import Node
 from penstock.runtime.errors import ConfigError
@@ -24,22 +25,12 @@ pytestmark = [
     pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
 ]
 
-LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS, BLOCKS = 2, 2, 16, 16, 64
+BLOCK_TOKENS, BLOCKS = 16, 64
 GEOMETRY = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)
 
 
-def spec(transform: str) -> EngineSpec:
-    model = plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=LAYERS,
-        kv_heads=HEADS,
-        head_size=HEAD_SIZE,
-        dtype="float16",
-        block_tokens=BLOCK_TOKENS,
-        engine_instance=new_engine_instance(),
-    )
-    return replace(model, transform=transform)
+def transformed_spec(transform: str) -> EngineSpec:
+    return replace(spec(dtype="float16", block_tokens=BLOCK_TOKENS), transform=transform)
 
 
 def cache(seed: int) -> list[np.ndarray]:
@@ -86,7 +77,7 @@ async def test_a_session_that_names_the_cast_gets_its_kv_back_within_its_precisi
     tmp_path: Path,
 ) -> None:
     """Half the bytes on the disk, counted as they are there; nothing is left in L1 when they are asked for."""
-    async with node_with(tmp_path) as node, node.attach(spec("fp8_e4m3")) as client:
+    async with node_with(tmp_path) as node, node.attach(transformed_spec("fp8_e4m3")) as client:
         tensors = cache(1)
         tokens, ids = await put(client, tensors, 3)
 
@@ -111,7 +102,7 @@ async def test_a_session_that_names_the_cast_gets_its_kv_back_within_its_precisi
 
 async def test_a_session_that_does_not_name_the_cast_is_not_kept_there(tmp_path: Path) -> None:
     """The lossy transform is a part of the namespace: who did not ask for it never meets it."""
-    async with node_with(tmp_path) as node, node.attach(spec("")) as client:
+    async with node_with(tmp_path) as node, node.attach(transformed_spec("")) as client:
         await put(client, cache(1), 2)
 
         async def is_settled() -> bool:

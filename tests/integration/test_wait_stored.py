@@ -9,18 +9,16 @@ import pytest
 from support.declarations import CHUNK_TOKENS
 from support.media import Files
 from support.nodes import local_node, served_node
+from support.small_model import GEOMETRY, spec
 
 from penstock.actors.api.errors import InvalidField
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import (
     Client,
     ClientConfig,
-    EngineSpec,
     Saves,
-    new_engine_instance,
-    plain_model,
 )
-from penstock.actors.engine.layout import KvGeometry, paged_layout
+from penstock.actors.engine.layout import paged_layout
 from penstock.actors.stores.config import FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
 
@@ -33,23 +31,9 @@ IDS = list(range(len(TOKENS) // 4))
 SAVED, FAILED, PENDING, NOT_WANTED, UNKNOWN = "SAVED", "FAILED", "PENDING", "NOT_WANTED", "UNKNOWN"
 
 
-def spec() -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=2,
-        kv_heads=2,
-        head_size=16,
-        dtype="float32",
-        block_tokens=4,
-        engine_instance=new_engine_instance(),
-    )
-
-
 def layout():  # type: ignore[no-untyped-def]
     tensors = [np.random.default_rng(n).random((2, 64, 4, 2, 16), dtype=np.float32) for n in (1, 2)]
-    geometry = KvGeometry(block_tokens=4, kv_heads=2, head_size=16)
-    return paged_layout("NL_X_TWO_NB_BS_NH_HS", tensors, geometry)
+    return paged_layout("NL_X_TWO_NB_BS_NH_HS", tensors, GEOMETRY)
 
 
 def names(saves: Saves, store: str) -> list[str]:
