@@ -892,6 +892,31 @@ def crc64_join_runs(runs: Buffer, *, run_bytes: int) -> int:
 def crc64_implementations() -> list[str]:
     """What this CPU can run, slowest first; the last one is used."""
 
+def crc64_of_each(buffers: Sequence[Buffer]) -> list[int]:
+    """CRC-64/NVME of each contiguous buffer. Releases the GIL."""
+
+# --- objects: csrc/core/object_header.hpp --------------------------------------------------------
+
+def prove_objects(
+    *,
+    keys: bytes,
+    namespaces: bytes,
+    logical_bytes: Sequence[int],
+    runs: Sequence[int],
+    headers: Sequence[Buffer],
+    payloads: Sequence[Buffer],
+    payload_bytes: Sequence[int],
+) -> list[tuple[int, bytes] | None]:
+    """Whether objects that a store has given out are what was asked for.
+
+    Asked for: packed 32-byte keys and digests of namespaces, bytes and runs of each. Read: what is
+    in the room of its header and of its payload, and how many bytes of that one there were. Gives
+    the digest and the packed u64 digests of the runs of each object that is: a whole header of it,
+    without a transform, a whole payload with that digest, runs that agree. None of any other, of
+    which `stores/header.py` says why. Raises ValueError for columns of different lengths. Releases
+    the GIL.
+    """
+
 # --- bitmap: csrc/core/bitmap.hpp ----------------------------------------------------------------
 
 class BitmapMismatch(ValueError):

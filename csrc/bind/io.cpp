@@ -55,9 +55,9 @@ constexpr int kToRead = PyBUF_WRITABLE;  // from a file
 constexpr int kToWrite = PyBUF_SIMPLE;
 
 using Buffers = std::vector<py::object>;
-using Piece = std::tuple<std::uint64_t, Buffers>;  // offset
-using Name = std::tuple<int, std::string>;         // below an open folder
-using FileToRead = std::tuple<int, std::string, Caching, Buffers>;
+using Piece = std::tuple<std::uint64_t, Buffers>;                      // offset
+using Name = std::tuple<int, std::string>;                             // below an open folder
+using FileToRead = std::tuple<int, std::string, py::object, Buffers>;  // caching
 using FileToWrite = std::tuple<int, std::string, std::string, Caching, std::uint64_t, Buffers>;
 
 // Jobs, and what they keep alive. Made and destroyed with the GIL held: by submit and completed.
@@ -94,6 +94,13 @@ class Asked {
   Jobs jobs_;
 };
 
+// pybind11 asks Python for the value of each: as long as all the rest of a file takes.
+Caching caching_of(const py::object& given) {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> direct;
+  direct.call_once_and_store_result([] { return py::cast(Caching::direct); });
+  return given.is(direct.get_stored()) ? Caching::direct : given.cast<Caching>();
+}
+
 template <Op kOp>
 std::uint64_t transfer(Engine& engine, int fd, const std::vector<Piece>& pieces, py::object hold) {
   Asked asked(std::move(hold));
@@ -110,7 +117,7 @@ std::uint64_t read_files(Engine& engine, const std::vector<FileToRead>& files, p
     asked.add<ReadFileJob>(ReadFileJob::Request{.directory = directory,
                                                 .name = name,
                                                 .vectors = asked.vectors(buffers, kToRead),
-                                                .caching = caching});
+                                                .caching = caching_of(caching)});
   }
   return asked.of(engine);
 }

@@ -12,6 +12,7 @@ void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
 void bind_dlpack(py::module_& m);
 void bind_io(py::module_& m);
+void bind_objects(py::module_& m);
 void bind_table(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_native, m) {
   bind_digest(m);
   bind_dlpack(m);
   bind_io(m);
+  bind_objects(m);
   bind_table(m);
   bind_catalog(m);
 }
