@@ -29,6 +29,7 @@ from penstock.actors.room import Room
 from penstock.runtime.errors import PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
+from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.ref import Ref
 
 NO_LEASE = LeaseId(b"")
@@ -73,11 +74,18 @@ class Load:
     indices: tuple[int, ...]
     targets: tuple[store.Target, ...]
     payload_bytes: int
+    has_room: bool = False  # taken already
+    ahead: store.Ahead | None = None  # its reads, if they are under way
     scope: CancelScope = field(default_factory=CancelScope)
     over: asyncio.Event = field(default_factory=asyncio.Event)  # landed, or lost
     landed: dict[int, None] = field(
         default_factory=dict
     )  # positions in `places`, ascending: LOADED, not kept
+
+    def take_ahead(self) -> store.Ahead | None:
+        """For the load itself."""
+        ahead, self.ahead = self.ahead, None
+        return ahead
 
 
 class Loads:
@@ -138,8 +146,19 @@ class Loads:
         )
         load.scope.deadline = deadline
         self._loads[record] = load
-        self._ahead.setdefault(ticket, load.over)
+        if ticket not in self._ahead:
+            self._ahead[ticket] = load.over
+            self._read_ahead(load)
         self._start_soon(self._run, load, name="load")
+
+    def _read_ahead(self, load: Load) -> None:
+        """The disk need not wait for the turns of the loop that a load takes to reach its store."""
+        tier = load.record.tier
+        load.has_room = self.rooms[tier].take_now(load.payload_bytes)
+        if load.has_room:
+            with suppress(PenstockError):  # the load itself hears why
+                ahead = self._tiers[tier].ref.ask_now(store.ReadAhead(load.targets))
+                load.ahead = None if ahead is NOT_AT_ONCE else ahead
 
     def is_ahead(self, ticket: TicketId) -> bool:
         """Whether the ticket's first load has its head start now."""
@@ -231,10 +250,12 @@ class Loads:
         """Empty when the store gave no answer: then it may still be writing."""
         tier = self._tiers[load.record.tier]
         room = self.rooms[load.record.tier]
-        await room.take(load.payload_bytes, load.ticket)
+        if not load.has_room:
+            await room.take(load.payload_bytes, load.ticket)
         try:
             await hazard("prefetch.before_load")
-            answers = await tier.ref.ask(store.Load(load.targets), within=tier.load_s)
+            ask = store.Load(load.targets, load.take_ahead())
+            answers = await tier.ref.ask(ask, within=tier.load_s)
         except PenstockError as refusal:
             self._log.warning_once("load_failed", tier.name, store=tier.name, reason=str(refusal))
             refusal.with_traceback(None)  # its frames hold the message, and so the lease

@@ -29,6 +29,7 @@ from penstock.actors.api.store import (
 )
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState
+from penstock.actors.store_ahead import read_ahead
 from penstock.actors.store_arenas import change_arenas
 from penstock.actors.store_dropping import drop
 from penstock.actors.store_loading import load, load_at_once, locate, locate_at_once
@@ -91,6 +92,8 @@ class StoreActor(api.StoreActor):
         match msg:
             case api.Locate():
                 return answer(msg, await self._locate(msg))
+            case api.ReadAhead():
+                return answer(msg, None)  # whoever waits for this asks for the load itself
             case api.Load():
                 return answer(msg, await self._load(msg))
             case api.Save():
@@ -118,7 +121,9 @@ class StoreActor(api.StoreActor):
         match msg:
             case api.Locate():
                 told = locate_at_once(parts, msg)
-            case api.Load():
+            case api.ReadAhead():
+                told = read_ahead(parts, msg.targets)
+            case api.Load() if msg.ahead is None:
                 told = load_at_once(parts, msg.targets)
             case api.MeasureSpeed():
                 told = self._measure_speed()
@@ -197,7 +202,7 @@ class StoreActor(api.StoreActor):
     async def _load(self, msg: api.Load) -> tuple[Loaded, ...]:
         if self._parts is None:
             return (Loaded(LoadOutcome.FAILED, reason=self._trouble),) * len(msg.targets)
-        return await load(self._parts, msg.targets)
+        return await load(self._parts, msg)
 
     async def _save(self, msg: api.Save) -> tuple[Saved, ...]:
         if self._saver is None:

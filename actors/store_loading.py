@@ -18,10 +18,11 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import StoreClogged
-from penstock.actors.api.store import Keys, Loaded, LoadOutcome, Locate, Purpose, Target
+from penstock.actors.api.store import Keys, Load, Loaded, LoadOutcome, Locate, Purpose, Target
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
+from penstock.actors.store_ahead import Ahead, ahead_of
 from penstock.actors.store_dropping import drop
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
@@ -146,9 +147,9 @@ def _agree(header: Header | _Refused | None, digest: int) -> TypeGuard[Header]:
     return runs_agree(digest, header.run_digests, header.logical_bytes)
 
 
-async def load(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...]:
+async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
     """One per target. Raises StoreBusy."""
-    asked = [*targets]
+    asked = [*msg.targets]
     answers: list[Loaded] = [MISSING] * len(asked)
     if parts.books is not None:
         known = parts.books.has(b"".join(one.key for one in asked))
@@ -157,7 +158,8 @@ async def load(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...]:
         there = [*range(len(asked))]
     if there:
         some = [asked[at] for at in there]
-        for at, loaded in zip(there, await _load(parts, some), strict=True):
+        ahead = ahead_of(msg, parts) if len(some) == len(asked) else None
+        for at, loaded in zip(there, await _load(parts, some, ahead), strict=True):
             answers[at] = loaded
     parts.metrics.count(Op.LOAD, (one.outcome.name.lower() for one in answers))
     sizes = zip(asked, answers, strict=True)
@@ -175,27 +177,30 @@ class _Refused:
     is_damaged: bool
 
 
-async def _load(parts: Parts, targets: list[Target]) -> list[Loaded]:
+async def _load(parts: Parts, targets: list[Target], ahead: Ahead | None) -> list[Loaded]:
     sizes = [header_bytes(one.runs) for one in targets]
     if parts.reads.state is BreakerState.OPEN and parts.reads.probe_in_s() > 0:
         failed = Loaded(LoadOutcome.FAILED, reason=f"left alone: {parts.reads.reason}")
         return [failed] * len(targets)  # at once, and not behind those that wait for a place
     try:
-        return await _load_in_place(parts, targets, sizes)
+        return await _load_in_place(parts, targets, sizes, ahead)
     except StoreClogged as refusal:
         parts.reads.failed(str(refusal))
         raise
 
 
-async def _load_in_place(parts: Parts, targets: list[Target], sizes: list[int]) -> list[Loaded]:
-    payloads = sum(len(one.payload) for one in targets)
-    async with parts.gate.place(Work.LOAD, sum(sizes) + payloads) as place:
+async def _load_in_place(
+    parts: Parts, targets: list[Target], sizes: list[int], ahead: Ahead | None
+) -> list[Loaded]:
+    count = sum(sizes) + sum(len(one.payload) for one in targets)
+    taken = None if ahead is None else ahead.taken
+    async with parts.gate.place(Work.LOAD, count, taken) as place:
         # What is changed while it is read is not struck off for being missing: it may be there again.
         with parts.turns.watched() as changed:
-            headers = fresh_pages(sizes)
             loop = asyncio.get_running_loop()
-            timing = parts.speed.began(loop.time())
-            read = await _read(parts, targets, headers, place)
+            headers = fresh_pages(sizes) if ahead is None else ahead.headers
+            timing = parts.speed.began(loop.time()) if ahead is None else ahead.timing
+            read = await _read(parts, targets, headers, place, ahead)
             done = [outcome.fate is Fate.DONE for outcome in read.outcomes]
             pairs = zip(targets, done, strict=True)
             moved = sum(len(one.payload) for one, is_done in pairs if is_done)
@@ -208,17 +213,22 @@ async def _load_in_place(parts: Parts, targets: list[Target], sizes: list[int]) 
 
 
 async def _read(
-    parts: Parts, targets: list[Target], headers: list[memoryview], place: Place
+    parts: Parts,
+    targets: list[Target],
+    headers: list[memoryview],
+    place: Place,
+    ahead: Ahead | None,
 ) -> Settled:
     """Whatever may still write when this is over keeps the place's user."""
-    user = place.user()
+    user = place.user() if ahead is None else ahead.take_user()
+    work = parts.store.load if ahead is None else ahead.load
     wanted = [
         Wanted(one.key, one.device, header, one.payload, (user, one.hold))
         for one, header in zip(targets, headers, strict=True)
     ]
     failed = 0
     try:
-        read = await parts.reads.batch(parts.store.load, wanted, within_s=parts.config.load_within)
+        read = await parts.reads.batch(work, wanted, within_s=parts.config.load_within)
         fates = [one.fate for one in read.outcomes]
         failed = fates.index(Fate.FAULT) if Fate.FAULT in fates else len(targets)
     finally:

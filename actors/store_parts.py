@@ -22,7 +22,14 @@ from penstock.actors.store_metrics import Op, StoreMetrics
 from penstock.actors.store_turns import ChangeTurns, Gate
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
-from penstock.actors.stores.store import Ownership, QuickStore, Store, StoreRefused, places_of
+from penstock.actors.stores.store import (
+    EagerStore,
+    Ownership,
+    QuickStore,
+    Store,
+    StoreRefused,
+    places_of,
+)
 from penstock.runtime.log import Log
 from penstock.runtime.telemetry import Telemetry
 
@@ -114,6 +121,7 @@ class Parts:
     config: StoreConfig
     store: Store
     quick: QuickStore | None  # the same, if it is one
+    eager: EagerStore | None  # likewise
     place_of: Callable[[bytes, int], int]  # of its medium
     owed: Owed
     ledger: StoreLedger | None  # None: the store is shared, its usage is not ours to keep
@@ -183,6 +191,7 @@ def open_parts(
         config=config,
         store=store,
         quick=store if isinstance(store, QuickStore) else None,
+        eager=store if isinstance(store, EagerStore) else None,
         place_of=place_of,
         owed=Owed(),
         ledger=_ledger(store, config, tools) if store.ownership is Ownership.EXCLUSIVE else None,

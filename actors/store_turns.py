@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 
 from penstock.actors.core.admission import Admission, AdmissionLimits, Entry, Phase, Work
 
@@ -37,6 +38,28 @@ class Place:
         user = None if self._user is None else self._user()
         assert user is not None
         weakref.finalize(user, _tell, asyncio.get_running_loop(), told).atexit = False
+
+
+class Taken:
+    """The place of a load that is still to come. It is given back with the last reference to this, unless that load
+    has taken it over."""
+
+    __slots__ = ("__weakref__", "_entry", "_lost", "_place")
+
+    def __init__(self, entry: Entry, end: Callable[[Entry, Place], object]) -> None:
+        self._entry, self._place = entry, Place()
+        given_back = partial(end, entry, self._place)
+        self._lost = weakref.finalize(self, _tell, asyncio.get_running_loop(), given_back)
+        self._lost.atexit = False
+
+    def user(self) -> User:
+        """As of the place."""
+        return self._place.user()
+
+    def take_over(self) -> tuple[Entry, Place]:
+        """Once."""
+        self._lost.detach()
+        return self._entry, self._place
 
 
 def _tell(loop: asyncio.AbstractEventLoop, told: Callable[[], object]) -> None:
@@ -71,18 +94,32 @@ class Gate:
         self._wake(self._admission.leave(entry))
 
     @asynccontextmanager
-    async def place(self, work: Work, size_bytes: int) -> AsyncIterator[Place]:
-        """A place for as long as the body runs, and its bytes for as long as its user lives. Raises StoreBusy."""
-        entry = await self.enter(work, size_bytes)
-        place = Place()
+    async def place(
+        self, work: Work, size_bytes: int, taken: Taken | None = None
+    ) -> AsyncIterator[Place]:
+        """A place for as long as the body runs, and its bytes for as long as its user lives: the one that was taken
+        before, if there is one. Raises StoreBusy."""
+        if taken is None:
+            entry, place = await self.enter(work, size_bytes), Place()
+        else:
+            entry, place = taken.take_over()
         try:
             yield place
         finally:
-            if place.is_used():
-                self._wake(self._admission.give_up(entry))
-                place.when_unused(lambda: self.leave(entry))
-            else:
-                self.leave(entry)
+            self._end(entry, place)
+
+    def take_now(self, size_bytes: int) -> Taken | None:
+        """For a load that comes next; None: there is no place at once."""
+        if not self.is_open(size_bytes):
+            return None
+        return Taken(self._admission.enter(Work.LOAD, size_bytes), self._end)
+
+    def _end(self, entry: Entry, place: Place) -> None:
+        if place.is_used():
+            self._wake(self._admission.give_up(entry))
+            place.when_unused(lambda: self.leave(entry))
+        else:
+            self.leave(entry)
 
     def is_open(self, size_bytes: int) -> bool:
         """Whether a load of so many bytes would have a place at once."""

@@ -161,12 +161,26 @@ class Locate(Msg["StoreActor", bytes]):
     purpose: Purpose = Purpose.LOOKUP
 
 
+class Ahead:
+    """Reads that are under way for a load which is still to be asked for. Let go of without that, they end in vain."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAhead(Msg["StoreActor", Ahead | None]):
+    """Begin to read now what a Load of the same targets asks for next. Of use only by `ask_now`; None: not begun."""
+
+    targets: tuple[Target, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Load(Msg["StoreActor", tuple[Loaded, ...]]):
     """Answers one per target, in order, when all are settled and nothing of this load writes any more, or, given up,
     leaves what is still written to by whoever holds `hold`."""
 
     targets: tuple[Target, ...]
+    ahead: Ahead | None = field(default=None, repr=False)  # of these targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,4 +249,4 @@ class RemoveArena(Msg["StoreActor", tuple[ArenaUsage, ...]]):
 
 
 ArenaMessage = ListArenas | AddArena | DrainArena | RemoveArena
-Message = Locate | Load | Save | Touch | Delete | Measure | MeasureSpeed | ArenaMessage
+Message = Locate | ReadAhead | Load | Save | Touch | Delete | Measure | MeasureSpeed | ArenaMessage

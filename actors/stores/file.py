@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,17 @@ async def _engines(config: FileConfig, log: Log) -> _Engines:
     return engines
 
 
+class _Reading(NamedTuple):
+    """Files asked for."""
+
+    told: Callable[[Wanted, int], Outcome]
+    wanted: Sequence[Wanted]
+    sizes: Moves
+
+    async def outcomes(self) -> list[Outcome]:
+        return [*map(self.told, self.wanted, await self.sizes)]
+
+
 class FileStore:
     """The files below all folders of one store."""
 
@@ -138,12 +149,15 @@ class FileStore:
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         await checkpoint()
+        return await self.begin_load(wanted).outcomes()
+
+    def begin_load(self, wanted: Sequence[Wanted]) -> _Reading:
         files: list[FileToRead] = []
         for one in wanted:
             folder, caching = self._place(one.key, one.device)
             files.append((folder.fd, object_name(one.key), caching, (one.header, one.payload)))
-        sizes = await self._reads.read_files(files, [one.hold for one in wanted])
-        return [*map(self._loaded, wanted, sizes)]
+        sizes = self._reads.read_files(files, [one.hold for one in wanted])
+        return _Reading(self._loaded, wanted, sizes)
 
     def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
         """What the page cache has: a thread and two turns of the loop would take longer than the copy."""

@@ -144,6 +144,21 @@ class QuickStore(Protocol):
         """
 
 
+class Reading(Protocol):
+    """A load that was begun. It goes on when nobody waits for it."""
+
+    async def outcomes(self) -> list[Outcome]:
+        """Of each, in order. Raises StoreFault. Asked for once at most."""
+
+
+@runtime_checkable
+class EagerStore(Protocol):
+    """What a store may offer besides: that a load is at work before anybody waits for it."""
+
+    def begin_load(self, wanted: Sequence[Wanted]) -> Reading:
+        """As `load`, begun in this step, without waiting for anything."""
+
+
 @runtime_checkable
 class Places(Protocol):
     """What a store may offer besides, whose medium is several folders or devices that fail each by itself."""

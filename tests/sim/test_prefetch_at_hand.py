@@ -187,3 +187,57 @@ def test_a_first_load_that_is_lost_is_told_and_nothing_behind_it_is_asked_for(se
         await world.assert_nothing_is_held()
 
     play(seed, scene, AT_HAND)
+
+
+@SEEDS
+def test_the_first_load_of_a_prompt_is_read_ahead_and_no_other(seed: int) -> None:
+    """No disk waits for the turns of the loop that a load takes to reach its store.
+
+    Seen to fail while nothing was read before the load was asked for; and while every load was, in one step."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one, disk = prompt(20), world.stores[0]
+        disk.plan.reads_ahead = True
+        disk.put(world.shape, one, range(20))
+        watched = await world.lookup(one)
+        assert len(disk.aheads) == 1
+        assert disk.loads == []
+        assert await world.wait_final(watched) == 20
+        assert disk.loads[0] == disk.aheads[0]
+        assert len(disk.loads) > 1
+        assert (len(disk.aheads), disk.loads_ahead) == (1, 1)
+        assert await world.read(watched) == 20
+        await world.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, WorldConfig(groups=LARGE, pages=1024, is_at_hand=True))
+
+
+@SEEDS
+def test_what_is_read_ahead_takes_of_the_room_of_its_tier_and_gives_it_back(seed: int) -> None:
+    """Also when its ticket is over before its load was asked for.
+
+    Seen to fail while a load that had its room already kept it when it was given up."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one, other, disk = prompt(4), prompt(4, "other"), world.stores[0]
+        disk.plan.reads_ahead = True
+        for each in (one, other):
+            disk.put(world.shape, each, range(4))
+        assert world.actor is not None
+        room = world.actor._around.loads.rooms[0]
+        assert room.take_now(room._bytes_max)
+        watched = await world.lookup(one)
+        assert disk.aheads == []  # there is none for it
+        room.give_back(room._bytes_max)
+        assert await world.wait_final(watched) == 4
+        await world.close(watched)
+        await anyio.sleep(0.1)  # everybody is idle
+        again = await world.lookup(other)
+        assert len(disk.aheads) == 1
+        assert room.taken_bytes > 0
+        await world.close(again)
+        await world.assert_nothing_is_held()
+        assert room.taken_bytes == 0
+
+    play(seed, scene, WorldConfig(groups=LARGE, pages=1024, is_at_hand=True))

@@ -43,6 +43,7 @@ class StorePlan:
     hangs_at_measure: bool = False
     hangs_at_load: bool = False  # while it writes still: what is given up is written to much later
     has_at_hand: bool = True  # what it loads, if its actor is served at once
+    reads_ahead: bool = False  # likewise: what a load is going to ask for
     loads_free: int | None = None  # loads beyond so many wait until they are released
     fails: bool = False  # every call
     loses: set[bytes] = field(default_factory=set)  # located, and missing when loaded
@@ -65,6 +66,7 @@ class FakeStore(store.StoreActor):
                 await self._pause(plan.locate_s, hangs=plan.hangs_at_locate)
                 return bytes(int(key in world.objects) for key in msg.keys)
             case store.Load():
+                world.loads_ahead += msg.ahead is not None
                 return await self._load(msg.targets)
             case store.MeasureSpeed():
                 if plan.hangs_at_measure:
@@ -82,7 +84,10 @@ class FakeStore(store.StoreActor):
             case store.Locate():
                 world.located += len(msg.keys)
                 return bytes(int(key in world.objects) for key in msg.keys)
-            case store.Load() if plan.has_at_hand:
+            case store.ReadAhead() if plan.reads_ahead:
+                world.aheads.append([target.key for target in msg.targets])
+                return store.Ahead()
+            case store.Load() if plan.has_at_hand and msg.ahead is None:
                 world.loads.append([target.key for target in msg.targets])
                 return tuple([self._load_now(target) for target in msg.targets])
             case store.MeasureSpeed() if not plan.hangs_at_measure:
@@ -163,6 +168,8 @@ class StoreWorld:
         self.located = 0  # names that it was asked for
         self.given_up = 0  # loads that hung, until nobody waited any more
         self.loads: list[list[bytes]] = []  # keys of every Load
+        self.aheads: list[list[bytes]] = []  # of every ReadAhead
+        self.loads_ahead = 0  # Loads of what was read ahead
         self.loaded: list[bytes] = []
         self.writers: list[asyncio.Future[None]] = []  # hanging ones
         self.released = asyncio.Event()  # they go on
