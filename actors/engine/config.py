@@ -77,6 +77,7 @@ class ClientConfig:
     )
     inflight_max: int = 256  # requests unanswered at once; the node's own bound holds if lower
     outgoing_max: int = 1024  # requests waiting to be sent; beyond it, callers wait
+    waiting_max: int = 4096  # futures of a BlockingClient not yet settled; one more is refused
     message_bytes_max: int = 16 << 20  # one reply
     prefault_threads: int = (
         1  # that enter the arena into this process's page table; 0: copies fault it in

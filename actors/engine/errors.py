@@ -104,7 +104,12 @@ class ProtocolBroken(UnavailableError):
 
 
 class ClientCrashed(UnavailableError):
-    """Ours: the thread that serves a BlockingClient died of a bug. Its cause is attached."""
+    """Ours: the thread that serves a BlockingClient died of a bug, which the message names. Make a new client."""
+
+
+class TooManyWaiting(CapacityError):
+    """Yours, for now: `waiting_max` futures of a BlockingClient are not settled yet, so one more request is not taken.
+    Wait for some of them first, or raise `waiting_max`."""
 
 
 Refusal = Callable[[str], PenstockError]

@@ -11,13 +11,13 @@ from penstock._native import Copier, PagedLayout
 from penstock.actors.core.namespace import config_digest
 from penstock.actors.engine.answers import SaveState
 from penstock.actors.engine.blocking import BlockingClient
+from penstock.actors.engine.blocking_ticket import BlockingTicket
 from penstock.actors.engine.client import ClientConfig, new_engine_instance, plain_model
 from penstock.actors.engine.errors import EXCUSED
 from penstock.actors.engine.key_record import write_key_record
 from penstock.actors.engine.layout_probe import probe
 from penstock.actors.engine.reference_config import ModelShape
 from penstock.actors.engine.reference_kv import PagedKv
-from penstock.actors.engine.ticket import Ticket
 from penstock.runtime.errors import UnavailableError
 
 _ATTACH_WITHIN_S = 60.0  # the node may be starting, or waiting for memory
@@ -39,7 +39,7 @@ class PenstockConnection:
         self._client = client
         self._layout = layout
         self._record_to = record_to  # takes the keys of the last prompt; None: nothing is recorded
-        self._ticket: Ticket | None = None  # of the last lookup, while it pins something
+        self._ticket: BlockingTicket | None = None  # of the last lookup, while it pins something
 
     @property
     def chunk_tokens(self) -> int:
@@ -52,7 +52,7 @@ class PenstockConnection:
         self._end_ticket()
         self._record(prompt)
         self._ticket = self._client.lookup(prompt).result()
-        self._client.ready(self._ticket).result()
+        self._ticket.ready().result()
         return self._ticket.hit_tokens
 
     def load(self, blocks: Sequence[int]) -> int:
@@ -102,7 +102,7 @@ class PenstockConnection:
 
     def _end_ticket(self) -> None:
         if self._ticket is not None:
-            self._client.cancel(self._ticket).result()
+            self._ticket.cancel()
             self._ticket = None
 
 

@@ -145,12 +145,23 @@ class Ticket:
             else:
                 await self._changed.wait()
 
+    async def wait_moved(self, seen: int, *, within: float) -> None:
+        """Wait until the watermark is not `seen` any more, or is final; at most `within` seconds."""
+        with move_on_after(time_left(at_most=within)):
+            while self._hit_chunks == seen and not self._is_final:
+                await self._changed.wait()
+
     async def _wait_ready(self) -> int:
-        if not self._is_final and self._session is not None:
-            with move_on_after(time_left(at_most=self._session.config.ready_within_s)):
+        if not self._is_final:
+            with move_on_after(time_left(at_most=self.ready_within_s)):
                 while not self._is_final:
                     await self._changed.wait()
         return self._hit_chunks
+
+    @property
+    def ready_within_s(self) -> float:
+        """How long waiting for a final watermark may take; 0 for a miss, which is final."""
+        return 0.0 if self._session is None else self._session.config.ready_within_s
 
     # Using.
 

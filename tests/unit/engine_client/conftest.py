@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import grpc
 import numpy as np
 import pytest
 from anyio.abc import SocketStream, UNIXSocketStream
+from support.node_thread import NodeThread
 
 from penstock._native import Arena, PagedLayout, crc64
+from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import Client, ClientConfig, EngineSpec, plain_model
 from penstock.protos import common_pb2, engine_pb2
 
@@ -374,3 +376,17 @@ async def client(node: FakeNode, config: ClientConfig) -> AsyncIterator[Client]:
 @pytest.fixture
 def other_engine() -> Engine:
     return Engine(seed=1)
+
+
+@pytest.fixture
+def nodes(node: FakeNode) -> Iterator[NodeThread]:
+    """`node`, serving on a thread of its own."""
+    with NodeThread(node) as thread:
+        yield thread
+
+
+@pytest.fixture
+def blocking(nodes: NodeThread, config: ClientConfig, spec: EngineSpec) -> Iterator[BlockingClient]:
+    """A client for threads, attached to `nodes`."""
+    with BlockingClient.connect(config, spec) as client:
+        yield client

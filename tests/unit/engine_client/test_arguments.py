@@ -219,4 +219,4 @@ def test_a_mistake_settles_its_own_future_and_the_client_lives(node: Any, spec: 
         with pytest.raises(AttributeError):  # not foreseen: told to the call that it happens in
             client.load(None, [], []).result(5)  # type: ignore[arg-type]
         assert client.lookup(TOKENS).result(5).total_chunks == 3
-        assert client._thread.is_alive()
+        assert client._thread.is_alive

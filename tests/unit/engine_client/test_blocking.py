@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
@@ -10,64 +9,26 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-import anyio
 import numpy as np
 import pytest
+from support.eventually import eventually_sync
 
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import ClientConfig, Loaded
-from penstock.actors.engine.errors import ClientClosed, ClientCrashed, NodeAway, RequestRefused
+from penstock.actors.engine.client_thread import ClientThread
+from penstock.actors.engine.errors import (
+    ClientClosed,
+    ClientCrashed,
+    NodeAway,
+    RequestRefused,
+    TooManyWaiting,
+)
 from penstock.protos import common_pb2
 
 pytestmark = pytest.mark.loop_step_ms(50)
 
 TOKENS = list(range(100, 100 + 50))
 BLOCKS = list(range(12))
-
-
-class NodeThread:
-    """The scripted node on a thread and loop of its own."""
-
-    def __init__(self, node) -> None:
-        self.node = node
-        self._up = threading.Event()
-        self._loop = None
-        self._stop = None
-        self._thread = threading.Thread(target=lambda: anyio.run(self._serve))
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with self.node.serving():
-            self._up.set()
-            await self._stop.wait()
-
-    def __enter__(self) -> NodeThread:
-        self._thread.start()
-        assert self._up.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-
-    def run(self, coroutine):
-        """Run a coroutine of the node on its loop and give its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(5)
-
-    def hold(self, kind: str) -> None:
-        self.node.hold(kind)
-
-
-@pytest.fixture
-def nodes(node) -> Iterator[NodeThread]:
-    with NodeThread(node) as thread:
-        yield thread
-
-
-@pytest.fixture
-def blocking(nodes, config, spec) -> Iterator[BlockingClient]:
-    with BlockingClient.connect(config, spec) as client:
-        yield client
 
 
 @contextmanager
@@ -78,7 +39,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(BlockingClient, "_serve", bug)
+        patch.setattr(ClientThread, "_serve", bug)
         patch.setattr(threading, "excepthook", lambda _: None)
         yield
 
@@ -86,14 +47,14 @@ def crashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_store_look_up_load(blocking, engine, other_engine) -> None:
     assert blocking.store(TOKENS, [engine.layout], [BLOCKS]).result().chunks_written == 3
     ticket = blocking.lookup(TOKENS, request_id="r").result()
-    assert (ticket.hit_chunks, blocking.ready(ticket).result()) == (3, 3)
+    assert (ticket.hit_chunks, ticket.ready().result()) == (3, 3)
     assert blocking.load(ticket, [other_engine.layout], [BLOCKS]).result().tokens == 48
     assert np.array_equal(other_engine.of(BLOCKS), engine.of(BLOCKS))
     assert blocking.touch(TOKENS).result() == 3
     assert blocking.prefetch(TOKENS).result().total_chunks == 3
     assert blocking.join(ticket.handle).result().hit_chunks == 3
     assert blocking.health().result().state != 0
-    blocking.cancel(ticket).result()
+    ticket.cancel()
     assert blocking.load(ticket, [engine.layout], [BLOCKS]).result() == Loaded()
     assert blocking.stat().result().epoch
     assert blocking.statistics().stored_chunks == 3
@@ -129,7 +90,25 @@ def test_cancelling_a_future_gives_the_request_up(nodes, blocking, engine) -> No
     nodes.run(nodes.node.wait_for("cancel"))
     assert nodes.node.tickets == {}
     blocking.stat().result()
-    assert blocking._waiting == set()
+    assert blocking._thread.waiting == 0
+
+
+def test_more_requests_than_waiting_max_are_refused_by_its_name(node, nodes, spec) -> None:
+    """B2: seen to fail: an engine that never looks at its futures had as many as it liked."""
+    config = ClientConfig(address=node.address, waiting_max=2)
+    nodes.hold("lookup")
+    with BlockingClient.connect(config, spec) as client:
+        first, second = (client.lookup(TOKENS, within=60) for _ in range(2))
+        nodes.run(nodes.node.wait_for("lookup", 2))
+        for request in (client.stat, lambda: client.lookup(TOKENS)):
+            with pytest.raises(TooManyWaiting, match="waiting_max"):
+                request()
+        first.cancel()
+        eventually_sync(lambda: client._thread.waiting == 1, within=5, what="it is given up")
+        assert client.stat().result(5).epoch
+        nodes.run(nodes.node.let_go("lookup"))
+        assert second.result(5).total_chunks == 3
+        assert client._thread.waiting == 0
 
 
 def test_closing_settles_what_is_under_way(nodes, config, spec) -> None:
@@ -156,7 +135,7 @@ def test_a_bug_settles_every_future_and_hangs_nobody(nodes, config, spec, monkey
         for future in (waiting, crashed):
             with pytest.raises(ClientCrashed, match="ZeroDivisionError"):
                 future.result(5)
-        client._thread.join(5)
+        client._thread._thread.join(5)
     with pytest.raises(ClientCrashed, match="make a new one"):
         client.lookup(TOKENS)
     client.close()
@@ -175,8 +154,8 @@ def test_closing_from_a_callback_does_not_wait_for_itself(nodes, config, spec) -
     future = client.lookup(TOKENS)
     future.add_done_callback(lambda _: (client.close(), done.set()))
     assert done.wait(5)
-    client._thread.join(5)
-    assert not client._thread.is_alive()
+    client._thread._thread.join(5)
+    assert not client._thread.is_alive
 
 
 PROGRAM = """
