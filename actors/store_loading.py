@@ -1,7 +1,7 @@
 """Loading and locating: what a store gives out, and the proof that it is what was asked for.
 
-WANTED -> place at the store -> read -> header -> digest -> LOADED
-                                  |        '---------'----> DAMAGED: dropped on the store
+WANTED -> place at the store -> read -> proven (`store_proving.py`) -> LOADED
+                                  |        '-> DAMAGED: dropped on the store
                                   '-> MISSING, FAILED
 """
 
@@ -9,45 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeGuard
-
-import anyio
-from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.errors import StoreClogged
-from penstock.actors.api.store import Keys, Load, Loaded, LoadOutcome, Locate, Purpose, Target
+from penstock.actors.api.store import Load, Loaded, LoadOutcome, Locate, Purpose, Target
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
 from penstock.actors.store_ahead import Ahead, ahead_of
-from penstock.actors.store_dropping import drop
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts, Suspect
+from penstock.actors.store_proving import MISSING, judge
 from penstock.actors.store_turns import Place
-from penstock.actors.stores.digests import runs_agree
-from penstock.actors.stores.header import (
-    DamagedHeader,
-    ForeignHeader,
-    Header,
-    HeaderRefused,
-    decode,
-    expect,
-    header_bytes,
-    whole_blocks,
-)
+from penstock.actors.stores.header import header_bytes
 from penstock.actors.stores.pages import fresh_pages
-from penstock.actors.stores.store import Fate, Outcome, StoreFault, Wanted
+from penstock.actors.stores.proof import Read, prove
+from penstock.actors.stores.store import Fate, StoreFault, Wanted
 from penstock.runtime.hazard import hazard
 from penstock.runtime.units import KIB
 
-NO_TRANSFORM = b""
-OBJECTS_A_STEP = 256  # of the loop: some microseconds each
 AT_ONCE_BYTES_MAX = 160 * KIB  # headers included: some tens of microseconds
-MISSING = Loaded(LoadOutcome.MISSING)
 
 
 async def locate(parts: Parts, msg: Locate) -> bytes:
@@ -118,18 +100,15 @@ def load_at_once(parts: Parts, targets: Sequence[Target]) -> tuple[Loaded, ...] 
     outcomes = quick.load_at_once(wanted)
     if outcomes is None:
         return None
-    proofs = [*map(partial(_check_header, parts), targets, headers, outcomes)]
-    digests = parts.digester.at_once([one.payload[: one.logical_bytes] for one in targets])
-    good = []
-    for proof, digest in zip(proofs, digests, strict=True):
-        if not _agree(proof, digest):
-            return None
-        good.append(proof)
-    payload_bytes = sum([one.logical_bytes for one in targets])
+    read = Read(targets, headers, outcomes)
+    proofs = prove(read) if all(one.fate is Fate.DONE for one in outcomes) else [None]
+    if None in proofs:
+        return None
+    payload_bytes = read.payloads_bytes
     parts.speed.ended(timing, loop.time(), payload_bytes)
     # The rest is for later: the answer need not wait for it.
     loop.call_soon(_count_loaded, parts, keys, payload_bytes, loop.time() - timing.began_s)
-    return tuple([Loaded(LoadOutcome.LOADED, one.digest, one.run_digests) for one in good])
+    return tuple([Loaded(LoadOutcome.LOADED, *proof) for proof in proofs if proof is not None])
 
 
 def _count_loaded(parts: Parts, keys: bytes, payload_bytes: int, took_s: float) -> None:
@@ -138,13 +117,6 @@ def _count_loaded(parts: Parts, keys: bytes, payload_bytes: int, took_s: float) 
     parts.metrics.moved(Op.LOAD, payload_bytes)
     if parts.ledger is not None:
         parts.ledger.touch(keys)
-
-
-def _agree(header: Header | _Refused | None, digest: int) -> TypeGuard[Header]:
-    """Whether this is the header of what was read, and whole."""
-    if not isinstance(header, Header) or header.digest != digest:
-        return False
-    return runs_agree(digest, header.run_digests, header.logical_bytes)
 
 
 async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
@@ -161,20 +133,22 @@ async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
         ahead = ahead_of(msg, parts) if len(some) == len(asked) else None
         for at, loaded in zip(there, await _load(parts, some, ahead), strict=True):
             answers[at] = loaded
-    parts.metrics.count(Op.LOAD, (one.outcome.name.lower() for one in answers))
-    sizes = zip(asked, answers, strict=True)
-    moved = sum(t.logical_bytes for t, a in sizes if a.outcome is LoadOutcome.LOADED)
-    parts.metrics.moved(Op.LOAD, moved)
+    _count(parts, asked, answers)
     return tuple(answers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """Why something is not the object that was asked for, and whether it is a damaged one, whatever was asked for.
-    All else may be good to others, or once the store is configured otherwise: it stays, on a store of our own, too."""
-
-    reason: str
-    is_damaged: bool
+def _count(parts: Parts, asked: Sequence[Target], answers: Sequence[Loaded]) -> None:
+    sizes = [
+        target.logical_bytes
+        for target, answer in zip(asked, answers, strict=True)
+        if answer.outcome is LoadOutcome.LOADED
+    ]
+    if sizes:
+        parts.metrics.add(Op.LOAD, "loaded", len(sizes))
+        parts.metrics.moved(Op.LOAD, sum(sizes))
+    if len(sizes) < len(answers):
+        others = [one.outcome for one in answers if one.outcome is not LoadOutcome.LOADED]
+        parts.metrics.count(Op.LOAD, [one.name.lower() for one in others])
 
 
 async def _load(parts: Parts, targets: list[Target], ahead: Ahead | None) -> list[Loaded]:
@@ -201,13 +175,12 @@ async def _load_in_place(
             headers = fresh_pages(sizes) if ahead is None else ahead.headers
             timing = parts.speed.began(loop.time()) if ahead is None else ahead.timing
             read = await _read(parts, targets, headers, place, ahead)
-            done = [outcome.fate is Fate.DONE for outcome in read.outcomes]
-            pairs = zip(targets, done, strict=True)
-            moved = sum(len(one.payload) for one, is_done in pairs if is_done)
-            parts.speed.ended(timing, loop.time(), moved)
+            pairs = zip(targets, read.outcomes, strict=True)
+            moved = [len(one.payload) for one, outcome in pairs if outcome.fate is Fate.DONE]
+            parts.speed.ended(timing, loop.time(), sum(moved))
             parts.metrics.took(Op.LOAD, loop.time() - timing.began_s)
             await hazard("store.loaded")
-            answers = await _judge(parts, targets, headers, read.outcomes)
+            answers = await judge(parts, Read(targets, headers, read.outcomes))
             _keep_books(parts, targets, answers, changed)
         return answers
 
@@ -240,100 +213,6 @@ async def _read(
     return read
 
 
-async def _judge(
-    parts: Parts, targets: list[Target], headers: list[memoryview], outcomes: list[Outcome]
-) -> list[Loaded]:
-    """What was read, looked at closely; what is not what it should be is dropped before this is told."""
-    proofs: list[Header | _Refused | None] = []
-    for target, header_data, outcome in zip(targets, headers, outcomes, strict=True):
-        proofs.append(_check_header(parts, target, header_data, outcome))
-        if len(proofs) % OBJECTS_A_STEP == 0:
-            await checkpoint()
-    good = [at for at, proof in enumerate(proofs) if isinstance(proof, Header)]
-    digests = await parts.digester.of(
-        [targets[at].payload[: targets[at].logical_bytes] for at in good]
-    )
-    for at, digest in zip(good, digests, strict=True):
-        header = proofs[at]
-        assert isinstance(header, Header)
-        if digest != header.digest:
-            proofs[at] = _Refused(f"digest {digest:016x}, saved as {header.digest:016x}", True)
-        elif not runs_agree(header.digest, header.run_digests, header.logical_bytes):
-            proofs[at] = _Refused("its run digests are not those of its digest", True)
-    locked = [outcome.reason for outcome in outcomes if outcome.fate is Fate.LOCKED]
-    if locked:
-        parts.log.warning("locked", objects=len(locked), reason=locked[0])
-    await _drop_damaged(parts, targets, proofs)
-    return [_told(proof, outcome) for proof, outcome in zip(proofs, outcomes, strict=True)]
-
-
-def _check_header(
-    parts: Parts, target: Target, data: memoryview, outcome: Outcome
-) -> Header | _Refused | None:
-    """None: nothing was read."""
-    if outcome.fate in {Fate.REFUSED, Fate.LOCKED, Fate.DAMAGED}:
-        return _Refused(outcome.reason, outcome.fate is Fate.DAMAGED)
-    if outcome.fate is not Fate.DONE:
-        return None
-    header: Header | None = None
-    try:
-        header = decode(data)
-        expect(
-            header,
-            key=target.key,
-            namespace=target.namespace,
-            logical_bytes=target.logical_bytes,
-            runs=target.runs,
-            transform=NO_TRANSFORM,
-        )
-    except ForeignHeader as refusal:
-        return _Refused(str(refusal), is_damaged=parts.ledger is not None)
-    except HeaderRefused as refusal:
-        is_another = header is not None and header.key != target.key
-        return _Refused(str(refusal), isinstance(refusal, DamagedHeader) or is_another)
-    if outcome.payload_bytes < whole_blocks(header.stored_bytes):
-        short = f"{outcome.payload_bytes} bytes of {whole_blocks(header.stored_bytes)} are there"
-        return _Refused(short, is_damaged=True)
-    return header
-
-
-def _told(proof: Header | _Refused | None, outcome: Outcome) -> Loaded:
-    match proof:
-        case Header():
-            return Loaded(LoadOutcome.LOADED, proof.digest, proof.run_digests)
-        case _Refused():
-            outcome_told = LoadOutcome.DAMAGED if proof.is_damaged else LoadOutcome.MISSING
-            return Loaded(outcome_told, reason=proof.reason)
-        case None if outcome.fate is Fate.MISSING:
-            return MISSING
-        case _:
-            return Loaded(LoadOutcome.FAILED, reason=outcome.reason)
-
-
-async def _drop_damaged(
-    parts: Parts, targets: list[Target], proofs: list[Header | _Refused | None]
-) -> None:
-    damaged = [
-        (target, proof)
-        for target, proof in zip(targets, proofs, strict=True)
-        if isinstance(proof, _Refused) and proof.is_damaged
-    ]
-    if not damaged:
-        return
-    for target, refused in damaged:
-        parts.log.warning("damaged", key=target.key.hex(), reason=refused.reason)
-    parts.metrics.damaged(len(damaged))
-    gone = {target.key: target.device for target, _ in damaged}
-    # Bounded, as good objects wait to be told. What stays is refused whenever it is loaded, and dropped some day.
-    within_s = parts.config.locate_within
-    dropped = False
-    with anyio.move_on_after(within_s), suppress(StoreFault):
-        await drop(parts, Keys.of([*gone.items()]), within_s=within_s)
-        dropped = True
-    if not dropped:
-        parts.log.warning("damaged_kept", objects=len(gone))
-
-
 def _keep_books(
     parts: Parts, targets: list[Target], answers: list[Loaded], changed: set[bytes]
 ) -> None:
@@ -342,11 +221,14 @@ def _keep_books(
     pairs = [*zip(targets, answers, strict=True)]
     loaded = [t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED]
     parts.ledger.touch(b"".join(loaded))
-    for key in loaded:
-        parts.unusable.keys.pop(key, None)
+    if parts.unusable.keys:
+        for key in loaded:
+            parts.unusable.keys.pop(key, None)
+    if len(loaded) == len(pairs):
+        return
     # What is missing with a reason is there, and stays.
-    for target, answer in pairs:
-        if answer.outcome is LoadOutcome.MISSING and answer.reason:
-            parts.unusable.add(target.key)
-    missing = {t.key for t, a in pairs if a.outcome is LoadOutcome.MISSING and not a.reason}
-    parts.ledger.removed(missing - changed)
+    missing = [(t.key, a.reason) for t, a in pairs if a.outcome is LoadOutcome.MISSING]
+    for key, reason in missing:
+        if reason:
+            parts.unusable.add(key)
+    parts.ledger.removed({key for key, reason in missing if not reason} - changed)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 
-from penstock._native import crc64, crc64_join_runs
+from penstock._native import crc64_join_runs, crc64_of_each
 
 INLINE_BYTES_MAX = 1024 * 1024  # digested in the loop's own step; more goes to a thread
+T = TypeVar("T")
 
 
 class Digester:
@@ -22,14 +25,14 @@ class Digester:
 
     async def of(self, payloads: Sequence[memoryview]) -> list[int]:
         """CRC-64/NVME of each. Given up, it returns when nobody reads them any more."""
-        if sum(len(one) for one in payloads) <= self._inline_bytes_max:
-            return _digests(payloads)
-        self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
-        return await anyio.to_thread.run_sync(_digests, payloads, limiter=self._limiter)
+        return await self.run(sum(map(len, payloads)), partial(crc64_of_each, payloads))
 
-    def at_once(self, payloads: Sequence[memoryview]) -> list[int]:
-        """The same of few bytes, in this step."""
-        return _digests(payloads)
+    async def run(self, size_bytes: int, work: Callable[[], T]) -> T:
+        """`work`, which digests so many bytes without the GIL. Given up, it returns when that is over."""
+        if size_bytes <= self._inline_bytes_max:
+            return work()
+        self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
 
 def runs_agree(digest: int, run_digests: bytes, logical_bytes: int) -> bool:
@@ -38,7 +41,3 @@ def runs_agree(digest: int, run_digests: bytes, logical_bytes: int) -> bool:
     if runs == 0 or logical_bytes % runs:
         return True
     return crc64_join_runs(run_digests, run_bytes=logical_bytes // runs) == digest
-
-
-def _digests(payloads: Sequence[memoryview]) -> list[int]:
-    return [crc64(one) for one in payloads]
