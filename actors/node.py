@@ -49,11 +49,10 @@ from penstock.actors.node_settings import (
     metrics_endpoint,
 )
 from penstock.actors.node_stores import (
-    READY_MARGIN_S,
-    RESTARTS_MAX,
     StoreOpener,
     prefetch_limits,
     store_child,
+    store_spec,
     store_tools,
     tier,
     watches,
@@ -275,11 +274,10 @@ class Node:
     def _store_child(self, config: AnyStoreConfig, all_: memoryview) -> ChildSpec[store.StoreActor]:
         opener = StoreOpener(config, StoreContext(config.name, self.epoch, self._lossy, all_))
         tools = store_tools(config, partial(self._make_catalog, config), self._digester)
-        return ChildSpec(
+        return store_spec(
+            config,
             self._refs.stores[config.name],
             lambda: StoreActor(opener, config=config, tools=tools, telemetry=self.telemetry),
-            restarts_max=RESTARTS_MAX,
-            ready_within_s=config.open_within + READY_MARGIN_S,
         )
 
     def _make_catalog(self, config: AnyStoreConfig, capacity_bytes: int) -> _native.Catalog:

@@ -19,8 +19,10 @@ from penstock.actors.stores.opening import AnyStoreConfig, open_store
 from penstock.actors.stores.store import Store, StoreContext
 from penstock.actors.surroundings import FetchLimits, PrefetchLimits
 from penstock.runtime.ref import Ref
+from penstock.runtime.supervisor import ChildSpec
 
 RESTARTS_MAX = 10  # of one store in a minute; beyond, the node stops
+END_MARGIN_S = 30.0  # of a store's end beyond what it waits for by configuration; then the node stops without it
 READY_MARGIN_S = 20.0  # of a store's start beyond open_within: to close the one of the life before
 
 
@@ -44,6 +46,18 @@ class StoreOpener:
 def store_child(name: str) -> str:
     """What the actor of a store is called in health, logs and metrics."""
     return f"store[{name}]"
+
+
+def store_spec(
+    config: StoreConfig, ref: Ref[store.StoreActor], make: Callable[[], store.StoreActor]
+) -> ChildSpec[store.StoreActor]:
+    return ChildSpec(
+        ref,
+        make,
+        restarts_max=RESTARTS_MAX,
+        ready_within_s=config.open_within + READY_MARGIN_S,
+        end_s=config.close_s_max + END_MARGIN_S,
+    )
 
 
 def store_tools(

@@ -42,6 +42,11 @@ class ActorMetrics(Collector):
         for name, (text, read) in _COUNTS.items():
             counts = CounterMetricFamily(PREFIX + name, text, labels=["actor"])
             yield _filled(counts, children, read)
+        left_behind = CounterMetricFamily(
+            PREFIX + "actors_left_behind", "Would not end when stopped."
+        )
+        left_behind.add_metric([], self._supervisor.left_behind_total)
+        yield left_behind
 
 
 def _filled(family: Family, children: list[ChildHealth], read: Read) -> Metric:

@@ -176,8 +176,8 @@ class Mailbox:
         return None
 
     def done(self, envelope: Envelope) -> None:
-        """The handler of `envelope` has finished."""
-        del self.serving[envelope]
+        """The handler of `envelope` has finished: maybe after its asker was told that the actor was left behind."""
+        self.serving.pop(envelope, None)
 
     def _served_at_once(self, receive: Receive, error: BaseException | None) -> None:
         """The handler that was called in its asker's step has ended."""

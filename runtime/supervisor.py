@@ -9,7 +9,7 @@ A crash restarts that child only (one for one), at once, at most `restarts_max` 
 Beyond that it escalates: the body is cancelled, the others are stopped in order, and `Escalated` is
 raised.
 
-    STARTING -> RUNNING -> STOPPING -> STOPPED
+    STARTING -> RUNNING -> STOPPING -> STOPPED   (a child that will not end stays STOPPING: left behind)
        |  ^        |
        |  '-crash--+--> FAILED (escalated)
        '--> FAILED (never became ready: StartFailed)
@@ -61,11 +61,12 @@ class ChildSpec(Generic[A]):
     window_s: float = 60.0
     ready_within_s: float = 30.0  # for on_start, in every life
     drain_s: float = 5.0  # to finish what is queued when told to stop; then it is cancelled
+    end_s: float = 30.0  # to end once it is cancelled, whatever it shields; then it is left behind
 
     def __post_init__(self) -> None:
         if self.restarts_max < 0:
             raise ValueError(f"{self.ref.name}: restarts_max must not be negative")
-        if min(self.window_s, self.ready_within_s, self.drain_s) <= 0:
+        if min(self.window_s, self.ready_within_s, self.drain_s, self.end_s) <= 0:
             raise ValueError(f"{self.ref.name}: durations must be positive")
 
 
@@ -115,22 +116,29 @@ class _Child:
         self.restarts_total += 1
         return True
 
-    async def stop(self) -> None:
-        """Let it finish what is queued, for `drain_s`; then cancel it.
+    async def stop(self) -> bool:
+        """Let it finish what is queued, for `drain_s`; then cancel it, and wait for its end, for `end_s`.
 
+        False if it has not ended even then: its askers are told that it has stopped, and it goes on alone, STOPPING.
         Its mailbox refuses from now on.
         """
         if self.state is not ChildState.FAILED:
             self.state = ChildState.STOPPING
         self.spec.ref.mailbox.close()
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=self.spec.drain_s)
-            if not self._task.done():
-                self.scope.cancel("not drained in time")
-                await asyncio.wait({self._task})
+        has_ended = await self._ends_within(self.spec.drain_s)
+        if not has_ended:
+            self.scope.cancel("not drained in time")
+            has_ended = await self._ends_within(self.spec.end_s)
         self.spec.ref.mailbox.discard()
-        if self.state is not ChildState.FAILED:
+        if has_ended and self.state is not ChildState.FAILED:
             self.state = ChildState.STOPPED
+        return has_ended
+
+    async def _ends_within(self, seconds: float) -> bool:
+        if self._task is None:
+            return True
+        await asyncio.wait({self._task}, timeout=seconds)
+        return self._task.done()
 
     def health(self) -> ChildHealth:
         bug = None if self.last_crash is None else repr(self.last_crash.bug)
@@ -144,6 +152,7 @@ class Supervisor:
     def __init__(self, name: str) -> None:
         self.name = name
         self.escalated: Crash | None = None
+        self.left_behind_total = 0  # children that did not end within their `end_s`
         self._children: dict[str, _Child] = {}  # in the order of their start
         self._body = CancelScope()
         self._log = Log(name)
@@ -223,13 +232,18 @@ class Supervisor:
 
     async def _forget(self, child: _Child) -> None:
         with CancelScope(shield=True):
-            await child.stop()
+            await self._stop(child)
         del self._children[child.name]
 
     async def _stop_all(self) -> None:
         with CancelScope(shield=True):
             for child in reversed(self._children.values()):
-                await child.stop()
+                await self._stop(child)
+
+    async def _stop(self, child: _Child) -> None:
+        if not await child.stop():
+            self.left_behind_total += 1
+            self._log.error("left_behind", actor=child.name, after_s=child.spec.end_s)
 
 
 @asynccontextmanager

@@ -125,6 +125,11 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
         """Whether it matters whose the objects are."""
         return bool(self.tenant_bytes_max or self.quotas)
 
+    @property
+    def close_s_max(self) -> float:
+        """How long this store waits for what it cannot give up when it is closed, where that is configured; else 0."""
+        return 0.0
+
     def __post_init__(self) -> None:
         check_transforms(self.transforms)
         if not self.transforms and (given := self._given(OF_TRANSFORMS)):

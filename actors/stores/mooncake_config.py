@@ -55,6 +55,10 @@ class MooncakeConfig(StoreConfig, frozen=True, kw_only=True, tag="mooncake"):
     suspect_max: ByteSize = ByteSize(256 * MIB)  # kept for transfers that failed; then a new client
     close_within: Seconds = Seconds(10)  # calls that take longer are left behind
 
+    @property
+    def close_s_max(self) -> float:
+        return self.close_within
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_shared()

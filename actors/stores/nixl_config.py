@@ -48,6 +48,10 @@ class NixlConfig(StoreConfig, frozen=True, kw_only=True, tag="nixl"):
     close_within: Seconds = Seconds(10)  # transfers that take longer are left behind
     log: LibraryLog = LibraryLog.ERROR  # the first store of a process decides
 
+    @property
+    def close_s_max(self) -> float:
+        return self.close_within
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ownership is OwnershipName.SHARED:

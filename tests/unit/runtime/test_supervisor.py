@@ -363,3 +363,5 @@ def test_limits_that_mean_nothing_are_refused() -> None:
         House().spec("a", restarts_max=-1)
     with pytest.raises(ValueError, match="positive"):
         House().spec("a", drain_s=0)
+    with pytest.raises(ValueError, match="positive"):
+        House().spec("a", end_s=0)
