@@ -17,7 +17,7 @@ from support.small_model import spec
 from penstock.actors.engine.client import Client, ClientConfig
 from penstock.actors.engine.errors import NodeAway
 
-pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]
+pytestmark = pytest.mark.anyio
 
 SPEC = spec()
 TOKENS = list(range(64))

@@ -17,11 +17,7 @@ from penstock.actors.engine.errors import MovesNoBytes, RankBusy, RequestRefused
 from penstock.actors.engine.layout import paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
-pytestmark = [
-    pytest.mark.with_stores_too,
-    pytest.mark.anyio,
-    pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
-]
+pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
 
 NODE_BLOCKS = 64
 

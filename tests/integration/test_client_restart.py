@@ -16,11 +16,7 @@ from support.small_model import spec
 from penstock.actors.engine.client import Client, ClientConfig, Loaded, Start, Stored
 from penstock.actors.engine.layout import KvGeometry, paged_layout
 
-pytestmark = [
-    pytest.mark.with_stores_too,
-    pytest.mark.anyio,
-    pytest.mark.loop_step_ms(100),  # the test starts processes in the same loop
-]
+pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
 
 TOKENS = list(range(64))  # four chunks
 BLOCKS = list(range(4))

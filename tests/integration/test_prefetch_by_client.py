@@ -20,10 +20,7 @@ from penstock.actors.engine.client import Client
 from penstock.actors.engine.layout import paged_layout
 from penstock.actors.node import Node
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
-]
+pytestmark = pytest.mark.anyio
 
 BLOCKS = 64
 MEMORY = [{"name": "memory", "type": "memory", "capacity": "8MiB"}]

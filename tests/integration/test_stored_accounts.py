@@ -18,7 +18,7 @@ from penstock.actors.stores.config import FaultsConfig
 from penstock.actors.stores.faulty import FaultyStore
 from penstock.protos import engine_pb2 as pb
 
-pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]  # it makes and compares bytes
+pytestmark = pytest.mark.anyio
 
 SAVED, FAILED = pb.SAVE_STATE_SAVED, pb.SAVE_STATE_FAILED
 COST = HEADER_BYTES + OBJECT_BYTES  # of one object in a file store

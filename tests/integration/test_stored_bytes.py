@@ -21,7 +21,7 @@ from penstock.protos import engine_pb2 as pb
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.units import KIB
 
-pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(100)]  # it makes and compares bytes
+pytestmark = pytest.mark.anyio
 
 SAVED, FAILED = pb.SAVE_STATE_SAVED, pb.SAVE_STATE_FAILED
 

@@ -35,7 +35,7 @@ from penstock.actors.node import Node
 from penstock.protos import engine_pb2 as pb
 from penstock.runtime.units import KIB, MIB
 
-pytestmark = [pytest.mark.anyio, pytest.mark.loop_step_ms(200)]  # it starts processes
+pytestmark = pytest.mark.anyio
 
 SAVED = pb.SAVE_STATE_SAVED
 COST = HEADER_BYTES + OBJECT_BYTES  # of one object in a file store

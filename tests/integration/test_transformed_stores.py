@@ -20,10 +20,7 @@ from penstock.actors.engine.layout import KvGeometry, paged_layout
 from penstock.actors.node import Node
 from penstock.runtime.errors import ConfigError
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.loop_step_ms(100),  # the test makes and compares its arrays in the same loop
-]
+pytestmark = pytest.mark.anyio
 
 BLOCK_TOKENS, BLOCKS = 16, 64
 GEOMETRY = KvGeometry(block_tokens=BLOCK_TOKENS, kv_heads=HEADS, head_size=HEAD_SIZE)

@@ -24,8 +24,6 @@ from penstock.actors.stores.faulty import FaultyStore
 
 np = pytest.importorskip("numpy")
 
-pytestmark = pytest.mark.loop_step_ms(200)  # copies, and a node started, in the same loop
-
 TOKENS = list(range(CHUNK_TOKENS * 4))
 IDS = list(range(len(TOKENS) // 4))
 SAVED, FAILED, PENDING, NOT_WANTED, UNKNOWN = "SAVED", "FAILED", "PENDING", "NOT_WANTED", "UNKNOWN"
