@@ -30,7 +30,6 @@ from penstock.runtime.units import MIB
 pytestmark = [
     pytest.mark.with_stores_too,
     pytest.mark.anyio,
-    pytest.mark.loop_step_ms(200),
 ]  # copies and maps in the same loop
 
 BLOCKS = 64
@@ -49,6 +48,23 @@ TOKENS = list(range(BLOCKS * BLOCK_TOKENS))
 async def client_of(address: str) -> AsyncIterator[Client]:
     async with Client.connect(ClientConfig(address=address), spec()) as client:
         yield client
+
+
+async def heartbeats_of(client: Client, count: int) -> None:
+    """Wait until the client has said `count` heartbeats: as many intervals in which it had nothing else to say."""
+    stream = client._link.current()._stream
+    say, are_said, said = stream._send_heartbeat, anyio.Event(), 0
+
+    def say_and_count() -> None:
+        nonlocal said
+        said += 1
+        say()
+        if said == count:
+            are_said.set()
+
+    stream._send_heartbeat = say_and_count  # type: ignore[method-assign]
+    with anyio.fail_after(10):
+        await are_said.wait()
 
 
 def arenas_mapped() -> set[str]:
@@ -168,7 +184,7 @@ async def test_an_idle_client_is_never_reaped() -> None:
     """
     async with local_node(gateway__heartbeat="20ms") as node, client_of(node.address) as client:
         await client.store(TOKENS, [paged()], [list(range(BLOCKS))])
-        await anyio.sleep(0.5)  # 25 heartbeats: that nothing happens is what is shown
+        await heartbeats_of(client, 25)  # that nothing else happens is what is shown
         assert client.is_attached
         assert client.statistics().attachments == 1
         assert (await client.lookup(TOKENS)).hit_chunks > 0
@@ -185,6 +201,6 @@ async def test_an_idle_client_over_tcp_keeps_its_session_by_heartbeats() -> None
         local_node(gateway__heartbeat="50ms", gateway__listen=listen) as node,
         client_of(node.address) as client,
     ):
-        await anyio.sleep(0.6)  # four times what ends a silent stream
+        await heartbeats_of(client, 12)  # four times what ends a silent stream
         assert client.statistics().attachments == 1
         assert (await client.stat()).sessions == 1
