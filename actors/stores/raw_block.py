@@ -31,7 +31,7 @@ from penstock.actors.stores.raw_config import RawBlockConfig, RawPlace
 from penstock.actors.stores.raw_layout import Geometry
 from penstock.actors.stores.raw_medium import Medium, check_distinct, open_medium
 from penstock.actors.stores.raw_replay import entries, judged, open_volume
-from penstock.actors.stores.raw_volume import Moving, Volume
+from penstock.actors.stores.raw_volume import Moving, Volume, were_read
 from penstock.actors.stores.store import (
     DONE,
     MISSING,
@@ -115,8 +115,8 @@ class RawBlockStore:
                     on[volume].objects[at] = one
             parts += [part.begin(part.volume.read) for part in on.values() if part.objects]
         for part in parts:
-            for at, one, moved in await part.over():
-                outcomes[at] = one.was_read(moved)
+            for at, outcome in zip(part.objects, await part.were_read(), strict=True):
+                outcomes[at] = outcome
         return outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
@@ -266,6 +266,10 @@ class _Part:
         # Shielded: their end is heard of, even by nobody.
         moved = await asyncio.shield(self.moved)
         return zip(self.objects, self.objects.values(), moved, strict=True)
+
+    async def were_read(self) -> list[Outcome]:
+        assert self.moved is not None
+        return were_read([*self.objects.values()], await asyncio.shield(self.moved))
 
     def give_back(self) -> None:
         """The slots of what is left, once nothing is written there any more."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from penstock._native import crc64
+from penstock._native import crc64, crc64_of_each
 from penstock.actors.core.slot_format import (
     CHECKSUM_BYTES,
     Placed,
@@ -46,23 +46,25 @@ class Moving(NamedTuple):
 
     placed: Placed
     header: memoryview
-    views: list[memoryview]  # what stands one after the other in the slots
+    views: list[memoryview]  # what stands one after the other in the slots; first all of its header
     hold: object
 
     @property
     def size_bytes(self) -> int:
         return sum(map(len, self.views))
 
-    def was_read(self, moved: int) -> Outcome:
+    def was_read(self, moved: int, checksum: int) -> Outcome:
+        """`checksum`: of the header that was read."""
+        placed = self.placed
         if moved < 0:
             return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
         if moved < self.size_bytes:
             reason = f"{moved} of {self.size_bytes} bytes could be read"
             return Outcome(Fate.FAULT, reason=reason)
-        if _checksum(self.header[: self.placed.header_bytes]) != self.placed.header_checksum:
+        if checksum.to_bytes(CHECKSUM_BYTES, "little") != placed.header_checksum:
             reason = "its slots hold something else: a power cut came before it was written"
             return Outcome(Fate.DAMAGED, reason=reason)
-        return Outcome(Fate.DONE, self.placed.payload_bytes)
+        return Outcome(Fate.DONE, placed.payload_bytes)
 
     def was_written(self, moved: int) -> Outcome:
         if -moved in {errno.ENOSPC, errno.EDQUOT}:  # a file that was not preallocated
@@ -73,6 +75,12 @@ class Moving(NamedTuple):
             reason = f"{moved} of {self.size_bytes} bytes could be written"
             return Outcome(Fate.FAULT, reason=reason)
         return DONE
+
+
+def were_read(objects: Sequence[Moving], moved: Sequence[int]) -> list[Outcome]:
+    """What became of each, by what was moved of it. Checks all headers in one call."""
+    checksums = crc64_of_each([one.views[0] for one in objects])
+    return [*map(Moving.was_read, objects, moved, checksums)]
 
 
 @dataclass(slots=True)
