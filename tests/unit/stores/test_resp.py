@@ -11,6 +11,7 @@ import pytest
 
 from penstock.actors.stores.resp import ConnectionLost, RespConnection
 from penstock.actors.stores.resp_words import RespError, command
+from penstock.runtime.sim_loop import simulate
 
 STALL_S = 0.05
 
@@ -54,7 +55,7 @@ def play(scene: Callable[[RespConnection, Transport], Awaitable[None]]) -> None:
         connection.connection_made(transport)
         await scene(connection, transport)
 
-    anyio.run(run)
+    simulate(1, run)
 
 
 def receive(connection: RespConnection, data: bytes, cuts: random.Random | None = None) -> None:

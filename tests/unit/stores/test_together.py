@@ -13,6 +13,7 @@ import pytest
 from penstock.actors.stores.samples import Hold
 from penstock.actors.stores.threads import Threads
 from penstock.actors.stores.together import in_time, together
+from penstock.runtime.sim_loop import simulate
 
 MANY = 16_384
 
@@ -177,4 +178,4 @@ def test_who_has_nothing_to_tell_is_waited_for() -> None:
     async def run() -> None:
         assert await in_time(work, range(4), within_s=0.01, at_once=2) == {0: 0, 1: 1}
 
-    anyio.run(run)
+    simulate(1, run)
