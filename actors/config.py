@@ -150,7 +150,13 @@ class GatewayConfig(Config, frozen=True):
     hello_within: Seconds = Seconds(5)
     outgoing_max: Count = 1024  # replies waiting on one stream
     outgoing_bytes: ByteSize = ByteSize(4 * MIB)  # of them together; beyond, nothing more is read
-    streams_max: Count = 4096
+    streams_max: Count = 4096  # sessions, attached or not yet
+    # Other calls under way at once, on all addresses. Each kind has places of its own, so that no flood of one shuts
+    # out another; one more is refused.
+    unary_max: Count = 64  # Lookup and Stat, by tools and routers
+    probes_max: Count = 64  # Engine.Health, and checks by the standard health service
+    watches_max: Count = 64  # watches of the standard health service, and reflection
+    refusals_max: Count = 64  # on one connection, beyond all of these: more wait in the client
     kept_prompts: ByteSize = ByteSize(1 * MIB)  # keys remembered per session for deltas
     keepalive: Seconds = Seconds(20)
     stop_within: Seconds = Seconds(2)  # streams that are open when the node stops get this long
@@ -168,6 +174,26 @@ class GatewayConfig(Config, frozen=True):
             _check_duration(name, given)
             if given > bound:
                 raise ValueError(f"{name} must be at most {name}_max, {bound:g} s")
+
+
+WAITING_BOUND = (
+    768  # of what the control actor is asked at a time; the rest is for those who never wait
+)
+
+
+class ControlConfig(Config, frozen=True):
+    """The operators' service."""
+
+    calls_max: Count = 64  # at once, on all addresses
+    waiting_max: Count = 32  # drains and purges among them
+
+    def __post_init__(self) -> None:
+        if not self.waiting_max <= WAITING_BOUND:
+            raise ValueError(f"waiting_max must be 1 to {WAITING_BOUND}, not {self.waiting_max}")
+        if not self.waiting_max < self.calls_max:
+            raise ValueError(
+                "waiting_max must be below calls_max, or those who wait would leave others no place"
+            )
 
 
 class SessionsConfig(Config, frozen=True):
@@ -256,6 +282,7 @@ class NodeConfig(Config, frozen=True):
     chunk_tokens: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     l1: L1Config = L1Config()
     gateway: GatewayConfig = GatewayConfig()
+    control: ControlConfig = ControlConfig()
     sessions: SessionsConfig = SessionsConfig()
     prefetch: PrefetchConfig = PrefetchConfig()
     writer: WriterConfig = WriterConfig()
@@ -267,13 +294,16 @@ class NodeConfig(Config, frozen=True):
     metrics_address: str = (
         ""  # host:port of an HTTP /metrics endpoint; empty: none (see `penstock status`)
     )
+    metrics_connections_max: Count = 16  # met there at once; others wait unaccepted
+    metrics_within: Seconds = Seconds(5)  # a request there and its answer
 
     def __post_init__(self) -> None:
         # Here the path is told by us: of the outermost record msgspec tells none.
-        try:
-            _check_duration("ask_within", self.ask_within)
-        except ValueError as problem:
-            raise ConfigError("ask_within", str(problem)) from None
+        for key in ("ask_within", "metrics_within"):
+            try:
+                _check_duration(key, getattr(self, key))
+            except ValueError as problem:
+                raise ConfigError(key, str(problem)) from None
         names = [store.name for store in self.stores]
         for position, name in enumerate(names):
             if name in names[:position]:

@@ -26,7 +26,6 @@ from penstock.runtime.supervisor import ChildHealth, ChildState
 from penstock.runtime.telemetry import Telemetry
 
 STORE_ASK_S = 1.0  # a store's actor that takes longer to say how it is, is not well
-WAITING_MAX = 32  # drains and purges that wait at once; the other places are for those who never do
 
 _STATES = {
     ChildState.STARTING: HealthState.STARTING,
@@ -41,6 +40,7 @@ _STATES = {
 class ControlLimits:
     ask_s: float  # how long a neighbour may take
     drain_s_max: float  # how long a drain may wait for those attached
+    waiting_max: int  # drains and purges that wait at once; far below Control.inflight_max
 
 
 class _Drain:
@@ -56,7 +56,7 @@ class _Drain:
 
 
 class Control(control.Control):
-    inflight_max = 2 * WAITING_MAX
+    inflight_max = 1024  # those who wait, of whom there may be fewer, and those who never do
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Control(control.Control):
         self._telemetry = telemetry
         self._stop = stop
         self._limits = limits
-        self._waiting = 0  # <= WAITING_MAX
+        self._waiting = 0  # <= limits.waiting_max
         self._sessions = 0
         self._is_empty = asyncio.Event()  # set iff _sessions == 0
         self._is_empty.set()
@@ -104,9 +104,10 @@ class Control(control.Control):
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Raises TooManyInFlight."""
-        if self._waiting >= WAITING_MAX:
+        if self._waiting >= self._limits.waiting_max:
             raise TooManyInFlight(
-                f"{WAITING_MAX} drains and purges are waited for already: wait for one of them"
+                f"{self._waiting} drains and purges are waited for already, the bound is"
+                " control.waiting_max: wait for one of them"
             )
         self._waiting += 1
         try:

@@ -28,6 +28,7 @@ from penstock.actors.hello import PROTOCOL_VERSION, HelloReader, ReadHello
 from penstock.actors.prompts import Prompts
 from penstock.actors.wire_scan import parse
 from penstock.protos import common_pb2, engine_pb2
+from penstock.runtime.call_places import CallPlaces
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import MailboxFull, PenstockError
 from penstock.runtime.grpc_health import Serving, ServingHealth
@@ -66,11 +67,13 @@ class Gateway(gateway.Gateway):
         handlers: Sequence[grpc.GenericRpcHandler],
         service_names: Sequence[str],
         streams: Streams,
+        places: CallPlaces,
         stop_within_s: float,
     ) -> None:
         self._listen = listen
         self._handlers = handlers
         self._streams = streams
+        self._places = places
         self._stop_within_s = stop_within_s
         # Of this life: a drain goes on when the gateway died meanwhile.
         serves = Serving.YES if streams.is_admitting else Serving.NO
@@ -89,6 +92,7 @@ class Gateway(gateway.Gateway):
                         spec,
                         self._handlers,
                         self._health,
+                        self._places,
                         stop_within_s=self._stop_within_s,
                     )
                 )

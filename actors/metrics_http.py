@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Never, assert_never
 
 from anyio import (
@@ -22,16 +23,23 @@ from penstock.runtime.errors import StartFailed, mapped
 from penstock.runtime.security import TcpAddress
 
 REQUEST_BYTES_MAX = 8192
-CONNECTIONS_MAX = 16
-WITHIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLimits:
+    connections_max: int  # met at once; others wait unaccepted
+    within_s: float  # for a request and its answer
 
 
 class MetricsServer(Actor[Never]):
     """Takes no messages. Does not start, and says why, when the address is taken."""
 
-    def __init__(self, address: TcpAddress, exposition: Callable[[], bytes]) -> None:
+    def __init__(
+        self, address: TcpAddress, exposition: Callable[[], bytes], limits: MetricsLimits
+    ) -> None:
         self._address = address
         self._exposition = exposition
+        self._limits = limits
 
     async def on_start(self) -> None:
         host, port = self._address.host, self._address.port
@@ -50,11 +58,11 @@ class MetricsServer(Actor[Never]):
 
     async def _accept(self, listener: SocketListener) -> None:
         async with listener:
-            await accept_all(listener, self._meet, connections_max=CONNECTIONS_MAX)
+            await accept_all(listener, self._meet, connections_max=self._limits.connections_max)
 
     async def _meet(self, stream: SocketStream) -> None:
         try:
-            with fail_after(WITHIN_S):
+            with fail_after(self._limits.within_s):
                 await stream.send(await _respond(stream, self._exposition))
         except (TimeoutError, EndOfStream, IncompleteRead, BrokenResourceError):
             return

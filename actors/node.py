@@ -26,6 +26,7 @@ from penstock import _native
 from penstock.actors.api import control, eviction, gateway, l1, prefetch, session, store, writer
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor
+from penstock.actors.call_kinds import call_places
 from penstock.actors.config import L1Mode, NodeConfig
 from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.lossy import LossyNamespaces
@@ -39,7 +40,7 @@ from penstock.actors.hello import HelloReader
 from penstock.actors.l1_geometries import longest_hit
 from penstock.actors.l1_making import POLICIES, l1_table, write_bound
 from penstock.actors.l1_manager import L1Manager
-from penstock.actors.metrics_http import MetricsServer
+from penstock.actors.metrics_http import MetricsLimits, MetricsServer
 from penstock.actors.node_memory import tell_prefault, wait_for_memory
 from penstock.actors.node_settings import (
     address_text,
@@ -211,15 +212,13 @@ class Node:
                     handlers=[services],
                     service_names=SERVICE_NAMES,
                     streams=streams,
+                    places=call_places(config),
                     stop_within_s=config.gateway.stop_within,
                 ),
             )
         )
         if config.metrics_address:
-            address = metrics_endpoint(config.metrics_address)
-            await supervisor.start(
-                ChildSpec(refs.metrics, lambda: MetricsServer(address, self.telemetry.exposition))
-            )
+            await supervisor.start(ChildSpec(refs.metrics, self._make_metrics))
         self._addresses = streams.addresses
         Log("node").info(
             "ready",
@@ -361,6 +360,7 @@ class Node:
         )
 
     def _make_control(self, supervisor: Supervisor) -> Control:
+        config = self.config
         return Control(
             evictor=self._refs.eviction,
             engines=self._refs.gateway,
@@ -368,8 +368,14 @@ class Node:
             children=supervisor.health,
             telemetry=self.telemetry,
             stop=self.stop,
-            limits=ControlLimits(self.config.ask_within, self.config.drain_max),
+            limits=ControlLimits(config.ask_within, config.drain_max, config.control.waiting_max),
         )
+
+    def _make_metrics(self) -> MetricsServer:
+        config = self.config
+        address = metrics_endpoint(config.metrics_address)
+        limits = MetricsLimits(config.metrics_connections_max, config.metrics_within)
+        return MetricsServer(address, self.telemetry.exposition, limits)
 
 
 class _Refs:

@@ -19,7 +19,6 @@ from penstock.runtime.security import (
 )
 
 ENGINE_SOCKET = "penstock.sock"
-UNARY_MAX = 64  # calls on one connection beside its streams: one stream too many gets a status, and so does Health
 
 
 def address_text(address: Address) -> str:
@@ -38,8 +37,16 @@ def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
         None if listen.token_file is None else _read_token(listen.token_file),
         message_bytes_max=config.gateway.transport_message_max,
         keepalive_s=config.gateway.keepalive,
-        streams_max=config.gateway.streams_max + UNARY_MAX,
+        calls_max=_calls_max(config),
     )
+
+
+def _calls_max(config: NodeConfig) -> int:
+    """Of one connection: everything that could be served, and as much again as may just be getting its refusal. What
+    is beyond waits in the client, with no word from us."""
+    given = config.gateway
+    served = given.streams_max + given.unary_max + given.probes_max + given.watches_max
+    return served + config.control.calls_max + given.refusals_max
 
 
 def gateway_limits(config: NodeConfig) -> GatewayLimits:

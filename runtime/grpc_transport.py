@@ -14,6 +14,7 @@ from anyio import CancelScope
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from penstock.runtime.call_places import CallPlaces
 from penstock.runtime.claim import claimed
 from penstock.runtime.errors import ConfigError, StartFailed
 from penstock.runtime.grpc_health import ServingHealth
@@ -37,7 +38,7 @@ class ListenSpec:
     token: Secret | None  # asked on TCP; a Unix socket is guarded by its file mode
     message_bytes_max: int  # larger ones end their call; contracts set a smaller bound of their own
     keepalive_s: float  # a silent connection is probed this often
-    streams_max: int  # concurrent calls per connection
+    calls_max: int  # at once on one connection, of all kinds; more wait in the client
 
 
 class TokenGuard(grpc.aio.ServerInterceptor):
@@ -72,21 +73,20 @@ async def serving(
     spec: ListenSpec,
     handlers: Sequence[grpc.GenericRpcHandler],
     health: ServingHealth,
+    places: CallPlaces,
     *,
     stop_within_s: float,
 ) -> AsyncIterator[Address]:
-    """Serve `handlers`, with `health` and reflection of the services it names, while the body runs.
+    """Serve `handlers`, with `health` and reflection of the services it names, in `places`, while the body runs.
 
     Yields the address bound, which has the real port where 0 was asked. Closes `health` at the end. Raises
     ConfigError for an exposed address without TLS and token, StartFailed when the address is taken.
     """
     check_exposure(spec.address, tls=spec.tls, token=spec.token)
-    guard = (
-        []
-        if spec.token is None or isinstance(spec.address, UnixAddress)
-        else [TokenGuard(spec.token)]
-    )
-    server = grpc.aio.server(interceptors=guard, options=_options(spec))
+    guards: list[grpc.aio.ServerInterceptor] = [places]
+    if spec.token is not None and not isinstance(spec.address, UnixAddress):
+        guards.insert(0, TokenGuard(spec.token))  # strangers take no place
+    server = grpc.aio.server(interceptors=guards, options=_options(spec))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(health.service_names, server)
     server.add_generic_rpc_handlers(tuple(handlers))
@@ -108,7 +108,7 @@ def _options(spec: ListenSpec) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", spec.message_bytes_max),
         ("grpc.max_send_message_length", spec.message_bytes_max),
-        ("grpc.max_concurrent_streams", spec.streams_max),
+        ("grpc.max_concurrent_streams", spec.calls_max),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms),
         ("grpc.keepalive_permit_without_calls", 1),

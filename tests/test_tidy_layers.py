@@ -23,7 +23,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime/(__init__|errors|message|deadline|log|units|transcript|hazard|begun)",),
     ("runtime/(mailbox|ref|service|actor|supervisor|telemetry|actor_metrics|config|watchdog)",),
     ("runtime/(security|claim|accepting|background|slow_steps|membership|transport)",),
-    ("runtime/(grpc_transport|grpc_health|native_channel|sim_loop|sim_net|sim_sources|sim_disk)",),
+    (
+        "runtime/(grpc_transport|grpc_health|call_places|native_channel|sim_loop|sim_net|sim_sources|sim_disk)",
+    ),
     ("actors/__init__", "actors/api/.*"),
     ("actors/core/.*",),
     ("actors/stores/.*", "actors/engine/.*", "actors/(?!node$)[a-z0-9_]+"),

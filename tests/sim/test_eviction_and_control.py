@@ -23,7 +23,7 @@ from support.fake_actors import (
 from penstock.actors.api import control, eviction, gateway, l1, store
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField, TooManyInFlight
-from penstock.actors.control import WAITING_MAX, Control, ControlLimits
+from penstock.actors.control import Control, ControlLimits
 from penstock.actors.eviction_controller import EvictionController, Watermarks
 from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.hazard import Hazards, ScriptedHazards, hazards_in_force
@@ -32,6 +32,7 @@ from penstock.runtime.sim_loop import simulate
 from penstock.runtime.supervisor import ChildHealth, ChildSpec, ChildState, supervise
 from penstock.runtime.telemetry import Telemetry
 
+WAITING_MAX = 32
 SEEDS = pytest.mark.parametrize("seed", range(8))
 
 
@@ -161,7 +162,7 @@ class Operator:
             children=lambda: self.children,
             telemetry=Telemetry(),
             stop=lambda: self.stopped_at.append(asyncio.get_running_loop().time()),
-            limits=ControlLimits(ask_s=1.0, drain_s_max=60.0),
+            limits=ControlLimits(ask_s=1.0, drain_s_max=60.0, waiting_max=WAITING_MAX),
         )
 
     def child(self, name: str, state: ChildState, *, crash: str | None = None) -> None:

@@ -1,0 +1,26 @@
+"""Which of a node's calls share places: neither engines' tools, nor operators, nor probes can shut each other out."""
+
+from __future__ import annotations
+
+from penstock.actors.config import NodeConfig
+from penstock.runtime.call_places import CallPlaces, Places
+
+
+def call_places(config: NodeConfig) -> CallPlaces:
+    """Of all the node's listening addresses together. Engine.Session keeps to `gateway.streams_max` by itself."""
+    given = config.gateway
+    probes = Places("health checks", given.probes_max, key="gateway.probes_max")
+    watches = Places("watches", given.watches_max, key="gateway.watches_max")
+    return CallPlaces(
+        {
+            "/penstock.v1.Engine/Session": None,
+            "/penstock.v1.Engine/Health": probes,
+            "/penstock.v1.Control": Places(
+                "calls of Control", config.control.calls_max, key="control.calls_max"
+            ),
+            "/grpc.health.v1.Health": probes,
+            "/grpc.health.v1.Health/Watch": watches,
+            "/grpc.reflection.v1alpha.ServerReflection": watches,
+        },
+        otherwise=Places("unary calls", given.unary_max, key="gateway.unary_max"),
+    )
