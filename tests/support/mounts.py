@@ -1,4 +1,4 @@
-"""Small filesystems of a test's own, where the machine lets one mount."""
+"""Small filesystems and block devices of a test's own, where the machine lets one have them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ import pytest
 
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 NO_LOG_FLUSH = 2
+PACKAGES = {
+    "mkfs.ext4": "e2fsprogs",
+    "mount": "mount",
+    "umount": "mount",
+    "losetup": "mount, or util-linux",
+}
 
 
 @contextmanager
@@ -49,6 +55,23 @@ def disk_image(folder: Path, *, size_bytes: int) -> Iterator[Path]:
         yield at
 
 
+@contextmanager
+def loop_device(folder: Path, *, size_bytes: int) -> Iterator[Path]:
+    """A block device over a file of `folder`."""
+    backing = folder / "backing"
+    backing.touch()
+    os.truncate(backing, size_bytes)
+    made = _run("losetup", "--find", "--show", str(backing))
+    if made.returncode:
+        pytest.skip(f"no loop device ({made.stderr.strip()}): run as root, with loop devices")
+    device = Path(made.stdout.strip())
+    try:
+        yield device
+    finally:
+        undone = _run("losetup", "--detach", str(device))
+        assert not undone.returncode, undone.stderr
+
+
 def shut_down(at: Path) -> None:
     """Let the filesystem at `at` die as if its disk was pulled: every access to the disk is an error from now on."""
     fd = os.open(at, os.O_RDONLY)
@@ -59,4 +82,7 @@ def shut_down(at: Path) -> None:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except FileNotFoundError:
+        pytest.skip(f"{command[0]} is missing: install {PACKAGES[command[0]]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -113,21 +112,6 @@ def test_a_device_is_not_synced_and_cannot_be(monkeypatch: pytest.MonkeyPatch) -
     told = refusal(config(path, MIB, msync=Msync.SAVE))
     assert "say msync: none, or make a filesystem on it" in told
     assert "say how many bytes" in refusal(config(path))
-
-
-@pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[Path]:
-    """A block device over a file."""
-    backing = tmp_path / "backing"
-    backing.touch()
-    os.truncate(backing, 16 * MIB)
-    command = ["losetup", "--find", "--show", str(backing)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no loop device ({made.stderr.strip()}): run as root, with loop devices")
-    device = Path(made.stdout.strip())
-    yield device
-    subprocess.run(["losetup", "--detach", str(device)], check=True)
 
 
 def test_a_device_that_somebody_uses_is_refused(loop_device: Path, tmp_path: Path) -> None:

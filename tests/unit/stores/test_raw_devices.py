@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,24 +16,6 @@ from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.samples import keys_of, make_sample
 from penstock.runtime.units import MIB, ByteSize
-
-
-@pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[Path]:
-    """A block device over a file."""
-    backing = tmp_path / "backing"
-    backing.touch()
-    os.truncate(backing, 16 * MIB)
-    command = ["losetup", "--find", "--show", str(backing)]
-    try:
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("losetup is missing: install util-linux")
-    if made.returncode:
-        pytest.skip(f"no loop device ({made.stderr.strip()}): run as root, with loop devices")
-    device = Path(made.stdout.strip())
-    yield device
-    subprocess.run(["losetup", "--detach", str(device)], check=True)
 
 
 def test_a_block_device_keeps_objects(loop_device: Path) -> None:
