@@ -187,6 +187,28 @@ async def test_quarantine_is_bounded_by_engine() -> None:
         await careless.put(keys(1, prompt="more"))
 
 
+async def test_a_message_beyond_the_transports_bound_is_never_taken_in(tmp_path: Path) -> None:
+    """C10: its length is announced, and the node refuses it by that: 128 MiB cost it no memory.
+
+    Seen to fail with `gateway.transport_message_max` above it: the node grew by all of it.
+    """
+    with served_node(tmp_path / "state") as node:
+        async with attached(node.address, hello(), enter=False) as engine:
+            before = peak_bytes(node.process.pid)
+            await engine.send(bytes(128 << 20))
+            code, said = await engine.status()
+            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "larger than max" in said
+            assert peak_bytes(node.process.pid) - before < 16 << 20
+
+
+def peak_bytes(process: int) -> int:
+    """The most memory it has ever had."""
+    status = Path(f"/proc/{process}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
 # The arena's door.
 
 

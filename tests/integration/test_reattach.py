@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import grpc
 import numpy as np
 import pytest
 from support.declarations import hello, keys
@@ -118,6 +120,40 @@ async def test_a_killed_and_restarted_node_costs_misses_and_no_errors(tmp_path: 
                     assert second.stat().sessions == 1
                     is_over.set()
             assert client.statistics().attachments == 2
+
+
+async def test_a_message_beyond_the_transports_bound_costs_misses_until_the_client_is_back() -> (
+    None
+):
+    """C10: gRPC ends the stream of a client that comes to that bound. It attaches again by itself, hits what it had
+    stored, and another client has not noticed.
+
+    Seen to fail with a client that attaches only once: it never hit again.
+    """
+    ids = list(range(BLOCKS))
+    async with (
+        local_node(
+            gateway__message_max="64KiB",
+            gateway__transport_message_max="1MiB",
+            gateway__heartbeat="60s",
+        ) as node,
+        client_of(node.address) as client,
+        client_of(node.address) as other,
+    ):
+        await client.store(TOKENS, [paged()], [ids])
+        full = len(TOKENS) // client.chunk_tokens
+        call = client._link.current()._stream._call
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(bytes(2 << 20))
+        assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        for _ in range(20):
+            async with await client.lookup(TOKENS) as ticket:  # a miss or a hit, never an error
+                assert ticket.hit_chunks in {0, full}
+        await client.wait_attached(within=2.0)
+        async with await client.lookup(TOKENS) as ticket:
+            assert ticket.hit_chunks == full
+        assert client.statistics().attachments == 2
+        assert other.statistics().attachments == 1
 
 
 async def test_the_dead_nodes_arena_is_unmapped(tmp_path: Path) -> None:
