@@ -80,13 +80,20 @@ class Saver:
         if new:
             answers |= await self._save_new([*new.values()])
         told = tuple(answers[one.key] for one in sources)
-        parts.metrics.count(Op.SAVE, (one.outcome.name.lower() for one in told))
+        self._count(told)
         return told
 
     async def wait_idle(self) -> None:
         """Until nothing is being written. What is to be taken back is not waited for: a store that fails may never do
         it, and what is whole there when it is opened again is found and counted."""
         await self._is_idle.wait()
+
+    def _count(self, told: Sequence[Saved]) -> None:
+        metrics, saved = self._parts.metrics, told.count(SAVED)
+        if saved:
+            metrics.add(Op.SAVE, "saved", saved)
+        if saved < len(told):
+            metrics.count(Op.SAVE, (one.outcome.name.lower() for one in told if one != SAVED))
 
     def _here(self, sources: Sequence[Source]) -> set[bytes]:
         """What is named by its contents need not be saved again. Of a shared store nobody knows."""
@@ -133,9 +140,10 @@ class Saver:
         parts = self._parts
         # Somebody may have saved them while these waited for their turn.
         job.answers = dict.fromkeys(self._here(job.sources), SAVED)
-        for one in job.sources:
-            if one.key not in job.answers and (refusal := self._owes_too_much(one)):
-                job.answers[one.key] = refusal
+        if parts.owed.objects:
+            for one in job.sources:
+                if one.key not in job.answers and (refusal := self._owes_too_much(one)):
+                    job.answers[one.key] = refusal
         records = {one.key: self._record(one) for one in job.sources if one.key not in job.answers}
         job.answers |= await self._reserve(records)
         sources = [one for one in job.sources if one.key not in job.answers]
@@ -233,23 +241,26 @@ class Saver:
         self, job: _Job, sources: list[Source], records: dict[bytes, Record], done: Settled
     ) -> list[Record]:
         parts = self._parts
+        taken: dict[bytes, int] = {}
+        saved: list[bytes] = []
+        others: list[bytes] = []
         moved = 0
-        for source, outcome in zip(sources, done.outcomes, strict=True):
+        for at, (source, outcome) in enumerate(zip(sources, done.outcomes, strict=True)):
             job.answers[source.key] = _told(outcome)
-            moved += source.logical_bytes if outcome.fate is Fate.DONE else 0
+            if outcome.fate is Fate.DONE:
+                saved.append(source.key)
+                moved += source.logical_bytes
+                if outcome.taken_bytes:
+                    taken[source.key] = outcome.taken_bytes
+            elif at not in done.unsure:
+                others.append(source.key)
         parts.metrics.moved(Op.SAVE, moved)
-        unsure = [records[sources[at].key] for at in sorted(done.unsure)]
-        saved = [one.key for one in sources if job.answers[one.key] is SAVED]
-        pairs = zip(sources, done.outcomes, strict=True)
-        taken = {one.key: outcome.taken_bytes for one, outcome in pairs if outcome.taken_bytes}
         if parts.ledger is not None:
-            known = {*saved, *(one.key for one in unsure)}
-            others = [one.key for one in sources if one.key not in known]
             parts.ledger.settle(saved, others, taken)
         else:
             sizes = (taken.get(key, records[key].size_bytes) for key in saved)
             parts.written.add(sum(sizes), len(saved))
-        return unsure
+        return [records[sources[at].key] for at in sorted(done.unsure)]
 
     def _owes_too_much(self, source: Source) -> Saved | None:
         """The answer, if nothing more is saved there now."""
@@ -292,9 +303,9 @@ class Saver:
 
 
 def _told(outcome: Outcome) -> Saved:
+    if outcome.fate is Fate.DONE:  # most, and soonest said
+        return SAVED
     match outcome.fate:
-        case Fate.DONE:
-            return SAVED
         case Fate.FULL:
             return Saved(SaveOutcome.NO_ROOM, outcome.reason)
         case Fate.FAULT:

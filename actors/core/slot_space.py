@@ -64,7 +64,7 @@ class SlotSpace:
         if count:
             self.release(runs)
             return None
-        return tuple(_joined(runs))
+        return tuple(_joined(runs)) if len(runs) > 1 else tuple(runs)
 
     def claim(self, runs: Sequence[Run]) -> bool:
         """Take these; False, having changed nothing, when one of them is taken or there is no such slot."""
@@ -112,7 +112,8 @@ class SlotSpace:
             begin = zone * self._zone_slots
             part = min(end, begin + self._zone_slots) - max(first, begin)
             self._free_in[zone] += sign * part
-            self._longest_in[zone] = len(self._map) if sign > 0 else self._longest_in[zone]
+            if sign > 0:
+                self._longest_in[zone] = len(self._map)
         if sign > 0:
             self._may_be_longer_before(first // self._zone_slots)
 

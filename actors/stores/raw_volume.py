@@ -67,14 +67,14 @@ class Moving(NamedTuple):
         return Outcome(Fate.DONE, placed.payload_bytes)
 
     def was_written(self, moved: int) -> Outcome:
+        if moved >= self.size_bytes:
+            return DONE
         if -moved in {errno.ENOSPC, errno.EDQUOT}:  # a file that was not preallocated
             return Outcome(Fate.FULL, reason=os.strerror(-moved))
         if moved < 0:
             return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(-moved)}")
-        if moved < self.size_bytes:
-            reason = f"{moved} of {self.size_bytes} bytes could be written"
-            return Outcome(Fate.FAULT, reason=reason)
-        return DONE
+        reason = f"{moved} of {self.size_bytes} bytes could be written"
+        return Outcome(Fate.FAULT, reason=reason)
 
 
 def were_read(objects: Sequence[Moving], moved: Sequence[int]) -> list[Outcome]:
@@ -276,9 +276,9 @@ class Volume:
 
     def _views(self, header: memoryview, payload: memoryview, fill: memoryview) -> list[memoryview]:
         """What stands one after the other in the slots."""
-        room = self.geometry.stored_bytes(len(header), 0)
-        end = self.geometry.stored_bytes(len(header), len(payload))
-        behind_header, behind = room - len(header), end - room - len(payload)
+        header_bytes, block_bytes = self.geometry.header_bytes, self.geometry.block_bytes
+        behind_header = -len(header) % header_bytes
+        behind = -(len(header) + behind_header + len(payload)) % block_bytes
         if not behind_header and not behind:
             return [header, payload]
         return [header, fill[:behind_header], payload, fill[:behind]]
