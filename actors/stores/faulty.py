@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
@@ -14,37 +14,31 @@ from penstock.actors.stores.header import FIXED_BYTES
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     DONE,
-    Entry,
+    Around,
     Fate,
     Given,
     Outcome,
-    Ownership,
     Store,
     StoreFault,
     Wanted,
 )
 
 
-class FaultyStore:
+class FaultyStore(Around):
     """`store`, and now and then what `faults` says; they may be changed while it is used."""
 
     def __init__(self, store: Store, faults: FaultsConfig) -> None:
-        self.ownership: Ownership = store.ownership
+        super().__init__(store)
         self.faults = faults
-        self._store = store
         self._draw = random.Random(faults.seed)
-
-    @property
-    def below(self) -> Store:
-        return self._store
 
     async def locate(self, keys: Keys) -> bytes:
         await self._come_between("locate")
-        return await self._store.locate(keys)
+        return await self.below.locate(keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         await self._come_between("load")
-        outcomes = await self._store.load(wanted)
+        outcomes = await self.below.load(wanted)
         return [self._spoil(one, out) for one, out in zip(wanted, outcomes, strict=True)]
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
@@ -65,27 +59,14 @@ class FaultyStore:
                 outcomes[at] = Outcome(Fate.FAULT, 0, "rehearsed: this object fails")
             elif not self._happens(self.faults.drop):
                 kept.append((at, self._cut(one)))
-        saved = await self._store.save([one for _, one in kept])
+        saved = await self.below.save([one for _, one in kept])
         for (at, _), outcome in zip(kept, saved, strict=True):
             outcomes[at] = outcome
         return outcomes
 
     async def delete(self, keys: Keys) -> None:
         await self._come_between("delete")
-        await self._store.delete(keys)
-
-    def recover(self) -> AsyncIterator[list[Entry]]:
-        return self._store.recover()
-
-    def cost(self, header_bytes: int, payload_bytes: int) -> int:
-        return self._store.cost(header_bytes, payload_bytes)
-
-    @property
-    def capacity_bytes(self) -> int:
-        return self._store.capacity_bytes
-
-    async def aclose(self) -> None:
-        await self._store.aclose()
+        await self.below.delete(keys)
 
     def _happens(self, chance: float) -> bool:
         return self._draw.random() < chance

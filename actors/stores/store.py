@@ -192,12 +192,37 @@ class Arenas(Protocol):
         """Let go of one that has nothing any more."""
 
 
-@runtime_checkable
-class Around(Protocol):
-    """A store around another one."""
+class Around:
+    """A store around another one, which does all that is not said here."""
+
+    def __init__(self, below: Store) -> None:
+        self.below = below
+        self.ownership = below.ownership
+
+    async def locate(self, keys: Keys) -> bytes:
+        return await self.below.locate(keys)
+
+    async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
+        return await self.below.load(wanted)
+
+    async def save(self, given: Sequence[Given]) -> list[Outcome]:
+        return await self.below.save(given)
+
+    async def delete(self, keys: Keys) -> None:
+        await self.below.delete(keys)
+
+    def recover(self) -> AsyncIterator[list[Entry]]:
+        return self.below.recover()
+
+    def cost(self, header_bytes: int, payload_bytes: int) -> int:
+        return self.below.cost(header_bytes, payload_bytes)
 
     @property
-    def below(self) -> Store: ...
+    def capacity_bytes(self) -> int:
+        return self.below.capacity_bytes
+
+    async def aclose(self) -> None:
+        await self.below.aclose()
 
 
 def arenas_of(store: Store) -> Arenas | None:

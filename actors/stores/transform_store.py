@@ -9,7 +9,7 @@ moved. What nobody can read is dropped by the actor, as whatever else is not wha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -18,7 +18,6 @@ from typing import Protocol, TypeAlias, TypeVar
 import anyio
 import anyio.to_thread
 
-from penstock.actors.api.store import Keys
 from penstock.actors.stores.header import (
     Header,
     HeaderRefused,
@@ -29,11 +28,10 @@ from penstock.actors.stores.header import (
 )
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.store import (
-    Entry,
+    Around,
     Fate,
     Given,
     Outcome,
-    Ownership,
     Store,
     StoreFault,
     Wanted,
@@ -69,24 +67,16 @@ class TransformLimits:
     inline_loaded_bytes_max: int = INLINE_BYTES_MAX
 
 
-class TransformedStore:
+class TransformedStore(Around):
     """`store`, behind a pipeline."""
 
     def __init__(self, store: Store, pipeline: Pipeline, limits: TransformLimits) -> None:
-        self.ownership: Ownership = store.ownership
-        self._store = store
+        super().__init__(store)
         self._pipeline = pipeline
         self._bounce = Bounce(limits.bounce_bytes_max)
         self._threads = Threads("penstock-transform", limits.threads)
         self._limits = limits
         self._is_closed = False
-
-    @property
-    def below(self) -> Store:
-        return self._store
-
-    async def locate(self, keys: Keys) -> bytes:
-        return await self._store.locate(keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         return await self._in_groups(self._load, wanted, Fate.LOCKED)
@@ -94,22 +84,8 @@ class TransformedStore:
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         return await self._in_groups(self._save, given, Fate.REFUSED)
 
-    async def delete(self, keys: Keys) -> None:
-        await self._store.delete(keys)
-
-    def recover(self) -> AsyncIterator[list[Entry]]:
-        return self._store.recover()
-
-    def cost(self, header_bytes: int, payload_bytes: int) -> int:
-        """At most; `Outcome.taken_bytes` of a save tells what it took."""
-        return self._store.cost(header_bytes, payload_bytes)
-
-    @property
-    def capacity_bytes(self) -> int:
-        return self._store.capacity_bytes
-
     async def aclose(self) -> None:
-        await self._store.aclose()
+        await super().aclose()
         if not self._is_closed:
             self._is_closed = True
             await self._threads.close()
@@ -124,7 +100,7 @@ class TransformedStore:
             replace(one, header=header, payload=places[0], hold=(room, one.hold))
             for one, header, places in zip(group, headers, rooms, strict=True)
         ]
-        outcomes = await self._store.load(inner)
+        outcomes = await self.below.load(inner)
         done = [at for at, outcome in enumerate(outcomes) if outcome.fate is Fate.DONE]
         undo = [partial(self._undo, group[at], headers[at], rooms[at], outcomes[at]) for at in done]
         is_quick = _bytes(group) <= self._limits.inline_loaded_bytes_max
@@ -171,7 +147,7 @@ class TransformedStore:
         is_quick = _bytes(group) <= self._limits.inline_saved_bytes_max
         made = await self._work(apply, is_quick=is_quick)
         below = [one for one in made if isinstance(one, Given)]
-        saved = iter(await self._store.save(below))
+        saved = iter(await self.below.save(below))
         return [
             self._told(one, stored, next(saved)) if isinstance(stored, Given) else stored
             for one, stored in zip(group, made, strict=True)
@@ -203,7 +179,7 @@ class TransformedStore:
     def _told(self, given: Given, stored: Given, saved: Outcome) -> Outcome:
         if saved.fate is not Fate.DONE or saved.taken_bytes:
             return saved
-        taken = self._store.cost(len(stored.header), stored.payload_bytes)
+        taken = self.below.cost(len(stored.header), stored.payload_bytes)
         most = self.cost(len(given.header), given.payload_bytes)
         return saved if taken == most else replace(saved, taken_bytes=taken)
 
