@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import configparser
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from penstock.actors.stores.s3_config import GCS, LOCAL, MEMORY, S3, S3Config
@@ -193,13 +193,13 @@ class Kept:
     def __init__(self, provider: Callable[[], S3Credential]) -> None:
         self._provider = provider
         self._credential = provider()
-        self._until_s = monotonic() + KEPT_S
+        self._until_s = time.monotonic() + KEPT_S
 
     def __call__(self) -> S3Credential:
-        if monotonic() >= self._until_s:
+        if time.monotonic() >= self._until_s:
             with suppress(StoreRefused):
                 self._credential = self._provider()
-            self._until_s = monotonic() + KEPT_S
+            self._until_s = time.monotonic() + KEPT_S
         return self._credential
 
 

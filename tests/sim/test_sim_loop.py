@@ -4,10 +4,13 @@ badly.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import multiprocessing
 import os
 import random
 import secrets
+import subprocess
 import threading
 import time
 import uuid
@@ -45,6 +48,40 @@ def test_every_clock_is_the_virtual_one_and_comes_back_afterwards() -> None:
     before = time.time
     assert simulate(0, main) == (2.0, 2.0, WALL_EPOCH_S + 2.0, 2_000_000_000)
     assert time.time is before
+
+
+def test_every_other_word_for_now_is_the_virtual_one_too() -> None:
+    """Seen to fail while only the clocks of `time` that the product uses were replaced."""
+
+    async def main() -> list[object]:
+        await anyio.sleep(2)
+        return [
+            time.clock_gettime(time.CLOCK_MONOTONIC),
+            time.clock_gettime(time.CLOCK_REALTIME),
+            time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            time.gmtime(),
+            time.localtime(),
+            time.ctime(),
+            time.asctime(),
+            time.strftime("%s"),
+        ]
+
+    there = WALL_EPOCH_S + 2
+    local = time.localtime(there)
+    expected = [2.0, there, 2_000_000_000, time.gmtime(there), local]
+    assert simulate(0, main) == [*expected, *[time.asctime(local)] * 2, str(there)]
+    assert time.gmtime().tm_year > local.tm_year
+
+
+def test_time_that_is_given_and_time_of_the_processor_are_as_ever() -> None:
+    async def main() -> list[object]:
+        await anyio.sleep(2)
+        own = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
+        assert 0 < own <= time.thread_time()
+        at = time.gmtime(86400)
+        return [at.tm_mday, time.asctime(at), time.strftime("%F", at), time.localtime(5).tm_sec]
+
+    assert simulate(0, main) == [2, "Fri Jan  2 00:00:00 1970", "1970-01-02", 5]
 
 
 def _order(seed: int) -> list[int]:
@@ -232,7 +269,9 @@ def test_polling_with_time_moving_is_no_livelock() -> None:
     Simulation(0, steps_still_max=100).run(main)
 
 
-def test_a_thread_is_refused_however_it_is_started() -> None:
+def test_a_thread_or_process_is_refused_however_it_is_started() -> None:
+    """Seen to fail for all but those of anyio, asyncio and `threading`."""
+
     async def by_anyio() -> None:
         await anyio.to_thread.run_sync(print)
 
@@ -242,9 +281,41 @@ def test_a_thread_is_refused_however_it_is_started() -> None:
     async def by_hand() -> None:
         threading.Thread(target=print).start()
 
-    for main in (by_anyio, by_asyncio, by_hand):
+    async def below_threading() -> None:
+        _thread.start_new_thread(print, ())
+
+    async def by_subprocess() -> None:
+        subprocess.run(["true"], check=True)  # noqa: ASYNC221
+
+    async def by_forking() -> None:
+        if os.fork() == 0:
+            os._exit(0)
+
+    async def by_multiprocessing() -> None:
+        multiprocessing.get_context("spawn").Process(target=print).start()
+
+    threads = (by_anyio, by_asyncio, by_hand, below_threading)
+    for main in (*threads, by_subprocess, by_forking, by_multiprocessing):
         with pytest.raises(ThreadInSim):
             simulate(0, main)
+    subprocess.run(["true"], check=True)
+
+
+def test_other_threads_may_start_what_they_want_meanwhile() -> None:
+    async def main() -> None:
+        begin.set()
+        assert done.wait(10)
+
+    begin, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begin.wait(10)
+        threading.Thread(target=done.set).start()
+
+    other = threading.Thread(target=work)
+    other.start()
+    simulate(0, main)
+    other.join()
 
 
 def test_a_thread_from_outside_may_not_call_in() -> None:

@@ -121,7 +121,7 @@ def test_what_was_read_is_kept_for_some_minutes(
 ) -> None:
     """And for longer, when it cannot be read just then."""
     now = [0.0]
-    monkeypatch.setattr(s3_client, "monotonic", lambda: now[0])
+    monkeypatch.setattr(s3_client.time, "monotonic", lambda: now[0])
     key = "[kv]\naws_access_key_id = {}\naws_secret_access_key = b\n"
     kept = s3_client.Kept(profiles(tmp_path, key.format("first")))
     profiles(tmp_path, key.format("second"))
