@@ -18,7 +18,7 @@ from dataclasses import replace
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api import eviction, l1_loading, prefetch
+from penstock.actors.api import eviction, l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES, Afterwards, Shortfall
 from penstock.actors.awaiting import Awaiting, Others
 from penstock.actors.core.cost import shortest, worth_loading
@@ -334,6 +334,7 @@ class Fetching:
             places=places,
             lease=lease,
             indices=indices,
+            ask=store.LoadPrefix if self._want.shape.is_all_full else store.Load,
             targets=targets,
         )
 

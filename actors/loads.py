@@ -53,8 +53,8 @@ class Waiting(Protocol):
     limit_chunks: int  # up to here it waits for the load of every object it needs
 
     def lost(self, tier: int, name: Name, chunk: int) -> None:
-        """This object will not come from this tier. It need not be of the ticket's prompt: only the begin of a load
-        may be."""
+        """This object will not come from this tier; a number beyond theirs: nobody is bringing it any more, and any of
+        them may still have it. It need not be of the ticket's prompt: only the begin of a load may be."""
 
     def moved(self, hit_chunks: int) -> None:
         """Its watermark, as it is now; -1: the ticket is over."""
@@ -72,6 +72,7 @@ class Load:
     lease: LeaseId
     hold: object
     indices: tuple[int, ...]
+    ask: type[store.Load]
     targets: tuple[store.Target, ...]
     payload_bytes: int
     has_room: bool = False  # taken already
@@ -130,9 +131,10 @@ class Loads:
         places: Sequence[tuple[int, int]],
         lease: l1_loading.LoadLease,
         indices: Sequence[int],
+        ask: type[store.Load],
         targets: Sequence[store.Target],
     ) -> None:
-        """Load these objects, which `lease` has granted, from a tier."""
+        """Load these objects, which `lease` has granted, from a tier. `ask`: as a prefix, or each by itself."""
         record = self.records.open(tier, names, places, ticket, deadline)
         payload_bytes = sum(target.logical_bytes for target in targets)
         load = Load(
@@ -141,6 +143,7 @@ class Loads:
             lease.lease,
             lease.hold,
             tuple(indices),
+            ask,
             tuple(targets),
             payload_bytes,
         )
@@ -254,7 +257,7 @@ class Loads:
             await room.take(load.payload_bytes, load.ticket)
         try:
             await hazard("prefetch.before_load")
-            ask = store.Load(load.targets, load.take_ahead())
+            ask = load.ask(load.targets, load.take_ahead())
             answers = await tier.ref.ask(ask, within=tier.load_s)
         except PenstockError as refusal:
             self._log.warning_once("load_failed", tier.name, store=tier.name, reason=str(refusal))
@@ -291,9 +294,11 @@ class Loads:
         tickets = [*record.tickets]
         if not load.landed:
             self._close(load)
-        for ticket in tickets:
-            for place in lost:
-                self.waiting[ticket].lost(record.tier, record.names[place], record.places[place][0])
+        for place in lost:
+            is_skipped = answers and answers[place].outcome is store.LoadOutcome.SKIPPED
+            source = len(self._tiers) if is_skipped else record.tier
+            for ticket in tickets:
+                self.waiting[ticket].lost(source, record.names[place], record.places[place][0])
         await self._move_on(tickets, {ticket for ticket, _ in told})
 
     async def _move_on(self, tickets: Iterable[TicketId], told: set[TicketId]) -> None:

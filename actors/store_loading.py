@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from penstock.actors.api.errors import StoreClogged
-from penstock.actors.api.store import Load, Loaded, LoadOutcome, Locate, Purpose, Target
+from penstock.actors.api.store import (
+    Load,
+    Loaded,
+    LoadOutcome,
+    LoadPrefix,
+    Locate,
+    Purpose,
+    Target,
+)
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
@@ -30,6 +38,7 @@ from penstock.runtime.hazard import hazard
 from penstock.runtime.units import KIB
 
 AT_ONCE_BYTES_MAX = 160 * KIB  # headers included: some tens of microseconds
+SKIPPED = Loaded(LoadOutcome.SKIPPED)
 
 
 async def locate(parts: Parts, msg: Locate) -> bytes:
@@ -123,11 +132,14 @@ async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
     """One per target. Raises StoreBusy."""
     asked = [*msg.targets]
     answers: list[Loaded] = [MISSING] * len(asked)
+    there: Sequence[int] = range(len(asked))
     if parts.books is not None:
-        known = parts.books.has(b"".join(one.key for one in asked))
+        known = parts.books.has(b"".join([one.key for one in asked]))
+        if isinstance(msg, LoadPrefix) and 0 in known:
+            hole = known.index(0)
+            answers[hole + 1 :] = [SKIPPED] * (len(known) - hole - 1)
+            known = known[:hole]
         there = [at for at, is_known in enumerate(known) if is_known]
-    else:
-        there = [*range(len(asked))]
     if there:
         some = [asked[at] for at in there]
         ahead = ahead_of(msg, parts) if len(some) == len(asked) else None

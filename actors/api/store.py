@@ -89,6 +89,7 @@ class LoadOutcome(enum.Enum):
     )
     DAMAGED = "what the store had under this key was not whole, or not its own; it is dropped there"
     FAILED = "the store could not say, in the time and attempts it had"
+    SKIPPED = "of a prefix, behind one that is missing: it may be there, and is not loaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,14 @@ class Load(Msg["StoreActor", tuple[Loaded, ...]]):
 
     targets: tuple[Target, ...]
     ahead: Ahead | None = field(default=None, repr=False)  # of these targets
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPrefix(Load):
+    """As Load, of targets in the order of a prompt, none of which is of use without all before it.
+
+    Where the store's books tell beforehand that one is missing, nothing behind it is read: that is SKIPPED. What was
+    read is told as it is. An error is no hole: others may have what could not be read, and then the rest is of use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from penstock.runtime.ref import Ref
 from penstock.runtime.supervisor import ChildSpec
 
 UNKNOWN = store.Speed(0.0, 0.0, 0)
+LOST = store.Loaded(store.LoadOutcome.MISSING)
 PIECES = 3  # a load writes an object in so many steps, as a disk does
 
 
@@ -47,6 +48,7 @@ class StorePlan:
     loads_free: int | None = None  # loads beyond so many wait until they are released
     fails: bool = False  # every call
     loses: set[bytes] = field(default_factory=set)  # located, and missing when loaded
+    skips: bool = False  # of a prefix, what lies behind those
     speed: store.Speed = UNKNOWN
     draw: random.Random | None = None  # faults by chance, when there is one
     fault_chance: float = 0.0
@@ -67,7 +69,7 @@ class FakeStore(store.StoreActor):
                 return bytes(int(key in world.objects) for key in msg.keys)
             case store.Load():
                 world.loads_ahead += msg.ahead is not None
-                return await self._load(msg.targets)
+                return await self._load(msg.targets, is_prefix=isinstance(msg, store.LoadPrefix))
             case store.MeasureSpeed():
                 if plan.hangs_at_measure:
                     await anyio.sleep_forever()
@@ -106,7 +108,9 @@ class FakeStore(store.StoreActor):
         plan = self._world.plan
         return plan.draw is not None and plan.draw.random() < plan.fault_chance
 
-    async def _load(self, targets: Sequence[store.Target]) -> tuple[store.Loaded, ...]:
+    async def _load(
+        self, targets: Sequence[store.Target], *, is_prefix: bool
+    ) -> tuple[store.Loaded, ...]:
         world, plan = self._world, self._world.plan
         world.loads.append([target.key for target in targets])
         if plan.hangs_at_load:
@@ -119,7 +123,13 @@ class FakeStore(store.StoreActor):
         if plan.loads_free is not None and len(world.loads) > plan.loads_free:
             await world.released.wait()
         await self._pause(plan.load_s, hangs=False)
-        return tuple([await self._load_one(target) for target in targets])
+        answers: list[store.Loaded] = []
+        for target in targets:
+            if plan.skips and is_prefix and LOST in answers:
+                answers.append(store.Loaded(store.LoadOutcome.SKIPPED))
+            else:
+                answers.append(await self._load_one(target))
+        return tuple(answers)
 
     async def _load_one(self, target: store.Target) -> store.Loaded:
         if self._is_lost(target):
