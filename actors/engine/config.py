@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from numbers import Real
 from pathlib import Path
 
+from penstock.actors.engine.arguments import UINT32_MAX
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.security import Secret, UnixAddress, parse_address
 
@@ -44,8 +47,9 @@ class Backoff:
     jitter: float = 0.5  # 0 <= jitter < 1
 
     def __post_init__(self) -> None:
+        _require(0 < self.max_s < math.inf, "backoff.max_s", "must be more than 0, and finite")
         _require(0 < self.first_s <= self.max_s, "backoff.first_s", "must be in (0, backoff.max_s]")
-        _require(self.factor >= 1, "backoff.factor", "must be at least 1")
+        _require(1 <= self.factor < math.inf, "backoff.factor", "must be at least 1, and finite")
         _require(0 <= self.jitter < 1, "backoff.jitter", "must be in [0, 1)")
 
     def wait_s(self, attempt: int, draw: float) -> float:
@@ -59,8 +63,12 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
-    """How a client reaches its node, and its bounds. Memory: outgoing_max * message_bytes_max, plus
-    prompt_memory_bytes_max, plus one record for each ticket and lease the node allows."""
+    """How a client reaches its node, and its bounds. Durations in seconds (_s) or milliseconds (_ms), sizes in bytes.
+
+    Memory: outgoing_max * message_bytes_max, plus prompt_memory_bytes_max, plus one record for each ticket and lease
+    the node allows, plus, of a BlockingClient, one future and its arguments for each of waiting_max.
+    Raises ConfigError, which names the field.
+    """
 
     address: str
     """`unix:///path/penstock.sock`, or `host:port` for a node reached over TCP (no shared memory there)."""
@@ -99,19 +107,29 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         parse_address(self.address)
-        for name in _POSITIVE:
-            _require(
-                getattr(self, name) > 0, name, f"must be more than 0, not {getattr(self, name)}"
-            )
-        for name in _NOT_NEGATIVE:
-            _require(
-                getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}"
-            )
+        is_secret = self.token is None or isinstance(self.token, Secret)
+        _require(is_secret, "token", "must be a Secret, so that nothing prints it")
+        for name, kind in _NUMBERS.items():
+            self._check_number(name, kind)
         _require(
             self.tls is None or not self.is_local,
             "tls",
             "is for host:port; a Unix socket has file permissions",
         )
+
+    def _check_number(self, name: str, kind: object) -> None:
+        value = getattr(self, name)
+        if kind == "int":
+            at_most = _AT_MOST.get(name, math.inf)
+            is_count = isinstance(value, int) and value <= at_most
+            _require(is_count, name, f"must be an integer of at most {at_most}, not {value!r}")
+        else:
+            is_time = isinstance(value, Real) and math.isfinite(value)
+            _require(is_time, name, f"must be seconds, and finite, not {value!r}")
+        if name in _MAY_BE_0:
+            _require(value >= 0, name, f"must not be negative, not {value}")
+        else:
+            _require(value > 0, name, f"must be more than 0, not {value}")
 
     @property
     def is_local(self) -> bool:
@@ -124,20 +142,17 @@ class ClientConfig:
         return parse_address(self.address).target()
 
 
-_NOT_NEGATIVE = (
-    "prompt_memory_bytes_max",
-    "prefault_threads",
-    "ticket_ms",
-    "lease_ms",
-    "load_ms",
-    "prefill_tokens_per_s",
+_MAY_BE_0 = frozenset(
+    {
+        *("prompt_memory_bytes_max", "prefault_threads", "ticket_ms", "lease_ms", "load_ms"),
+        "prefill_tokens_per_s",
+    }
 )
-_POSITIVE = tuple(
-    one.name
-    for one in fields(ClientConfig)
-    if one.name.endswith(("_within_s", "_max", "copy_threads"))
-    and one.name != "prompt_memory_bytes_max"
-)
+_AT_MOST = {
+    **dict.fromkeys(("ticket_ms", "lease_ms", "load_ms", "prefill_tokens_per_s"), UINT32_MAX),
+    "message_bytes_max": 2**31 - 1,  # gRPC's own
+}
+_NUMBERS = {one.name: one.type for one in fields(ClientConfig) if one.type in {"int", "float"}}
 
 
 def _require(condition: object, path: str, problem: str) -> None:

@@ -100,9 +100,10 @@ class EngineSpec:
     transform: str = ""
 
     def __post_init__(self) -> None:
-        if not 16 <= len(self.engine_instance) <= 64:
+        is_id = isinstance(self.engine_instance, bytes) and 16 <= len(self.engine_instance) <= 64
+        if not is_id:
             raise ConfigError(
-                "engine_instance", "must have 16 to 64 bytes: use new_engine_instance()"
+                "engine_instance", "must be 16 to 64 bytes: use new_engine_instance()"
             )
         names = [one.name for one in self.groups]
         if len(set(names)) != len(names) or not all(names):

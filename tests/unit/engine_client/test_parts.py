@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import anyio
@@ -172,13 +173,40 @@ def test_the_first_attempt_is_immediate_and_later_ones_are_bounded() -> None:
         ({"request_within_s": -1}, "request_within_s"),
         ({"ticket_ms": -1}, "ticket_ms"),
         ({"tls": ClientTls()}, "tls"),
+        ({"waiting_max": 0}, "waiting_max"),
+        ({"token": "hush"}, "token"),
+        ({"attach_within_s": math.inf}, "attach_within_s"),
+        ({"ready_within_s": math.nan}, "ready_within_s"),
+        ({"request_within_s": "1"}, "request_within_s"),
+        ({"ticket_ms": 1.5}, "ticket_ms"),
+        ({"lease_ms": 2**32}, "lease_ms"),
+        ({"copy_threads": None}, "copy_threads"),
+        ({"message_bytes_max": 2**31}, "message_bytes_max"),
+        ({"prefill_tokens_per_s": -1}, "prefill_tokens_per_s"),
+        ({"prefill_tokens_per_s": 1.5}, "prefill_tokens_per_s"),
     ],
 )
 def test_configuration_that_cannot_work_is_refused(changes: dict, path: str) -> None:
+    """Seen to fail: a wait without an end was taken, and so was what no message of the contract can carry, of which
+    each lookup raised ValueError or TypeError."""
     given = {"address": "unix:///tmp/penstock.sock", **changes}
     with pytest.raises(ConfigError) as refused:
         ClientConfig(**given)
     assert refused.value.path == path
+
+
+def test_sizes_beyond_4_gib_are_sizes() -> None:
+    """A20."""
+    sizes = {"copy_bytes_max": 2**33, "prompt_memory_bytes_max": 2**33}
+    assert ClientConfig(address="unix:///tmp/penstock.sock", **sizes).copy_bytes_max == 2**33
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_s": math.inf}, {"max_s": math.nan}, {"factor": math.inf}, {"first_s": 9.0}]
+)
+def test_a_backoff_has_an_end(changes: dict) -> None:
+    with pytest.raises(ConfigError, match=r"backoff\."):
+        Backoff(**changes)
 
 
 def test_a_token_does_not_print() -> None:
@@ -232,6 +260,7 @@ def test_keys_differ_by_everything_that_makes_kv_differ() -> None:
     ("changes", "path"),
     [
         ({"engine_instance": b"short"}, "engine_instance"),
+        ({"engine_instance": "i" * 16}, "engine_instance"),
         ({"own_shards": (0, 0)}, "own_shards"),
         ({"own_shards": (1,)}, "own_shards"),
         ({"groups": ()}, "groups"),
