@@ -33,7 +33,13 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from penstock.runtime.deadline import INHERITED
-from penstock.runtime.errors import ActorCrashed, ActorStopped, PenstockError, forget_frames
+from penstock.runtime.errors import (
+    ActorCrashed,
+    ActorStopped,
+    PenstockError,
+    forget_frames,
+    forget_traceback,
+)
 from penstock.runtime.mailbox import Mailbox
 from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.service import Service, choose_service, is_being_cancelled
@@ -104,7 +110,8 @@ async def _on_its_own_clock(
     work: Callable[[*Args], Coroutine[Any, Any, object]], args: tuple[*Args]
 ) -> None:
     """What the work holds, it holds no longer than it runs: neither the frames of a bug nor those of its cancellation,
-    which anyio keeps in a circle, are to hold leases until the collector comes by."""
+    which anyio keeps in a circle, are to hold leases until the collector comes by. What a bug's closures refer to goes
+    with the next bug: the supervisor keeps its places, and so the frames' functions."""
     INHERITED.set(math.inf)  # it outlives the message that may have caused it
     running = work(*args)
     del work, args
@@ -112,6 +119,7 @@ async def _on_its_own_clock(
         await running
     except asyncio.CancelledError as given_up:
         forget_frames(given_up)
+        forget_traceback(given_up)  # nobody is told of it, and cleared frames still hold closures
         raise
 
 

@@ -22,7 +22,7 @@ from typing import Any, cast
 from anyio import CancelScope, Semaphore, create_task_group
 
 from penstock.runtime.deadline import INHERITED
-from penstock.runtime.errors import PenstockError, forget_frames
+from penstock.runtime.errors import PenstockError, forget_frames, forget_traceback
 from penstock.runtime.mailbox import Mailbox
 from penstock.runtime.message import Envelope
 
@@ -129,6 +129,7 @@ async def serve_concurrent(
                     await _serve(handler, mailbox, envelope, scope)
         except CancelledError as given_up:
             forget_frames(given_up)  # the task keeps it, and its frames what the message holds
+            forget_traceback(given_up)  # and closures, which frames keep when they are cleared
             raise
         finally:
             del envelope
