@@ -117,6 +117,11 @@ class Guard:
         """Whether the store is asked as usual, and nobody doubts that it works."""
         return self.is_closed and self._breaker.doubted is None
 
+    @property
+    def openings(self) -> int:
+        """Of the breaker, so far."""
+        return self._breaker.openings
+
     def probe_in_s(self) -> float:
         """How long until a probe may be tried."""
         now = asyncio.get_running_loop().time()
@@ -239,23 +244,26 @@ class Guard:
                     self._breaker.answered(attempt, loop.time(), answered)
                 return result
             settled = True
-            self._gave_up(attempt, patience, over)
+            self._gave_up(attempt, patience, trial, over)
         finally:
             if not settled:
                 # The asker waits no more: because its time is over, or for reasons of its own.
-                self._gave_up(attempt, patience, over if time_left() <= 0 else "")
+                self._gave_up(attempt, patience, trial, over if time_left() <= 0 else "")
             self._tell()
         raise StoreFault(f"{self.name}: {over}")
 
     def _places_of(self, keys: Keys) -> Collection[int]:
         return {self._place_of(key, keys.device(at)) for at, key in enumerate(keys)}
 
-    def _gave_up(self, attempt: Attempt, patience: _Patience, out_of_time: str) -> None:
+    def _gave_up(
+        self, attempt: Attempt, patience: _Patience, trial: _Trial, out_of_time: str
+    ) -> None:
         now = asyncio.get_running_loop().time()
         waited_s = now - attempt.began_s
         if waited_s >= SLOW_SHARE * patience.given_s:
             reason = out_of_time or f"no answer within {waited_s:.3g} s"
-            self._breaker.failed(attempt, now, reason)
+            whose = trial.places if len(trial.places) == 1 else ()  # of several nobody knows
+            self._breaker.failed(attempt, now, reason, whose)
         else:  # the asker had much less time than the store is given
             telling_s = TELLING_SHARE * patience.given_s
             self._breaker.unheard(attempt, now, out_of_time=out_of_time, telling_s=telling_s)

@@ -2,7 +2,8 @@
 by none who could tell whether it works is tried, too.
 
 A probe is of the kind that failed. Reads are tried with an object that could not be loaded, in memory of our own; a
-store that says what it has and gives out none of it does not pass. Writes are tried by deleting what is not there.
+store that says what it has and gives out none of it does not pass. Writes are tried by deleting what is not there, at
+another place of the medium each time: one that hangs does not keep the store from the others.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from penstock.actors.stores.store import StoreFault, Wanted
 PROBE = Keys(
     bytes(KEY_BYTES), bytes(DEVICE_BYTES)
 )  # nothing is called so: whether it is there is no matter
+PLACE_AT = 8  # media of several places choose among them by these bytes of a key, or by the device
+PLACES = 8  # that are tried in turn
 PAUSE_S_MIN = 0.1  # while somebody else's probe is under way
 
 
@@ -69,4 +72,16 @@ async def _load(parts: Parts, key: bytes, device: int, sizes: list[int], hold: o
 
 async def try_writes(parts: Parts) -> None:
     """Raises StoreFault."""
-    await parts.writes.call(partial(parts.store.delete, PROBE), within_s=parts.config.locate_within)
+    keys = _elsewhere(parts, parts.writes.openings % PLACES)
+    within_s = parts.config.locate_within
+    await parts.writes.call(partial(parts.store.delete, keys), within_s=within_s, keys=keys)
+
+
+def _elsewhere(parts: Parts, number: int) -> Keys:
+    """Like PROBE, at another place for another number; or that."""
+    key = bytearray(KEY_BYTES)
+    key[PLACE_AT : PLACE_AT + 8] = number.to_bytes(8, "little")
+    first = parts.place_of(PROBE[0], PROBE.device(0))
+    if parts.place_of(bytes(key), number) == first:  # or a device that has none
+        return PROBE
+    return Keys.of([(bytes(key), number)])

@@ -8,8 +8,8 @@ Too many: `failures` of them within `window_s`, and at least half of all outcome
 is not given up for its share of errors. Outcomes are counted by what was tried: a store that says what it has and
 gives out none of it is not held for a good one, and only what did not work is a probe of whether it works again.
 
-A medium may be several places. What fails at one of them while others answer is no failure of the store; what is not
-answered at all is, since nobody knows whose it was.
+A medium may be several places. What fails at one of them, or is not answered there, while others answer is no failure
+of the store; what is not answered at several of them is, since nobody knows whose it was.
 
 Whoever waited for too short a time to tell, by what the store usually takes, raises a doubt. `failures` of them without
 an answer in between ask for an attempt with all the time: doubts count when that fails, and are forgotten when it is
@@ -144,7 +144,7 @@ class Breaker:
     def failed(
         self, attempt: Attempt, now_s: float, reason: str, places: Collection[int] = ()
     ) -> None:
-        """It failed at these places; at none: it did not answer in the time it is given."""
+        """It failed, or did not answer, at these places; at none: nobody knows at which it did not."""
         working = self._places_s[attempt.tried]
         for place in places:
             working.pop(place, None)

@@ -12,7 +12,6 @@ folder is said in `file_folder.py`.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,10 +26,10 @@ from penstock._native import Caching, Durability, read_file_now
 from penstock.actors.api.store import Keys
 from penstock.actors.stores.beside import opened_beside, undone_by
 from penstock.actors.stores.config import OwnershipName
+from penstock.actors.stores.file_changes import HANGING, FolderChanges
 from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
 from penstock.actors.stores.file_expiry import Expiry
 from penstock.actors.stores.file_folder import Folder, Marker, object_name, read_tenant, unread
-from penstock.actors.stores.given_up import GivenUp
 from penstock.actors.stores.header import whole_blocks
 from penstock.actors.stores.native_io import FileToRead, FileToWrite, Moves, Name, NativeIo
 from penstock.actors.stores.store import (
@@ -47,6 +46,7 @@ from penstock.actors.stores.store import (
     Wanted,
 )
 from penstock.actors.stores.threads import NoThread, Threads
+from penstock.actors.stores.together import together
 from penstock.runtime.log import Log
 
 Placed: TypeAlias = tuple[Folder, Caching]
@@ -85,10 +85,10 @@ def _placed(
 
 
 class _Engines(NamedTuple):
-    """Two, since the thread of the one that changes folders waits for a journal, and loads shall not."""
+    """One for each folder to change it, since its thread waits for a journal, and one for loads, which shall not."""
 
     reads: NativeIo
-    changes: NativeIo
+    changes: tuple[FolderChanges, ...]
 
 
 async def _engines(config: FileConfig, log: Log) -> _Engines:
@@ -96,9 +96,12 @@ async def _engines(config: FileConfig, log: Log) -> _Engines:
     async with AsyncExitStack() as begun:
         reads = begin(log=log)
         begun.push_async_callback(reads.aclose)
-        engines = _Engines(reads, begin())
+        changes: list[FolderChanges] = []
+        for _ in config.folders():
+            changes.append(FolderChanges(begin()))
+            begun.push_async_callback(changes[-1].aclose)
         begun.pop_all()
-    return engines
+    return _Engines(reads, tuple(changes))
 
 
 class _Reading(NamedTuple):
@@ -131,7 +134,6 @@ class FileStore:
         self._tenant = read_tenant if config.has_quotas else unread
         self._threads = threads
         self._log = log
-        self._given_up = GivenUp()  # saves and deletions
         self._expiry: Expiry | None = None
         self._reads, self._changes = engines
 
@@ -174,7 +176,6 @@ class FileStore:
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         await checkpoint()
-        await self._given_up.after({one.key for one in given})
         outcomes = await self._save_all(given)
         lost = [at for at, one in enumerate(outcomes) if one is _ASIDE_LOST]
         if lost and await self._renew_asides([given[at] for at in lost]):
@@ -184,6 +185,17 @@ class FileStore:
         return outcomes
 
     async def _save_all(self, given: Sequence[Given]) -> list[Outcome]:
+        parts = self._by_folder([(one.key, one.device) for one in given])
+        work = [(number, [given[at] for at in parts[number]]) for number in parts]
+        outcomes: dict[int, Outcome] = {}
+        for (number, _), each in zip(work, await together(self._save_in, work), strict=True):
+            outcomes.update(zip(parts[number], each, strict=True))
+        return [outcomes[at] for at in range(len(given))]
+
+    async def _save_in(self, part: tuple[int, Sequence[Given]]) -> list[Outcome]:
+        """A folder by its number, and what belongs there."""
+        number, given = part
+        changes = self._changes[number]
         files: list[FileToWrite] = []
         for one in given:
             folder, caching = self._place(one.key, one.device)
@@ -191,17 +203,35 @@ class FileStore:
             buffers = (one.header, one.payload)
             files.append((folder.fd, folder.temporary(), name, caching, size, buffers))
         holds = [one.hold for one in given]
-        moved = self._changes.write_files(files, self._durability, holds)
-        sizes = await self._finished(moved, {one.key for one in given})
-        return [self._saved(size) for size in sizes]
+        keys = {one.key for one in given}
+        sizes = await changes.write(files, self._durability, holds, keys)
+        return [self._saved(size, changes) for size in sizes]
 
     async def delete(self, keys: Keys) -> None:
-        changed = {*keys}
-        outcomes: list[int] = []
-        async for names in self._names(keys):
-            await self._given_up.after(changed)
-            outcomes += await self._finished(self._changes.remove_files(names), changed)
-        _check("deleted", self._changes, outcomes)
+        for first in range(0, len(keys), NAMES_MAX):
+            await checkpoint()
+            some = range(first, min(first + NAMES_MAX, len(keys)))
+            objects = [(keys[at], keys.device(at)) for at in some]
+            parts = self._by_folder(objects)
+            work = [(number, [objects[at][0] for at in parts[number]]) for number in parts]
+            outcomes = await together(self._delete_in, work)
+            for (number, _), each in zip(work, outcomes, strict=True):
+                _check("deleted", self._changes[number], each)
+
+    async def _delete_in(self, part: tuple[int, Sequence[bytes]]) -> list[int]:
+        """A folder by its number, and what belongs there."""
+        number, keys = part
+        fd = self._folders[number][0].fd
+        return await self._changes[number].remove([(fd, object_name(key)) for key in keys], keys)
+
+    def _by_folder(self, objects: Sequence[tuple[bytes, int]]) -> dict[int, list[int]]:
+        """Positions of these, by the number of their folder."""
+        if len(self._folders) == 1:
+            return {0: [*range(len(objects))]}
+        parts: dict[int, list[int]] = {}
+        for at, one in enumerate(objects):
+            parts.setdefault(self.place_of(*one), []).append(at)
+        return parts
 
     async def recover(self) -> AsyncIterator[list[Entry]]:
         """By names and sizes, and first blocks if it matters whose they are; a folder is read in portions."""
@@ -227,7 +257,7 @@ class FileStore:
         if self._expiry is not None:
             await self._expiry.stop()
         await self._reads.aclose()
-        await self._changes.aclose()
+        await together(FolderChanges.aclose, self._changes)
         for folder, _ in self._folders:
             await self._threads.run(folder.close)
 
@@ -265,14 +295,6 @@ class FileStore:
             return False
         return True
 
-    async def _finished(self, moved: Moves, keys: set[bytes]) -> list[int]:
-        """What changes these goes on when it is given up."""
-        try:
-            return await asyncio.shield(moved)
-        finally:
-            if not moved.done():
-                self._given_up.add(moved, *keys)
-
     def _loaded(self, wanted: Wanted, size: int) -> Outcome:
         match -size:
             case errno.ENOENT:
@@ -286,7 +308,9 @@ class FileStore:
         # Of one with fewer bytes than that header would have, what was read tells what it is.
         return Outcome(Fate.DONE, max(size - len(wanted.header), 0))
 
-    def _saved(self, size: int) -> Outcome:
+    def _saved(self, size: int, changes: FolderChanges) -> Outcome:
+        if size == HANGING:
+            return Outcome(Fate.FAULT, reason=changes.why(size))
         # The last that is done for durability is done to what is visible already.
         may_be_there = self._durability is not Durability.NONE
         match -size:
@@ -297,7 +321,7 @@ class FileStore:
             case errno.ENOENT:
                 return _ASIDE_LOST
             case error if error > 0:
-                fate, reason = Fate.FAULT, f"writing: {self._changes.why(size)}"
+                fate, reason = Fate.FAULT, f"writing: {changes.why(size)}"
             case _:
                 return DONE
         return Outcome(fate, reason=reason, may_be_there=may_be_there)
@@ -321,7 +345,7 @@ def _claimed(wanted: Caching, log: Log, folder: Folder) -> Placed:
     return folder, caching
 
 
-def _check(done: str, io: NativeIo, outcomes: Sequence[int]) -> None:
+def _check(done: str, io: NativeIo | FolderChanges, outcomes: Sequence[int]) -> None:
     """Other failures than a missing file are those of the batch. Raises StoreFault."""
     for outcome in outcomes:
         if outcome < 0 and outcome != -errno.ENOENT:

@@ -161,7 +161,7 @@ def test_who_saves_or_deletes_after_a_save_that_was_given_up_has_the_last_word(
             group.cancel_scope.cancel()
 
     async def quiet(store: FileStore) -> None:
-        while store._reads.jobs or store._changes.jobs:
+        while store._reads.jobs or store._changes[0]._io.jobs:
             await checkpoint()
 
     async def work(store: FileStore) -> None:
@@ -204,7 +204,7 @@ def test_a_save_that_failed_to_be_durable_may_be_there(
             return future
 
         with monkeypatch.context() as patch:
-            patch.setattr(store._changes, "write_files", failing)
+            patch.setattr(store._changes[0]._io, "write_files", failing)
             (outcome,) = await store.save([one.given()])
         assert outcome.fate is Fate.FAULT
         is_durable = store._durability is Durability.FDATASYNC
