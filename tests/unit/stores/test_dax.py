@@ -265,3 +265,36 @@ def test_memory_beyond_the_payload_is_left_alone(tmp_path: Path) -> None:
             assert bytes(memory[20_480:]) == b"\xa5" * (64 * KIB - 20_480)
 
     anyio.run(run)
+
+
+def test_what_lies_in_memory_is_loaded_at_once_and_nothing_else_is(tmp_path: Path) -> None:
+    """All of it or none, and only where no page has to come from a disk.
+
+    Seen to fail, of a file on a disk, without the look at where its arena lies."""
+
+    async def run() -> None:
+        first, second, other = await some(3)
+        async with opened(config(tmp_path)) as store:
+            assert set(await save(store, [first, second])) == {Fate.DONE}
+            (arena,) = store._slots.arenas
+            arena.is_memory = True
+            wanted = [first.wanted(), second.wanted()]
+            outcomes = store.load_at_once(wanted)
+            assert outcomes is not None
+            assert [one.fate for one in outcomes] == [Fate.DONE] * 2
+            assert [one.payload_bytes for one in outcomes] == [
+                len(first.payload),
+                len(second.payload),
+            ]
+            assert await first.is_in(wanted[0])
+            assert await second.is_in(wanted[1])
+            assert store.load_at_once([first.wanted(), other.wanted()]) is None
+            small = replace(first.wanted(), payload=fresh_pages([0])[0])
+            assert store.load_at_once([small]) is None
+            arena.is_memory = False
+            assert store.load_at_once([first.wanted()]) is None
+            arena.is_memory = True
+            await store.delete(keys_of([first]))
+            assert store.load_at_once([first.wanted()]) is None
+
+    anyio.run(run)
