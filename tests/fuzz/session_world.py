@@ -20,6 +20,7 @@ from penstock import _native
 from penstock.actors.api import control, session
 from penstock.actors.api.types import Epoch
 from penstock.actors.arena_door import ArenaDoor, DoorLimits
+from penstock.actors.call_kinds import call_places
 from penstock.actors.config import GatewayConfig, L1Config, NodeConfig, SessionsConfig
 from penstock.actors.gateway import Gateway, Streams
 from penstock.actors.gateway_limits import GatewayLimits
@@ -132,15 +133,23 @@ async def running(profile: Profile) -> AsyncIterator[World]:
         await supervisor.start(ChildSpec(refs.eviction, node._make_eviction))
         await supervisor.start(ChildSpec(refs.sessions, make_keeper, restarts_max=0))
         await supervisor.start(ChildSpec(refs.control, lambda: node._make_control(supervisor)))
-        await supervisor.start(ChildSpec(refs.gateway, lambda: _gateway(streams)))
+        await supervisor.start(ChildSpec(refs.gateway, lambda: _gateway(config, streams)))
         manager, keeper = made
         assert isinstance(manager, L1Manager)
         assert isinstance(keeper, Sessions)
         yield World(config, limits, node, supervisor, streams, manager, manager._table, keeper)
 
 
-def _gateway(streams: Streams) -> Gateway:
-    return Gateway(listen=(), handlers=(), service_names=(), streams=streams, stop_within_s=1.0)
+def _gateway(config: NodeConfig, streams: Streams) -> Gateway:
+    places = call_places(config)
+    return Gateway(
+        listen=(),
+        handlers=(),
+        service_names=(),
+        streams=streams,
+        places=places,
+        stop_within_s=1.0,
+    )
 
 
 def deafen(loop: SimLoop) -> None:

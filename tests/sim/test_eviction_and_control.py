@@ -310,6 +310,7 @@ def test_health_is_told_behind_any_number_of_drains_and_a_drain_is_bounded(seed:
             with pytest.raises(InvalidField, match=r"within_ms: at most 60000 ms \(drain_max\)"):
                 await operator.ref.ask(control.Drain(61.0), within=100)
         assert len(refused) == 2 * WAITING_MAX
+        assert all("control.waiting_max" in str(one) for one in refused)
         assert operator.stopped_at == [9.0]
 
     operate(seed, scene)
