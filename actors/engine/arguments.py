@@ -11,12 +11,23 @@ import math
 import operator
 from collections.abc import Mapping
 from numbers import Real
+from typing import TypeVar
 
 from penstock.actors.api.errors import InvalidField
 from penstock.actors.api.types import EXTRA_BYTES_MAX, REQUEST_ID_CHARS_MAX
 from penstock.actors.keys import NO_EXTRAS
 
 UINT32_MAX = 2**32 - 1
+
+
+T = TypeVar("T")
+
+
+def read_instance(name: str, value: object, kind: type[T], *, what: str) -> T:
+    """What must be of one class: `what` it is in the caller's words. Raises InvalidField."""
+    if not isinstance(value, kind):
+        raise InvalidField(name, f"must be {what}, not {_kind(value)}")
+    return value
 
 
 def read_count(name: str, value: object) -> int:

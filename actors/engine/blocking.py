@@ -24,6 +24,7 @@ from typing import Self
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import ClientStatistics
 from penstock.actors.engine.answers import Prefetched, Saves
+from penstock.actors.engine.arguments import read_instance
 from penstock.actors.engine.blocking_ticket import BlockingTicket
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.client_thread import ClientThread
@@ -122,8 +123,9 @@ class BlockingClient:
         """`Client.load`. The blocks must stay until the future is settled, even when it is cancelled."""
 
         async def load() -> Loaded:
+            ours = read_instance("ticket", ticket, BlockingTicket, what="a lookup's result()")
             return await self._client.load(
-                ticket.on(self._thread),
+                ours.on(self._thread),
                 layouts,
                 block_ids,
                 skip_tokens=skip_tokens,

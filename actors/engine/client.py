@@ -17,7 +17,13 @@ from collections.abc import Mapping, Sequence
 from penstock._native import PagedLayout
 from penstock.actors.engine.accounts import ClientStatistics
 from penstock.actors.engine.answers import Prefetched, Saves, SaveState
-from penstock.actors.engine.arguments import read_count, read_pin_ms, read_wait, read_within
+from penstock.actors.engine.arguments import (
+    read_count,
+    read_instance,
+    read_pin_ms,
+    read_wait,
+    read_within,
+)
 from penstock.actors.engine.attached_process import AttachedProcess
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
@@ -150,9 +156,10 @@ class Client(AttachedProcess):
         """The ticket that another process of this engine instance looked up; that process cancels it.
 
         It has the watermark that the handle was made with, and is final: await `ready` there before passing it on.
-        A miss when the node has been restarted since, or is away. Raises ClientClosed, ForkedClient.
+        A miss when the node has been restarted since, or is away. Raises InvalidField for no handle.
         """
         self._check()
+        read_instance("handle", handle, TicketHandle, what="the handle of a ticket")
         with self._accounts.excusing("join"):
             session = self._link.current()
             if handle.epoch != session.epoch:

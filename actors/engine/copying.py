@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -250,11 +250,26 @@ def _require_one_each(
     layouts: Sequence[PagedLayout],
     block_ids: Sequence[BlockIds],
 ) -> None:
+    _require_list("layouts", layouts)
+    _require_list("block_ids", block_ids)
     if not len(layouts) == len(block_ids) == len(groups):
         raise BadBlocks(
             f"{len(layouts)} layouts and {len(block_ids)} lists of block ids"
             f" for {len(groups)} groups"
         )
+    for layout in layouts:
+        _require_layout(layout)
+
+
+def _require_list(name: str, value: object) -> None:
+    if not isinstance(value, Sized):
+        kind = type(value).__name__
+        raise BadBlocks(f"{name} are in a list, one for each group, not one {kind} alone")
+
+
+def _require_layout(value: object) -> None:
+    if not isinstance(value, PagedLayout):
+        raise BadBlocks(f"a layout is a PagedLayout, not {type(value).__name__}")
 
 
 class _Blocks:

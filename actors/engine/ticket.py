@@ -86,6 +86,7 @@ class Ticket:
 
     @property
     def hit_tokens(self) -> int:
+        """`hit_chunks` in tokens."""
         return self._hit_chunks * self._chunk_tokens
 
     @property
@@ -115,6 +116,7 @@ class Ticket:
 
     @property
     def chunk_tokens(self) -> int:
+        """Tokens of a chunk; 0 for a miss without a node."""
         return self._chunk_tokens
 
     @property
@@ -133,7 +135,8 @@ class Ticket:
     async def progress(self) -> AsyncIterator[int]:
         """The watermark in chunks: as it is now, then whenever it has moved, until it is final.
 
-        Level-triggered: a slow reader sees the newest value and not every one.
+        Level-triggered: a slow reader sees the newest value and not every one. Ends with the ticket's life at the
+        latest, or with the session.
         """
         seen = -1
         while True:
@@ -220,6 +223,7 @@ class Ticket:
         self.cancel_nowait()
 
     def cancel_nowait(self) -> None:
+        """As `cancel`, from where nothing can be awaited."""
         if not self._is_over:
             self._end()
             if self._session is not None and self._role is not Role.JOINED:

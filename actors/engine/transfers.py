@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock._native import PagedLayout
-from penstock.actors.engine.arguments import read_count
+from penstock.actors.engine.arguments import read_count, read_instance
 from penstock.actors.engine.copying import BlockIds, named_blocks
 from penstock.actors.engine.counting import Loaded, Stored
 from penstock.actors.engine.errors import StaleEpoch
@@ -25,8 +25,10 @@ async def load_hit(
 ) -> Loaded:
     """What `ticket` has hit beyond `skip_tokens`, into the engine's blocks. Given up at any line, it leaks nothing.
 
-    Raises as `Ticket.acquire_alone`, `ReadLease.copy_to` and `ReadLease.release`; InvalidField for a bad `skip_tokens`.
+    Raises as `Ticket.acquire_alone`, `ReadLease.copy_to` and `ReadLease.release`; InvalidField for what is no
+    ticket, or a bad `skip_tokens`.
     """
+    read_instance("ticket", ticket, Ticket, what="what a lookup brought")
     skip_tokens = read_count("skip_tokens", skip_tokens)
     if ticket.is_lost:
         raise StaleEpoch("the session of this ticket has ended: look the prompt up again")

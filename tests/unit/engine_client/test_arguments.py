@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,7 @@ from penstock.actors.core.namespace import RootDigests
 from penstock.actors.engine.arguments import read_count, read_within
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import Client, ClientConfig
+from penstock.actors.engine.errors import BadBlocks
 from penstock.actors.prompts import Prompts
 from penstock.protos import engine_pb2
 from penstock.runtime.errors import CallerError
@@ -47,6 +48,16 @@ BAD_LOOKUPS: list[tuple[str, dict[str, Any]]] = [
     ("adapter", {"adapter": b"a" * 65}),
 ]
 BAD_KEYS = [[1, 2], [b"short"], "0" * 32, 7, bytes(31), [bytes(16), bytes(16)]]
+
+
+class Unforeseen(Sequence[int]):
+    """Tokens that fail in a way of their own."""
+
+    def __len__(self) -> int:
+        raise ZeroDivisionError
+
+    def __getitem__(self, _: Any) -> Any:
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(("name", "given"), BAD_LOOKUPS)
@@ -154,6 +165,30 @@ async def test_bad_arguments_of_the_other_requests(client: Client, engine: Any) 
     assert (await client.load(ticket, [engine.layout], [range(12)])).tokens == 48
 
 
+async def test_what_stands_where_something_else_belongs_is_named(
+    client: Client, engine: Any
+) -> None:
+    """B2: a list forgotten, or an `await`. Seen to fail: TypeError and AttributeError of what came to it first."""
+    await client.store(TOKENS, [engine.layout], [range(12)])
+    ticket = await client.lookup(TOKENS)
+    for layouts, ids, named in (
+        (engine.layout, [range(12)], "layouts.*PagedLayout alone"),
+        ([engine.layout], 7, "block_ids.*int alone"),
+        ([engine.layout], None, "block_ids"),
+        ([engine.kv], [range(12)], "PagedLayout, not ndarray"),
+    ):
+        with pytest.raises(BadBlocks, match=named):
+            await client.store(TOKENS, layouts, ids)
+        with pytest.raises(BadBlocks, match=named):
+            await client.load(ticket, layouts, ids)
+    forgotten = client.lookup(TOKENS)
+    with pytest.raises(InvalidField, match="ticket.*coroutine"):
+        await client.load(forgotten, [engine.layout], [range(12)])  # type: ignore[arg-type]
+    await forgotten
+    with pytest.raises(InvalidField, match="handle"):
+        client.join(ticket)  # type: ignore[arg-type]
+
+
 async def test_what_means_the_same_is_taken(node: Any, client: Client) -> None:
     """Buffers for bytes, NumPy's numbers for Python's; a time that has passed is a miss."""
     given = {"salt": bytearray(b"s"), "adapter": memoryview(b"a"), "extras": {np.int64(0): b"x"}}
@@ -216,7 +251,9 @@ def test_a_mistake_settles_its_own_future_and_the_client_lives(node: Any, spec: 
         for keys in BAD_KEYS:
             with pytest.raises(CallerError, match="keys"):
                 client.lookup(keys=keys).result(5)  # type: ignore[arg-type]
-        with pytest.raises(AttributeError):  # not foreseen: told to the call that it happens in
-            client.load(None, [], []).result(5)  # type: ignore[arg-type]
+        with pytest.raises(CallerError, match="ticket.*Future"):
+            client.load(client.lookup(TOKENS), [], []).result(5)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):  # not foreseen: told to the call that it happens in
+            client.lookup(Unforeseen()).result(5)
         assert client.lookup(TOKENS).result(5).total_chunks == 3
         assert client._thread.is_alive
