@@ -146,7 +146,7 @@ async def is_whole_or_not_at_all_when_saving_is_given_up(subject: Subject) -> No
             await _give_up(partial(store.save, batch), steps)
             del batch
             await _expect_one_of(store, [old, new])
-            await _expect_one_of(store, [fresh], may_miss=True)
+            await _expect_one_of_or_none(store, [fresh])
             await store.delete(keys_of([fresh]))
         await holds.wait_gone()
         await store.delete(keys_of([old]))
@@ -212,7 +212,7 @@ async def serves_many_at_once(subject: Subject) -> None:
             await _save(store, [sample])
 
         async def load(choices: list[Sample]) -> None:
-            await _expect_one_of(store, choices, may_miss=True)
+            await _expect_one_of_or_none(store, choices)
 
         async def delete(sample: Sample) -> None:
             await store.delete(keys_of([sample]))
@@ -275,13 +275,19 @@ async def _expect(store: Store, samples: list[Sample]) -> None:
         assert await one.is_in(into), f"other bytes than were saved, of {one.logical_bytes}"
 
 
-async def _expect_one_of(store: Store, choices: list[Sample], *, may_miss: bool = False) -> None:
+async def _expect_one_of(store: Store, choices: list[Sample]) -> None:
+    assert await _expect_one_of_or_none(store, choices), "nothing is there"
+
+
+async def _expect_one_of_or_none(store: Store, choices: list[Sample]) -> bool:
+    """Whether anything is there."""
     wanted = choices[0].wanted()
     outcome: Outcome = (await store.load([wanted]))[0]
-    if may_miss and outcome.fate is Fate.MISSING:
-        return
+    if outcome.fate is Fate.MISSING:
+        return False
     assert outcome.fate is Fate.DONE, outcome
     assert any([await one.is_in(wanted) for one in choices]), "a mixture of versions"
+    return True
 
 
 async def _give_up(work: Callable[[], Awaitable[object]], steps: int) -> None:

@@ -104,7 +104,11 @@ class DaxStore:
 
         is_little = sum(one.entry.payload_bytes for one in readers) <= INLINE_BYTES_MAX
         is_quick = is_little and all(one.arena.is_memory for one in readers)
-        await self._run(_Batch(copies, ended), is_quick=is_quick)
+        batch = _Batch(copies, ended)
+        if is_quick:
+            batch.run_at_once()
+        else:
+            await self._run(batch)
         return outcomes
 
     def load_at_once(self, wanted: Sequence[Wanted]) -> list[Outcome] | None:
@@ -301,17 +305,14 @@ class DaxStore:
         size = sum(len(one.header) + one.place.entry.payload_bytes for one in writes)
         arenas = [one.place.arena for one in writes]
         is_quick = size <= INLINE_BYTES_MAX and all(one.is_memory for one in arenas)
-        await self._run(batch, is_quick=is_quick and not is_synced)
+        if (is_quick and not is_synced) or not writes:
+            batch.run_at_once()
+        else:
+            await self._run(batch)
         return errors
 
-    async def _run(self, batch: _Batch, *, is_quick: bool) -> None:
-        """Given up, it goes on by itself. Raises StoreFault."""
-        if is_quick or not batch.works:
-            try:
-                batch.run()
-            finally:
-                batch.ended(batch)
-            return
+    async def _run(self, batch: _Batch) -> None:
+        """In a thread. Given up, it goes on by itself. Raises StoreFault."""
         answer = await self._begun(batch)
         try:
             await asyncio.shield(answer)
@@ -342,6 +343,12 @@ class _Batch:
         self.works = works
         self.ended = ended
         self.is_given_up = False  # set by the loop, read between any two copies
+
+    def run_at_once(self) -> None:
+        try:
+            self.run()
+        finally:
+            self.ended(self)
 
     def run(self) -> None:
         for work in self.works:

@@ -103,8 +103,7 @@ class TransformedStore(Around):
         outcomes = await self.below.load(inner)
         done = [at for at, outcome in enumerate(outcomes) if outcome.fate is Fate.DONE]
         undo = [partial(self._undo, group[at], headers[at], rooms[at], outcomes[at]) for at in done]
-        is_quick = _bytes(group) <= self._limits.inline_loaded_bytes_max
-        undone = await self._work(undo, is_quick=is_quick)
+        undone = await self._done(undo, _bytes(group), self._limits.inline_loaded_bytes_max)
         for at, outcome in zip(done, undone, strict=True):
             outcomes[at] = outcome
         return outcomes
@@ -144,8 +143,7 @@ class TransformedStore(Around):
             partial(self._apply, one, header, places, room)
             for one, header, places in zip(group, headers, rooms, strict=True)
         ]
-        is_quick = _bytes(group) <= self._limits.inline_saved_bytes_max
-        made = await self._work(apply, is_quick=is_quick)
+        made = await self._done(apply, _bytes(group), self._limits.inline_saved_bytes_max)
         below = [one for one in made if isinstance(one, Given)]
         saved = iter(await self.below.save(below))
         return [
@@ -228,11 +226,13 @@ class TransformedStore(Around):
             start = ends[-1]
         return rooms
 
-    async def _work(self, works: Sequence[_Work[Result]], *, is_quick: bool) -> list[Result]:
-        """All of them: at once, or in a thread. Given up, it returns at once, and the work ends soon; what it may
-        touch until then it keeps. Raises StoreFault."""
+    async def _done(
+        self, works: Sequence[_Work[Result]], size_bytes: int, inline_bytes_max: int
+    ) -> list[Result]:
+        """All of them: at once, or in a thread where they are of more bytes. Given up, it returns at once, and the work
+        ends soon; what it may touch until then it keeps. Raises StoreFault."""
         effort = Effort()
-        if is_quick or not works:
+        if size_bytes <= inline_bytes_max or not works:
             return _all_of(works, effort)
         try:
             working = await self._threads.begin(partial(_all_of, works, effort))
