@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.actors.stores.dax_layout import Layout, judged
-from penstock.actors.stores.medium_checks import check_may_be_made, check_not_mounted, claimed
+from penstock.actors.stores.medium_checks import (
+    check_may_be_made,
+    check_not_mounted,
+    claimed,
+    lies_in_memory,
+)
 from penstock.actors.stores.store import StoreFault, StoreRefused
 
 FILE_MODE = 0o600
@@ -155,7 +160,9 @@ def _read(fd: int, offset: int, count: int) -> bytes:
 
 
 def _is_memory(fd: int) -> bool:
-    """Whether a mapping of this file is the medium itself, and no cache of it."""
+    """Whether a mapping of this file is the medium itself, and no cache of it. Raises OSError."""
+    if lies_in_memory(fd):
+        return True
     try:
         mmap.mmap(fd, PAGE_BYTES, flags=MAP_SHARED_VALIDATE | MAP_SYNC).close()
     except OSError:

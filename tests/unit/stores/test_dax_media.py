@@ -8,8 +8,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.dax_rig import context
-from support.mounts import mounted
+from support.dax_rig import context, opened
+from support.mounts import disk_image, mounted
 
 from penstock.actors.stores import dax_arena
 from penstock.actors.stores.dax import DaxStore, open_dax_store
@@ -98,6 +98,21 @@ def test_a_file_with_holes_on_a_full_disk_is_refused(tmp_path: Path) -> None:
         os.truncate(path, 4 * MIB)
         capacity, _ = save_and_close(config(path))
         assert path.stat().st_blocks * 512 >= capacity, "all of it has room now"
+
+
+def test_a_file_of_tmpfs_is_memory_and_one_on_a_disk_is_not(tmp_path: Path) -> None:
+    """What is memory may be copied in the loop's own step.
+
+    Seen to fail when only mappings that can be synced by the processor counted."""
+
+    async def is_memory(path: Path) -> bool:
+        async with opened(config(path, MIB)) as store:
+            return store._slots.arenas[0].is_memory
+
+    with mounted("tmpfs", tmp_path / "memory", options="size=8m") as at:
+        assert anyio.run(is_memory, at / "arena")
+    with disk_image(tmp_path, size_bytes=16 * MIB) as at:
+        assert not anyio.run(is_memory, at / "arena")
 
 
 def test_a_device_is_not_synced_and_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
