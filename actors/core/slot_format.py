@@ -208,7 +208,9 @@ def encode_put(placed: Placed) -> bytes:
         placed.payload_bytes,
         placed.header_checksum,
     )
-    return fixed + b"".join(_RUN.pack(*run) for run in placed.runs)
+    if len(placed.runs) == 1:  # most
+        return fixed + _RUN.pack(*placed.runs[0])
+    return fixed + b"".join([_RUN.pack(*run) for run in placed.runs])
 
 
 def encode_delete(key: bytes, sequence: int) -> bytes:

@@ -66,6 +66,7 @@ class _Asked:
 @dataclass(slots=True)
 class _Change:
     record: bytes
+    put: bytes | None  # key of a put
     asked: _Asked
     place: int  # there
     is_ready: bool  # what must be flushed before it is logged is flushed
@@ -105,11 +106,11 @@ class Committer:
         if not records:
             asked.answer.set_result([])
         for place, record in enumerate(records):
-            if is_put(record):
-                key = key_of(record)
-                self._pending[key] = self._pending.get(key, 0) + 1
-            needs_flush = self._is_durable and is_put(record)
-            self._queue.append(_Change(record, asked, place, is_ready=not needs_flush))
+            put = key_of(record) if is_put(record) else None
+            if put is not None:
+                self._pending[put] = self._pending.get(put, 0) + 1
+            is_ready = put is None or not self._is_durable
+            self._queue.append(_Change(record, put, asked, place, is_ready=is_ready))
         self._go()
         return asked.answer
 
@@ -238,11 +239,10 @@ class Committer:
             self._settle(change, why)
 
     def _settle(self, change: _Change, why: str) -> None:
-        key = key_of(change.record)
-        if is_put(change.record):
-            self._pending[key] -= 1
-            if not self._pending[key]:
-                del self._pending[key]
+        if change.put is not None:
+            left = self._pending.pop(change.put) - 1
+            if left:
+                self._pending[change.put] = left
         asked = change.asked
         asked.whys[change.place] = why
         asked.left -= 1

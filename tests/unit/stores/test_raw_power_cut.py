@@ -112,9 +112,9 @@ def test_a_build_that_logs_before_it_flushes_is_seen_through(
     """That the harness can fail: records become durable before the payloads they name."""
 
     def always_ready(
-        record: bytes, asked: raw_commit._Asked, place: int, *, is_ready: bool
+        record: bytes, put: bytes | None, asked: raw_commit._Asked, place: int, *, is_ready: bool
     ) -> raw_commit._Change:
-        return change(record, asked, place, is_ready=True)
+        return change(record, put, asked, place, is_ready=True)
 
     change = raw_commit._Change
     monkeypatch.setattr(raw_commit, "_Change", always_ready)
