@@ -18,14 +18,16 @@ import grpc
 import numpy as np
 import pytest
 from anyio.abc import SocketStream, UNIXSocketStream
+from support import small_model
 from support.node_thread import NodeThread
+from support.small_model import BLOCK_TOKENS, HEAD_SIZE, HEADS, LAYERS
 
 from penstock._native import Arena, PagedLayout, crc64
 from penstock.actors.engine.blocking import BlockingClient
-from penstock.actors.engine.client import Client, ClientConfig, EngineSpec, plain_model
+from penstock.actors.engine.client import Client, ClientConfig, EngineSpec
 from penstock.protos import common_pb2, engine_pb2
 
-CHUNK_TOKENS, BLOCK_TOKENS, LAYERS, HEADS, HEAD_SIZE = 16, 4, 2, 2, 16
+CHUNK_TOKENS = 16
 RECORD = struct.Struct("<3Q")
 PAGE = 4096
 Request = engine_pb2.SessionRequest
@@ -337,16 +339,7 @@ class Engine:
 
 @pytest.fixture
 def spec() -> EngineSpec:
-    return plain_model(
-        weights="test/model@" + "0" * 40,
-        model_config_digest=bytes(32),
-        layers=LAYERS,
-        kv_heads=HEADS,
-        head_size=HEAD_SIZE,
-        dtype="float32",
-        block_tokens=BLOCK_TOKENS,
-        engine_instance=os.urandom(16),
-    )
+    return small_model.spec()
 
 
 @pytest.fixture
