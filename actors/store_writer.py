@@ -95,12 +95,13 @@ class StoreWriter(writer.StoreWriter):
             [(tier.name, ref) for tier, ref in tiers],
             manager=manager,
             books=self._books,
-            take_committed=self._take_committed,
+            wait_taken=self._wait_taken,
             locate_s=limits.locate_s,
             ask_s=limits.ask_s,
         )
         self._second = SecondHits(chunks_max=limits.hits_max)
         self._news = asyncio.Event()
+        self._taken = asyncio.Event()  # after the next round of taking news; then replaced
         self._log = Log("store_writer")
 
     async def on_start(self) -> None:
@@ -140,16 +141,26 @@ class StoreWriter(writer.StoreWriter):
         while True:
             await self._news.wait()
             self._news.clear()
+            taken, self._taken = self._taken, asyncio.Event()
             try:
                 await self._take_committed()
+                taken.set()
                 await self._take_hits()
             except PenstockError as refusal:  # L1 has no lease left, or is late
                 self._log.warning_once("news_not_taken", str(refusal), reason=str(refusal))
+                taken.set()
                 await anyio.sleep(pause_s)
                 pause_s = min(2 * pause_s, NEWS_PAUSE_S_MAX)
                 self._news.set()  # it was told of them once, and may not be told again
             else:
                 pause_s = NEWS_PAUSE_S
+
+    async def _wait_taken(self) -> None:
+        """Until what is committed by now is in the books, or L1 did not give it. It is not for whoever asks to take it:
+        what L1 gives out in the moment they leave would be forgotten."""
+        taken = self._taken
+        self._news.set()
+        await taken.wait()
 
     async def _take_committed(self) -> None:
         """All of it. Raises PenstockError."""

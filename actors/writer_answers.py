@@ -9,8 +9,8 @@ then each store is asked: what it has is SAVED, whatever is remembered of it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
+from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_saving, store, writer
@@ -27,8 +27,7 @@ ANSWER_SHARE = 0.1  # of an asker's time at most: to ask the stores, and to answ
 
 
 class Answers:
-    """Belongs to the store writer. `take_committed`: all that was committed is in the books then, or it raises
-    PenstockError."""
+    """Belongs to the store writer. `wait_taken`: all that was committed is in the books then, if L1 has told."""
 
     def __init__(
         self,
@@ -36,7 +35,7 @@ class Answers:
         *,
         manager: Ref[l1.L1Manager],
         books: Books,
-        take_committed: Callable[[], Awaitable[None]],
+        wait_taken: Callable[[], Awaitable[None]],
         locate_s: float,
         ask_s: float,
     ) -> None:
@@ -44,15 +43,15 @@ class Answers:
         self._stores = [ref for _, ref in stores]
         self._l1 = manager
         self._books = books
-        self._take_committed = take_committed
+        self._wait_taken = wait_taken
         self._locate_s = locate_s
         self._ask_s = ask_s
 
     async def wait_stored(self, msg: writer.WaitStored) -> writer.Stored:
         """Raises TooManyInFlight, and PenstockError if L1 does not answer."""
         with self._books.waiter():
-            with suppress(PenstockError):  # taken later; what is pending by then is unknown
-                await self._take_committed()
+            with move_on_after(min(self._ask_s, self._spare_s() / 2)):  # else it is unknown
+                await self._wait_taken()
             shape = await self._l1.ask(l1_saving.TellShape(msg.geometry), within=self._ask_s)
             slots = msg.slots or tuple(range(len(shape.slots)))
             names = await _names_in_steps(msg.keys, slots)

@@ -8,12 +8,14 @@ import anyio
 import pytest
 from support.saving_world import PAGE, SHARDED, SavingConfig, SavingWorld, play, prompt
 
-from penstock.actors.api import l1
+from penstock.actors.api import l1, l1_saving
 from penstock.actors.api.errors import TooManyInFlight
 from penstock.actors.api.types import GeometryId
-from penstock.actors.api.writer import ObjectState, WaitStored
+from penstock.actors.api.writer import ObjectState, Stored, WaitStored
 from penstock.actors.core.write_policy import Moment
-from penstock.runtime.errors import MailboxFull, PenstockError
+from penstock.actors.l1_saving import Saving
+from penstock.actors.writer_answers import Answers
+from penstock.runtime.errors import MailboxFull, PenstockError, UnavailableError
 from penstock.runtime.supervisor import Supervisor
 
 SEEDS = pytest.mark.parametrize("seed", range(8))
@@ -226,5 +228,41 @@ def test_a_long_question_is_taken_in_steps(seed: int) -> None:
             assert await world.stored(many) == [[ObjectState.UNKNOWN] * 16384]
             is_over.set()
         assert len(turns) >= 2 * 16384 // 1024
+
+    play(seed, scene)
+
+
+@SEEDS
+def test_who_stops_asking_for_outcomes_takes_no_news_away(seed: int) -> None:
+    """What was committed is saved, even if they leave in the moment in which L1 gives its news out.
+
+    Seen to fail: whoever asked took the news themselves, and those were forgotten.
+    """
+    take, wait_stored = Saving._take_committed, Answers.wait_stored
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        asking = anyio.CancelScope()
+
+        async def asked(answers: Answers, msg: WaitStored) -> Stored:
+            with asking:
+                return await wait_stored(answers, msg)
+            raise UnavailableError("whoever asked has left")
+
+        def giving_out(saving: Saving, msg: l1_saving.TakeCommitted) -> l1_saving.Taken:
+            taken = take(saving, msg)
+            if taken.borrowed is not None:
+                asking.cancel()
+            return taken
+
+        with (
+            mock.patch.object(Saving, "_take_committed", giving_out),
+            mock.patch.object(Saving, "_tell"),  # as if the writer's mailbox were full
+            mock.patch.object(Answers, "wait_stored", asked),
+        ):
+            await world.put(prompt(3))
+            with pytest.raises(UnavailableError):
+                await world.stored(prompt(3), within=2)
+        await anyio.sleep(1)
+        assert await world.stored(prompt(3), within=2) == [[SAVED] * 3]
 
     play(seed, scene)
