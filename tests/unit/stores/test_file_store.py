@@ -342,6 +342,26 @@ def test_direct_reads_are_never_made_at_once(tmp_path: Path) -> None:
     run(work, configured(tmp_path, io=FileIo.DIRECT))
 
 
+def test_a_load_is_at_work_before_anybody_waits_for_it(tmp_path: Path) -> None:
+    """And goes on when nobody does. Seen to fail while reads were asked for by who waits."""
+
+    async def work(store: FileStore) -> None:
+        sample, other = await make_sample(1, 5000), await make_sample(2, 5000)
+        assert await fates(store, [sample]) == [Fate.DONE]
+        wanted, missing, in_vain = sample.wanted(), other.wanted(), sample.wanted()
+        reading = store.begin_load([wanted, missing])
+        store.begin_load([in_vain])
+        assert store._reads.jobs == 3
+        outcomes = await reading.outcomes()
+        assert [one.fate for one in outcomes] == [Fate.DONE, Fate.MISSING]
+        assert await sample.is_in(wanted)
+        while store._reads.jobs:
+            await checkpoint()
+        assert await sample.is_in(in_vain)
+
+    run(work, configured(tmp_path, io=FileIo.DIRECT))
+
+
 def drop_from_page_cache(path: Path) -> bool:
     """False where files lie in memory."""
     descriptor = os.open(path, os.O_RDONLY)
