@@ -595,8 +595,8 @@ class Table:
         now: float,
         expires: float,
     ) -> Borrowed:
-        """Take the oldest news, at most so many and of one geometry. What takes more than
-        `bytes_max` of the arena together is only named.
+        """Take the oldest news, at most so many, of one geometry and one tenant. What takes more
+        than `bytes_max` of the arena together is only named.
         """
 
     def victims(
