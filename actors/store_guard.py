@@ -283,6 +283,8 @@ class Guard:
 
 def _failed_in(places: Sequence[int], outcomes: list[Outcome]) -> Collection[int]:
     """Where nothing worked."""
+    if Fate.FAULT not in [one.fate for one in outcomes]:
+        return ()
     pairs = [*zip(places, outcomes, strict=True)]
     working = {place for place, one in pairs if one.fate is not Fate.FAULT}
     return {place for place, _ in pairs} - working

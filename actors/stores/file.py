@@ -268,6 +268,8 @@ class FileStore:
 
     def place_of(self, key: bytes, device: int) -> int:
         """Which of its folders."""
+        if len(self._folders) == 1:
+            return 0
         # Other digits of the key than those that name the folder of the object.
         number = device if self._by_device else int.from_bytes(key[8:16], "little")
         return number % len(self._folders)
@@ -296,6 +298,9 @@ class FileStore:
         return True
 
     def _loaded(self, wanted: Wanted, size: int) -> Outcome:
+        if size >= 0:
+            # Of one with fewer bytes than that header would have, what was read tells what it is.
+            return Outcome(Fate.DONE, max(size - len(wanted.header), 0))
         match -size:
             case errno.ENOENT:
                 return MISSING
@@ -303,10 +308,7 @@ class FileStore:
                 room = len(wanted.header) + len(wanted.payload)
                 reason = f"its file has more than the {room} bytes expected"
                 return Outcome(Fate.REFUSED, reason=reason)
-            case error if error > 0:
-                return Outcome(Fate.FAULT, reason=f"reading: {self._reads.why(size)}")
-        # Of one with fewer bytes than that header would have, what was read tells what it is.
-        return Outcome(Fate.DONE, max(size - len(wanted.header), 0))
+        return Outcome(Fate.FAULT, reason=f"reading: {self._reads.why(size)}")
 
     def _saved(self, size: int, changes: FolderChanges) -> Outcome:
         if size == HANGING:
