@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -20,6 +21,7 @@ from penstock.runtime.errors import CallerError, ConfigError, DeadlineExceeded
 from penstock.runtime.security import Secret
 
 INSTANCE = b"i" * 16
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def plain(**changes: object) -> EngineSpec:
@@ -207,6 +209,12 @@ def test_sizes_beyond_4_gib_are_sizes() -> None:
 def test_a_backoff_has_an_end(changes: dict) -> None:
     with pytest.raises(ConfigError, match=r"backoff\."):
         Backoff(**changes)
+
+
+@pytest.mark.parametrize("field", [one.name for one in fields(ClientConfig)])
+def test_every_field_is_documented(field: str) -> None:
+    """E4. Seen to fail: no page told of any of them."""
+    assert f"`{field}`" in (ROOT / "docs" / "OPERATIONS.md").read_text()
 
 
 def test_a_token_does_not_print() -> None:
