@@ -150,7 +150,7 @@ def test_ends_of_blocks_give_everything_back(nodes, blocking, engine) -> None:
 
 
 def test_a_cancelled_ticket_is_over_for_what_is_asked_later(blocking, engine) -> None:
-    """Seen to fail with the cancellation handed over as a request of its own, which had its turn after the load."""
+    """Seen to fail with nothing handed over to the client's thread: the load brought 48 tokens."""
     blocking.store(TOKENS, [engine.layout], [BLOCKS]).result(5)
     ticket = blocking.lookup(TOKENS).result(5)
     ticket.cancel()
@@ -184,7 +184,7 @@ def test_after_the_client_there_is_nothing_to_wait_for(nodes, config, spec, open
 
 
 def test_another_clients_ticket_is_refused(blocking, config, spec, engine) -> None:
-    """B2: seen to fail: two loops met in one ticket, and the load raised RuntimeError."""
+    """B2: seen to fail: one client's loop ran what belongs to the other's."""
     blocking.store(TOKENS, [engine.layout], [BLOCKS]).result(5)
     ticket = blocking.lookup(TOKENS).result(5)
     with BlockingClient.connect(config, spec) as other:
