@@ -8,6 +8,12 @@ from collections.abc import Iterator
 IMPORT_CALLS = {"__import__", "importlib.import_module"}
 
 
+def plain(tree: ast.Module) -> ast.Module:
+    """The same tree, with its names written out."""
+    write_names_out(list(ast.walk(tree)))
+    return tree
+
+
 def write_names_out(nodes: list[ast.AST]) -> None:
     """Of all nodes of a file: each imported name becomes its full dotted one, wherever it is used.
 
