@@ -249,9 +249,10 @@ def test_in_staging_what_no_store_wants_goes_at_once(seed: int) -> None:
     play(seed, scene, SavingConfig(moments=(None,), is_staging=True))
 
 
-@SEEDS
+@pytest.mark.parametrize("seed", [*range(8), 2024, 2046, 2049])
 def test_in_staging_what_a_crashed_writer_had_begun_goes_too(seed: int) -> None:
-    """Seen to fail without the sweep at start: the room of lost saves was never free again."""
+    """Seen to fail without the sweep at start: the room of lost saves was never free again; and, by late seeds, where
+    what was idle was dropped after the sweep for it: parents were no leaves yet."""
 
     async def scene(world: SavingWorld, _: Supervisor) -> None:
         world.stores[0].plan.save_s = 1.0

@@ -26,22 +26,6 @@ def unsaved(world: SavingWorld) -> int:
     return int(world.telemetry.value("penstock_evicted_unsaved_chunks_total") or 0)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 2024, 2046, 2049])
-def test_in_staging_the_room_of_a_crashed_writer_comes_back_whole(seed: int) -> None:
-    """Seen to fail where what was idle was dropped after the sweep for it: parents were no leaves yet."""
-
-    async def scene(world: SavingWorld, _: Supervisor) -> None:
-        world.stores[0].plan.save_s = 1.0
-        await world.put(prompt(30, "lost"))
-        await anyio.sleep(0.2)
-        world.lens.bug_next = True
-        await world.put(prompt(1, "bug"))
-        await anyio.sleep(20)
-        assert (await world.assert_nothing_is_held()).resident_bytes == 0
-
-    play(seed, scene, SavingConfig(is_staging=True))
-
-
 @SEEDS
 def test_in_staging_what_was_lost_from_the_news_goes_too(seed: int) -> None:
     """Nobody hears of it, so nobody saves it, and it must not keep its room for good."""
