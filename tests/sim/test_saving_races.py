@@ -196,6 +196,7 @@ def test_a_mailbox_that_was_full_hears_of_the_news_later(seed: int) -> None:
 @SEEDS
 def test_a_long_question_is_taken_in_steps(seed: int) -> None:
     """Others get their turns between its steps: here a commit that is asked about while the question is prepared."""
+    many = b"".join(number.to_bytes(32, "big") for number in range(16384))
 
     async def scene(world: SavingWorld, _: Supervisor) -> None:
         turns: list[int] = []
@@ -208,7 +209,6 @@ def test_a_long_question_is_taken_in_steps(seed: int) -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(count_turns)
-            many = b"".join(number.to_bytes(32, "big") for number in range(16384))
             assert await world.stored(many) == [[ObjectState.UNKNOWN] * 16384]
             is_over.set()
         assert len(turns) >= 2 * 16384 // 1024

@@ -51,7 +51,7 @@ class SavingStore(store.StoreActor):
                     await anyio.sleep_forever()
                 if side.plan.fails:
                     return bytes(len(msg.keys))
-                return bytes(int(key in side.objects) for key in msg.keys)
+                return bytes(map(side.objects.__contains__, msg.keys))
             case store.Save():
                 self.start_soon(side.read, msg.sources)
                 return await side.save(msg.sources)
