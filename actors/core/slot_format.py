@@ -19,6 +19,7 @@ what must be known to find the end of the log (`slot_log.py`), then its records:
      4      bytes of records                             16     tenant             of a put only,
      4      0                                            4      bytes of header    as what follows
             records, then zeros                          8      bytes of payload
+                                                         8      CRC-64/NVME of the first part of the header
                                                          8 each run: first slot, slots
 """
 

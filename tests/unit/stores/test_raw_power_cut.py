@@ -47,11 +47,16 @@ def test_long_lives_survive_cuts_while_the_log_is_cleaned(seed: int) -> None:
 
 
 @pytest.mark.loop_step_ms(50)
-@pytest.mark.parametrize("seed", range(2))
-def test_what_was_promised_nothing_is_there_whole_or_refused(seed: int) -> None:
-    """C4: without flushes an object may be gone, or be seen to be damaged; it is never another one."""
-    cuts = RawCuts(seed, DurabilityName.NONE)
-    lives(cuts, CUTS_MIN // 2)
+@pytest.mark.parametrize("discard", [False, True], ids=["kept", "discarded"])
+@pytest.mark.parametrize("seed", range(46, 58, 3))
+def test_what_was_promised_nothing_is_there_whole_or_refused(seed: int, discard: bool) -> None:
+    """C4: without flushes an object may be gone, or be seen to be damaged; it is never another one, nor a version of
+    its own that was written over lives ago and still lies in the slots that its record names.
+
+    Seen to fail with records that tell the CRC of whole headers, which their own CRC makes the same for all.
+    """
+    for one in range(seed, seed + 3):
+        lives(RawCuts(one, DurabilityName.NONE, discard=discard), CUTS_MIN // 2)
 
 
 @pytest.mark.loop_step_ms(50)
