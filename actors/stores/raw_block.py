@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
+import anyio
 from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys
@@ -29,7 +30,7 @@ from penstock.actors.stores.native_io import Moves, NativeIo
 from penstock.actors.stores.raw_commit import Answer
 from penstock.actors.stores.raw_config import RawBlockConfig, RawPlace
 from penstock.actors.stores.raw_layout import Geometry
-from penstock.actors.stores.raw_medium import Medium, check_distinct, open_medium
+from penstock.actors.stores.raw_medium import Medium, MediumBusy, check_distinct, open_medium
 from penstock.actors.stores.raw_replay import entries, judged, open_volume
 from penstock.actors.stores.raw_volume import Moving, Volume, were_read
 from penstock.actors.stores.store import (
@@ -51,17 +52,34 @@ from penstock.runtime.log import Log
 
 STEP = 128  # objects in one step of the loop
 ENTRIES_MAX = 512  # told at a time by recovery
+LOCK_PAUSE_S = 0.02  # between two attempts to lock what another has
 
 
 async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) -> RawBlockStore:
     """Lock, check and replay all devices; blank ones are formatted. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    async with opened_beside(context.beside, partial(_media, config)) as media:
-        io = NativeIo(depth=config.depth, threads=config.threads, jobs_max=config.jobs_max, log=log)
+    media, io = await _begun(config, context, log)
     devices = [_device(medium, io, log) for medium in media]
     closing = Background(partial(_close_all, io, devices, media, context.beside), StoreFault)
     async with undone_by(closing.result):  # on a medium that hangs it goes on by itself
         return await open_over(devices, config, log, io)
+
+
+async def _begun(
+    config: RawBlockConfig, context: StoreContext, log: Log
+) -> tuple[list[Medium], NativeIo]:
+    """The kernel ends what a killed process had under way only after the process, and its locks with that: a node that
+    is started again at once waits for them."""
+    begin = partial(NativeIo, depth=config.depth, threads=config.threads, jobs_max=config.jobs_max)
+    give_up_at = anyio.current_time() + config.lock_within
+    while True:
+        try:
+            async with opened_beside(context.beside, partial(_media, config)) as media:
+                return media, begin(log=log)
+        except MediumBusy:
+            if anyio.current_time() >= give_up_at:
+                raise
+        await anyio.sleep(LOCK_PAUSE_S)
 
 
 async def open_over(

@@ -19,7 +19,7 @@ import msgspec
 
 from penstock.actors.config_words import Count
 from penstock.actors.core.slot_format import HEAD_BYTES, NO_RANK
-from penstock.actors.stores.config import StoreConfig
+from penstock.actors.stores.config import StoreConfig, check_durations
 from penstock.actors.stores.file_config import Depth, DurabilityName, Threads
 from penstock.actors.stores.store import BLOCK_BYTES
 from penstock.runtime.units import KIB, ByteSize, Seconds
@@ -60,9 +60,11 @@ class RawBlockConfig(StoreConfig, frozen=True, kw_only=True, tag="raw_block"):
     open_within: Seconds = Seconds(
         60
     )  # it opens when its log is read: some seconds a million objects
+    lock_within: Seconds = Seconds(5)  # of it, for whoever had the devices before to let go of them
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_durations(self, "lock_within")
         places = self.places()
         for number, place in enumerate(places):
             for other in places[:number]:

@@ -23,13 +23,19 @@ from penstock.actors.stores.store import BLOCK_BYTES, StoreFault, StoreRefused
 
 FILE_MODE = 0o600  # of its owner alone: it holds what users said
 
+
+class MediumBusy(StoreRefused):
+    """Another has it: a store or node that runs, or the kernel, for one that was killed."""
+
+
 Judge: TypeAlias = Callable[[memoryview, int], None]
 """Of the first HEAD_BYTES, and the size it will have. Raises StoreRefused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """An open one, locked for as long as `fd` is open."""
+    """An open one, locked for as long as `fd` is open, or a transfer by it is under way: so what a killed process has
+    still to write is over when the next one has the lock."""
 
     fd: int
     path: Path
@@ -57,7 +63,8 @@ def open_medium(
 ) -> Medium:
     """Open and lock it, have its head judged, and only then make a file as large as `file_bytes`.
 
-    Whoever refuses leaves it as it was: a file that was made for this is removed. Raises StoreRefused, StoreFault.
+    Whoever refuses leaves it as it was: a file that was made for this is removed. Raises StoreRefused, MediumBusy
+    where it may be free soon, StoreFault.
     """
     with ExitStack() as opened:
         try:
@@ -118,7 +125,7 @@ def _refusals(path: Path, key: str) -> Iterator[None]:
         raise StoreRefused(key, f"{path} may not be read and written: {advice}") from None
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise StoreRefused(key, claimed(path)) from None
+            raise MediumBusy(key, claimed(path)) from None
         if error.errno == errno.EROFS:
             raise StoreRefused(key, f"{path} is read-only: make it writable") from None
         raise
@@ -141,7 +148,7 @@ def _lock(fd: int, path: Path, key: str) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         problem = f"{path} belongs to another store or node that is running"
-        raise StoreRefused(key, f"{problem}: give each its own") from None
+        raise MediumBusy(key, f"{problem}: give each its own") from None
 
 
 def _enlarge(fd: int, path: Path, key: str, size_bytes: int, *, preallocate: bool) -> None:

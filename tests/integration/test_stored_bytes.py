@@ -157,7 +157,7 @@ async def test_two_nodes_do_not_share_a_disk(tmp_path: Path, kind: str) -> None:
     prompt = Prompt.made("a", 3)
     async with one_engine(medium.config()) as (node, engine):
         await put_and_save(engine, prompt)
-        stores = [medium.config()]
+        stores = [medium.config(**({"lock_within": "50ms"} if kind == "slots" else {}))]
         with pytest.raises(RuntimeError, match="belongs to another store or node"):
             await anyio.to_thread.run_sync(lambda: served(tmp_path / "second", stores))
         await purge(node)

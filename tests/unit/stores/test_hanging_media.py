@@ -34,7 +34,8 @@ SHARED: dict[str, Any] = {
 
 
 def raw(path: Path) -> RawBlockConfig:
-    return RawBlockConfig(**SHARED, paths=str(path), capacity=ByteSize(8 * MIB))
+    own: dict[str, Any] = {"paths": str(path), "capacity": ByteSize(8 * MIB)}
+    return RawBlockConfig(**SHARED, **own, lock_within=Seconds(0.01))
 
 
 def dax(path: Path) -> DaxConfig:

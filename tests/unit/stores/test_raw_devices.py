@@ -15,7 +15,7 @@ from penstock.actors.core.slot_format import HEAD_BYTES, latest_superblock
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.samples import keys_of, make_sample
-from penstock.runtime.units import MIB, ByteSize
+from penstock.runtime.units import MIB, ByteSize, Seconds
 
 
 def test_a_block_device_keeps_objects(loop_device: Path) -> None:
@@ -83,7 +83,8 @@ def test_a_mounted_device_is_refused(loop_device: Path, tmp_path: Path) -> None:
     assert "not Penstock's" in refusal(config(paths=str(loop_device)))
     held = os.open(loop_device, os.O_RDWR | os.O_EXCL)
     try:
-        assert "is in use" in refusal(config(paths=str(loop_device)))
+        told = refusal(config(paths=str(loop_device), lock_within=Seconds(0.05)))
+        assert "is in use" in told
     finally:
         os.close(held)
 

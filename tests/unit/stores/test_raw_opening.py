@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -14,12 +15,13 @@ import pytest
 from support.raw_opening import config, four_samples, open_and_close, opened, patch, refusal
 
 from penstock.actors.core.slot_format import HEAD_BYTES, encode_superblock, latest_superblock
+from penstock.actors.stores import raw_medium
 from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.samples import keys_of, make_sample
 from penstock.actors.stores.store import StoreRefused
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
-from penstock.runtime.units import KIB, MIB, ByteSize
+from penstock.runtime.units import KIB, MIB, ByteSize, Seconds
 
 # Two who would overwrite each other.
 
@@ -49,7 +51,7 @@ def test_two_ranks_may_not_have_one_file_under_two_names(tmp_path: Path, link: A
 
 def test_two_stores_may_not_have_one_file(tmp_path: Path) -> None:
     """A10: of this process or another, while either runs."""
-    settings = config(paths=str(tmp_path / "device"))
+    settings = config(paths=str(tmp_path / "device"), lock_within=Seconds(0.05))
 
     async def run() -> str:
         store = await opened(settings)
@@ -60,6 +62,41 @@ def test_two_stores_may_not_have_one_file(tmp_path: Path) -> None:
 
     assert "belongs to another store or node that is running: give each its own" in anyio.run(run)
     open_and_close(settings)
+
+
+def test_a_file_that_a_killed_process_still_has_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C4: started again at once after a kill. The kernel gives the lock of a process back when all it had under way is
+    over, which may be after its end.
+
+    Seen to fail with a path that is locked refused at once.
+    """
+    settings = config(paths=str(tmp_path / "device"))
+    open_and_close(settings)
+    held = [os.open(tmp_path / "device", os.O_RDWR)]
+    fcntl.flock(held[0], fcntl.LOCK_EX)
+    lock, refused = raw_medium._lock, list[str]()
+
+    def locked(fd: int, path: Path, key: str) -> None:
+        try:
+            lock(fd, path, key)
+        except raw_medium.MediumBusy as busy:
+            refused.append(str(busy))
+            if len(refused) == 2:
+                os.close(held.pop())
+            raise
+
+    monkeypatch.setattr(raw_medium, "_lock", locked)
+    open_and_close(settings)
+    assert not held
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("within", [0.0, 1e9])
+def test_a_wait_for_a_lock_is_a_time(within: float) -> None:
+    with pytest.raises(ValueError, match="lock_within must be 1 ms to"):
+        config(paths="/dev/x", lock_within=Seconds(within))
 
 
 # What is on it already.
