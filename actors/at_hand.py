@@ -1,6 +1,8 @@
 """What is at hand is brought in the very step that asks for it: no task, no turn of the loop.
 
-    survey -> locate -> plan -> reserve -> load -> finish      each answered at once, or the ticket goes its way
+    locate -> [survey] -> plan -> reserve -> load -> finish      each answered at once, or the ticket goes its way
+
+L1 is surveyed where no store has all that is missing: else its reservation tells what it has.
 
 Few bytes, that a store can give without waiting, of a prompt that ends with them; or the news that no store has the
 next chunk, which is what most prompts hear. It is judged by its cost, and takes of the room of its tier, as any load.
@@ -25,7 +27,6 @@ from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.message import NOT_AT_ONCE
 
-_GRANTED = 0  # of _native.Answer
 _RESIDENT, _COMING = 1, 2  # of _native.Presence
 _DIGEST = struct.Struct("<Q")
 
@@ -42,15 +43,15 @@ class AtHand:
         if want.afterwards is not Afterwards.KEEP or self._around.reserving.locked():
             return None
         seen: Glance | None = None
-        with suppress(
-            PenstockError
-        ):  # an actor that is ill is asked once more, in the ordinary way
+        # An actor that is ill is asked once more, in the ordinary way.
+        with suppress(PenstockError):
             seen = self._look(want)
             if seen is not None:
                 if (finished := self._bring(want, seen)) is not None:
                     return finished
-                seen.first = self._first(want, seen)
-        return seen
+                if not self._begin(want, seen) and not self._survey(want, seen):
+                    return None
+        return seen if seen is not None and seen.presence else None
 
     def _bring(self, want: prefetch.Fetch, seen: Glance) -> l1_loading.Finished | None:
         plan = self._plan(want, seen)
@@ -77,30 +78,38 @@ class AtHand:
         self._around.metrics.over(gained_chunks, Shortfall.NONE)
 
     def _look(self, want: prefetch.Fetch) -> Glance | None:
-        """All that is missing if that is little, else the next chunk."""
-        slots = range(len(want.shape.slots))
-        chunk_bytes = sum(whole_pages(slot.bytes) for slot in want.shape.slots)
+        """All that is missing if that is little, else the next chunk; nothing is asked yet."""
+        shape, limits = want.shape, self._around.limits
         chunks, is_all = len(want.keys) // KEY_BYTES - want.hit_chunks, True
-        limits = self._around.limits
         if (
-            chunks * chunk_bytes > limits.at_hand_bytes_max
-            or chunks * len(slots) > limits.at_hand_objects_max
+            chunks * len(shape.slots) > limits.at_hand_objects_max
+            or chunks * sum([whole_pages(slot.bytes) for slot in shape.slots])
+            > limits.at_hand_bytes_max
         ):
-            if not want.shape.is_all_full:
+            if not shape.is_all_full:
                 return None  # what its groups need lies anywhere
             chunks, is_all = 1, False
         keys = want.keys[want.hit_chunks * KEY_BYTES : (want.hit_chunks + chunks) * KEY_BYTES]
-        presence = self._around.l1.ask_now(l1_loading.Survey(keys, want.shape.geometry))
-        if presence is NOT_AT_ONCE or _COMING in presence:
-            return None  # what is on its way is looked at when it is joined: it may be given up by then
-        return Glance(presence, object_keys(want.shape, keys, slots), {}, is_all)
+        return Glance(b"", object_keys(shape, keys, range(len(shape.slots))), {}, is_all)
+
+    def _survey(self, want: prefetch.Fetch, seen: Glance) -> bool:
+        """Ask what L1 has. False when it cannot say, or somebody brings some of it: what is on its way is looked at
+        when it is joined, and may be given up by then."""
+        if not seen.presence:
+            first, count = want.hit_chunks, len(seen.names) // len(want.shape.slots)
+            keys = want.keys[first * KEY_BYTES : (first + count) * KEY_BYTES]
+            presence = self._around.l1.ask_now(l1_loading.Survey(keys, want.shape.geometry))
+            if presence is NOT_AT_ONCE or _COMING in presence:
+                return False
+            seen.presence = presence
+        return True
 
     def _plan(self, want: prefetch.Fetch, seen: Glance) -> Plan | None:
-        """What to load to reach the end; None when that is not at hand, or not known."""
+        """What to load to reach the end; None when that is not at hand, or not known.
+
+        What one tier has all of is not looked for in L1: whether it is there, its reservation says."""
         tiers, first, limits = self._around.tiers, want.hit_chunks, self._around.limits
         total = len(want.keys) // KEY_BYTES
-        if not seen.is_all and _RESIDENT in seen.presence:
-            return None  # more may come behind it
         known: Known | None = None
         plan = Plan(first, ())
         for number, tier in enumerate(tiers):
@@ -112,28 +121,43 @@ class AtHand:
                 continue
             if not seen.is_all or not tier.is_kept:
                 return None
-            if want.shape.is_all_full and all(found) and not any(seen.presence):
+            if known is None and 0 not in found and want.shape.is_all_full:
                 slots = tuple(range(len(want.shape.slots)))
                 return Plan(total, (Part(number, first, total, slots),))
             if known is None:
+                if not self._survey(want, seen):
+                    return None
                 known = Known(want.shape, first=first, tiers=len(tiers))
                 known.grow(seen.presence)
             known.found(number, first, found)
             batching = Batching(limits.at_hand_bytes_max, chunks_begun=limits.at_hand_objects_max)
             plan = plan_load(known, total, batching, self._around.longest)
             if plan.chunks == total:
-                break
+                return plan
+        if not self._survey(want, seen):
+            return None
+        if not seen.is_all and _RESIDENT in seen.presence:
+            return None  # more may come behind it
         return plan
 
-    def _first(self, want: prefetch.Fetch, seen: Glance) -> Part | None:
-        """The next chunk, if L1 has nothing of it, one tier all, and it is worth its load."""
+    def _begin(self, want: prefetch.Fetch, seen: Glance) -> bool:
+        """Reserve the next chunk, if one tier has all of it, L1 nothing, and it is worth its load."""
         slots = tuple(range(len(want.shape.slots)))
         has_it = (tier for tier, found in seen.found.items() if all(found[: len(slots)]))
         tier = next(has_it, None)
         if tier is None or any(seen.presence[: len(slots)]) or not want.shape.is_all_full:
-            return None
+            return False
         part = Part(tier, want.hit_chunks, want.hit_chunks + 1, slots)
-        return part if self._is_worth(want, Plan(part.last, (part,))) else None
+        if not self._is_worth(want, Plan(part.last, (part,))):
+            return False
+        if len(seen.names) > len(slots) and not self._survey(want, seen):
+            return False
+        lease = self._around.l1.ask_now(reservation(want, part))
+        if lease is NOT_AT_ONCE or not _is_granted(lease):
+            return False
+        seen.presence = seen.presence or bytes(len(slots))
+        seen.first, seen.lease = part, lease
+        return True
 
     def _is_worth(self, want: prefetch.Fetch, plan: Plan) -> bool:
         """Whether all of it takes less time than the engine needs, by what was measured; if nobody says, it does."""
@@ -182,7 +206,7 @@ class AtHand:
         self, want: prefetch.Fetch, part: Part, names: store.Keys
     ) -> tuple[l1_loading.Whole, object] | None:
         lease = self._around.l1.ask_now(reservation(want, part))
-        if lease is NOT_AT_ONCE or set(lease.answers) != {_GRANTED}:
+        if lease is NOT_AT_ONCE or not _is_granted(lease):
             return None
         width = len(want.shape.slots)
         named = [
@@ -197,6 +221,11 @@ class AtHand:
         digests = b"".join([_DIGEST.pack(one.digest) for one in answers])
         runs = b"".join([one.run_digests for one in answers])
         return l1_loading.Whole(lease.lease, digests, runs), lease.hold
+
+
+def _is_granted(lease: l1_loading.LoadLease) -> bool:
+    """All of it: L1 has none of these objects, and nobody brings one."""
+    return not any(lease.answers)
 
 
 def _all_loaded(answers: Sequence[store.Loaded]) -> bool:

@@ -39,7 +39,6 @@ from penstock.actors.measuring import Measuring
 from penstock.actors.surroundings import Surroundings
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
-from penstock.runtime.message import NOT_AT_ONCE
 
 _GRANTED, _RESIDENT, _IN_FLIGHT = 0, 1, 2  # of _native.Answer; what is above is a refusal
 _STEP = 256  # objects of several parts begun in one step of the loop; a single part has no more
@@ -139,11 +138,10 @@ class Fetching:
         if glance is None:
             return
         self._locating.begin(glance)
-        if (part := glance.first) is not None:
-            with suppress(PenstockError):  # L1 is asked once more, in the ordinary way
-                lease = self._around.l1.ask_now(reservation(self._want, part))
-                if lease is not NOT_AT_ONCE and self._take(part, lease) is None:
-                    self.limit_chunks = self._reach = part.last
+        lease = glance.take_lease()
+        if glance.first is not None and lease is not None:
+            self._take(glance.first, lease)
+            self.limit_chunks = self._reach = glance.first.last
 
     async def run(self) -> None:
         """Until the ticket needs nothing of the prefetcher any more. Never raises a PenstockError."""

@@ -4,8 +4,9 @@
     writer: replies in order, then the newest watermark of each ticket that moved; a client that does not read for
             `stall_s` loses its stream
 
-There is one write at a time, the writer's. While it has none, a reply's write is begun in the very step that made the
-reply, and the writer waits for its end: two turns of the loop, and the next read, would else come before it.
+There is one write at a time, the writer's. While it has none, the write of a reply, or of a watermark, is begun in the
+very step that made it, and the writer waits for its end: two turns of the loop, and the next read, would else come
+before it.
 
 A request that may have to wait for others (a reservation that found no room) is carried on beside the reader.
 """
@@ -37,7 +38,7 @@ from penstock.actors.engine_requests import EngineRequests, Later
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, parse, shape_of
 from penstock.protos import engine_pb2
-from penstock.runtime.begun import Begun
+from penstock.runtime.begun import Begun, BegunForAnother
 from penstock.runtime.deadline import deadline_at
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.hazard import hazard
@@ -83,6 +84,7 @@ class EngineSession:
         self._moved: dict[TicketId, engine_pb2.Progress] = {}  # newest watermark not yet written
         self._begun: Begun | None = None  # a write that the writer has not taken over yet
         self._is_idle = False  # the writer has nothing to do, and has not been woken
+        self._is_answering = False  # the reader is: what a ticket comes to is told after its reply
         self._work = asyncio.Event()  # something to write
         self._room = asyncio.Event()  # outgoing has room
         self._carried_on = 0  # requests beside the reader, <= inflight_max
@@ -117,16 +119,24 @@ class EngineSession:
         self._scope.cancel(reason)
 
     def move(self, news: gateway.TicketMoved) -> None:
-        """The watermark of a ticket moved; written when the ticket's own reply has been queued."""
+        """The watermark of a ticket moved; written when the ticket's own reply has been queued.
+
+        Never raises: this is done in the step of whoever moved it."""
         if len(self._moved) >= self._limits.tickets_max and news.ticket not in self._moved:
             return  # news of tickets that are not ours any more
-        self._moved[news.ticket] = engine_pb2.Progress(
+        progress = engine_pb2.Progress(
             ticket=news.ticket,
             hit_chunks=news.hit_chunks,
             promised_chunks=news.promised_chunks,
             final=news.hit_chunks == news.promised_chunks,
             shortfall=SHORTFALLS[news.shortfall],
         )
+        if self._is_idle and not self._is_answering and self._requests.owns(news.ticket):
+            raw = Reply(progress=progress).SerializeToString()
+            self._moved.pop(news.ticket, None)
+            self._begun = BegunForAnother(self._stream.write(raw))
+        else:
+            self._moved[news.ticket] = progress
         self._wake_writer()
 
     # The reader.
@@ -137,7 +147,9 @@ class EngineSession:
             while self._is_full():
                 self._room.clear()
                 await self._room.wait()
+            self._is_answering = True  # an error ends the session
             await self._take(raw, tasks)
+            self._is_answering = False
             if self._moved:
                 self._forget_strangers()
 

@@ -105,6 +105,8 @@ class Loading:
                 return self._table.presence(msg.keys, geometry=msg.geometry)
             case l1_loading.ReserveLoad():
                 return self._reserve(msg)
+            case l1_loading.Finish():
+                return self._finish(msg)
             case l1_loading.Land():
                 return self._land(msg)
             case l1_loading.Move():
@@ -113,8 +115,6 @@ class Loading:
                 self._watching.hope(msg.ticket, msg.chunks, msg.shortfall, self._now())
             case l1_loading.Settle():
                 self._settle(msg.ticket, msg.shortfall)
-            case l1_loading.Finish():
-                return self._finish(msg)
             case l1_loading.Await():
                 return self._await(msg)
             case l1_loading.Forsake():

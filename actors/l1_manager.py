@@ -108,10 +108,12 @@ class L1Manager(l1.L1Manager):
             self.start_soon(self._beside, name="l1 beside")
 
     def receive(self, msg: l1.Message) -> object:
-        with mapped(REFUSALS):
+        with _BORDER:
             match msg:
                 case l1.Lookup():
                     return answer(msg, self._lookup(msg))
+                case l1_loading.Survey() | l1_loading.ReserveLoad() | l1_loading.Finish():
+                    return self._loading.receive(msg)
                 case l1.LookAgain():
                     return answer(msg, self._look_again(msg))
                 case l1.Acquire():
@@ -160,16 +162,13 @@ class L1Manager(l1.L1Manager):
                 case _:
                     return self._receive_other(msg)
 
-    def _receive_other(self, msg: l1_loading.Message | LifeCycleMessage) -> object:
+    def _receive_other(self, msg: l1_loading.Other | LifeCycleMessage) -> object:
         match msg:
             case (
-                l1_loading.Survey()
-                | l1_loading.ReserveLoad()
-                | l1_loading.Land()
+                l1_loading.Land()
                 | l1_loading.Move()
                 | l1_loading.Hope()
                 | l1_loading.Settle()
-                | l1_loading.Finish()
                 | l1_loading.Await()
                 | l1_loading.Forsake()
             ):
@@ -391,6 +390,7 @@ class L1Manager(l1.L1Manager):
 
 
 _GRANTED = int(_native.Answer.GRANTED)
+_BORDER = mapped(REFUSALS)
 
 
 def _now() -> float:

@@ -38,11 +38,17 @@ class News:
 class Glance:
     """What was seen of a prompt's next chunks, one or all, in the very step that asked for it."""
 
-    presence: bytes  # in L1
+    presence: bytes  # in L1; empty while nobody has looked
     names: store.Keys
     found: dict[int, bytes]  # by tier: the answers of those that gave one at once
     is_all: bool = False  # up to the prompt's end, and little enough to be brought in that step
     first: Part | None = None  # to be loaded ahead of all else
+    lease: l1_loading.LoadLease | None = None  # of all of `first`; for whoever begins its load
+
+    def take_lease(self) -> l1_loading.LoadLease | None:
+        """Its memory is not to be held by who only knows what was seen."""
+        lease, self.lease = self.lease, None
+        return lease
 
 
 class Locating:

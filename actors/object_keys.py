@@ -21,7 +21,7 @@ def object_keys(shape: Shape, chunk_keys: bytes, slots: Sequence[int]) -> Keys:
         for start in range(0, len(chunk_keys), KEY_BYTES)
         for group, shard in kinds
     ]
-    devices = b"".join(shape.slots[slot].shard.to_bytes(DEVICE_BYTES, "little") for slot in slots)
+    devices = b"".join([shard.to_bytes(DEVICE_BYTES, "little") for _, shard in kinds])
     return Keys(b"".join(named), devices * (len(chunk_keys) // KEY_BYTES))
 
 

@@ -10,6 +10,7 @@ task. Python 3.12 has eager tasks for this; here no task is made at all.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any
@@ -21,14 +22,18 @@ class Begun(Generator[Any, Any, None]):
     Raises at once what the coroutine raises before its first wait. Close it if it will not be awaited.
     """
 
-    __slots__ = ("_coroutine", "_is_over", "_is_taken_over", "_waits_for")
+    __slots__ = ("_coroutine", "_error", "_is_over", "_is_taken_over", "_waits_for")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._coroutine = coroutine
         self._is_over = self._is_taken_over = False
+        self._error: BaseException | None = None  # for whoever awaits this
         self._waits_for: Any = None  # what the event loop is to wait for, from a bare yield: None
+        self._run()
+
+    def _run(self) -> None:
         try:
-            self._waits_for = coroutine.send(None)
+            self._waits_for = self._coroutine.send(None)
         except StopIteration:
             self._is_over = True
 
@@ -37,6 +42,9 @@ class Begun(Generator[Any, Any, None]):
 
     def send(self, value: Any, /) -> Any:
         """The awaiting task's next step."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         if self._is_over:
             raise StopIteration
         if not self._is_taken_over:
@@ -58,3 +66,34 @@ class Begun(Generator[Any, Any, None]):
     def close(self) -> None:
         """End the coroutine where it stands. Idempotent."""
         self._coroutine.close()
+
+
+class BegunForAnother(Begun):
+    """Of a step that has no part in it: an error before the first wait, too, is raised to whoever awaits this."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        keeping = _Keeping()
+        with keeping:
+            super()._run()
+        self._error = keeping.error
+
+
+class _Keeping:
+    """Around what may raise to somebody else."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
+        if isinstance(error, Exception | CancelledError):
+            self.error = error
+        return self.error is not None

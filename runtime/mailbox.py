@@ -13,6 +13,7 @@ It outlives the actor behind it. A message is in exactly one place:
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,8 +158,18 @@ class Mailbox:
         """
         receive, self._at_once = self._at_once, None  # its handler may not ask itself
         assert receive is not None, f"{self.name}: not idle"
-        with _AtOnce(self, receive):
+        is_alive = False
+        try:
             result = receive(msg)
+            is_alive = True
+        except PenstockError:
+            is_alive = True
+            raise
+        finally:  # a context manager would cost as much as the rest of this
+            if is_alive:
+                self._at_once = receive
+            else:
+                self._died_at_once(sys.exception())
         self._accepted_total += result is not NOT_AT_ONCE
         return result
 
@@ -179,16 +190,14 @@ class Mailbox:
         """The handler of `envelope` has finished: maybe after its asker was told that the actor was left behind."""
         self.serving.pop(envelope, None)
 
-    def _served_at_once(self, receive: Receive, error: BaseException | None) -> None:
-        """The handler that was called in its asker's step has ended."""
+    def _died_at_once(self, bug: BaseException | None) -> None:
+        """Of a handler that was called in its asker's step."""
+        assert bug is not None
         assert self._getter is not None, f"{self.name}: nobody waits for messages"
-        if error is None or isinstance(error, PenstockError):
-            self._at_once = receive
-            return
         if not self._getter.done():
-            self._getter.set_exception(error)
-        if isinstance(error, Exception):
-            raise ActorCrashed(f"{self.name} died of {error!r}") from error
+            self._getter.set_exception(bug)
+        if isinstance(bug, Exception):
+            raise ActorCrashed(f"{self.name} died of {bug!r}") from bug
 
     # The life of the actor, used by actor.py and the supervisor.
 
@@ -254,21 +263,3 @@ class Mailbox:
 
     def _stopped(self) -> ActorStopped:
         return ActorStopped(f"{self.name}: stopped, takes no messages")
-
-
-class _AtOnce:
-    """Around a handler that is called in its asker's step: tells the mailbox how it ended."""
-
-    __slots__ = ("_mailbox", "_receive")
-
-    def __init__(self, mailbox: Mailbox, receive: Receive) -> None:
-        self._mailbox = mailbox
-        self._receive = receive
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> None:
-        self._mailbox._served_at_once(self._receive, error)  # noqa: SLF001 - its other half

@@ -17,7 +17,8 @@ import asyncio
 import inspect
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from types import CoroutineType
+from typing import Any, NoReturn, cast
 
 from anyio import CancelScope, Semaphore, create_task_group
 
@@ -58,7 +59,8 @@ async def serve_sync(
 
     def at_once(msg: Any) -> object:
         result = receive(msg)
-        _check_finished(mailbox, result)
+        if type(result) is CoroutineType:
+            _refuse_to_wait(mailbox, result)
         return result
 
     idle = _unless_permuted(at_once)
@@ -71,7 +73,8 @@ async def serve_sync(
             except PenstockError as error:
                 _refuse(mailbox, envelope, error)
             else:
-                _check_finished(mailbox, result)
+                if type(result) is CoroutineType:
+                    _refuse_to_wait(mailbox, result)
                 envelope.settle(result)
                 del result  # what an answer holds must not last until the next one
             mailbox.done(envelope)
@@ -192,7 +195,6 @@ def _refuse(mailbox: Mailbox, envelope: Envelope, error: PenstockError) -> None:
         mailbox.log.warning_once("told_in_vain", what, message=what, error=repr(error))
 
 
-def _check_finished(mailbox: Mailbox, result: object) -> None:
-    if inspect.iscoroutine(result):
-        result.close()
-        raise TypeError(f"{mailbox.name}: a receive that may wait must be an `async def`")
+def _refuse_to_wait(mailbox: Mailbox, result: CoroutineType[Any, Any, Any]) -> NoReturn:
+    result.close()
+    raise TypeError(f"{mailbox.name}: a receive that may wait must be an `async def`")

@@ -154,4 +154,5 @@ class Forsake(Msg["L1Manager", Forsaken]):
     objects_max: int  # about so many objects, or chunks of tickets
 
 
-Message = Survey | ReserveLoad | Land | Move | Hope | Settle | Finish | Await | Forsake
+Other = Land | Move | Hope | Settle | Await | Forsake
+Message = Survey | ReserveLoad | Finish | Other

@@ -139,6 +139,33 @@ def test_a_chunk_that_is_only_on_its_way_through_l1_is_no_end_of_the_prompt(seed
 
 
 @SEEDS
+@pytest.mark.parametrize("chunks", [3, 20])
+def test_what_somebody_loads_already_is_joined_though_it_is_at_hand(seed: int, chunks: int) -> None:
+    """L1 is not looked at before a reservation of what a store has, and that says who else brings some of it.
+
+    Seen to fail, with three, while everything reserved counted as granted: the store was to load it without a lease."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one, disk = prompt(chunks), world.stores[0]
+        disk.put(world.shape, one, range(chunks))
+        disk.plan.loads_free = 0
+        disk.plan.has_at_hand = False
+        first = await world.lookup(one)
+        await anyio.sleep(0.1)
+        disk.plan.has_at_hand = True
+        second = await world.lookup(one)
+        disk.released.set()
+        assert [await world.wait_final(each) for each in (first, second)] == [chunks, chunks]
+        assert sorted(disk.loaded) == sorted({*disk.loaded})
+        for each in (first, second):
+            assert await world.read(each) == chunks
+            await world.close(each)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, AT_HAND)
+
+
+@SEEDS
 def test_a_prompt_too_long_to_be_at_hand_is_begun_in_the_step_of_its_lookup(seed: int) -> None:
     """The first chunk's load is under way when the lookup is answered, and alone: what follows is planned when it has
     come. What was asked of a store in that step is not asked again.

@@ -174,6 +174,51 @@ def test_progress_is_the_newest_state_and_comes_after_its_tickets_reply(seed: in
 
 
 @SEEDS
+def test_news_for_an_idle_writer_are_on_their_way_in_the_step_that_tells_them(seed: int) -> None:
+    """Seen to fail while the writer was only woken: it came behind all else that step and its turn had to do."""
+
+    async def scene(world: World) -> None:
+        world.l1.answers[l1.Lookup] = lambda _: l1.Hit(TICKET, 0, 4)
+        await world.ask(2, lookup=lookup(4))
+        await anyio.sleep(0.1)
+        world.stream.calls.clear()
+        world.session.move(moved(1, 4))
+        assert world.stream.calls == ["write"]
+        world.session.move(moved(2, 4))
+        world.session.move(moved(3, 4))
+        await anyio.sleep(0.1)
+        assert [one.hit_chunks for one in world.stream.progress] == [1, 3]
+        assert world.stream.writes_at_once_max == 1
+
+    play(seed, scene)
+
+
+@SEEDS
+def test_whoever_moves_a_ticket_does_not_hear_that_its_stream_is_broken(seed: int) -> None:
+    """The stream ends by it, and nothing else.
+
+    Seen to fail with a write whose first step raised into the step of L1."""
+    went_on: list[bool] = []
+
+    async def broken(_: bytes) -> None:
+        raise ConnectionError("reset")
+
+    async def scene(world: World) -> None:
+        world.l1.answers[l1.Lookup] = lambda _: l1.Hit(TICKET, 0, 4)
+        await world.ask(2, lookup=lookup(4))
+        await anyio.sleep(0.1)
+        world.stream.write = broken  # type: ignore[method-assign]
+        world.session.move(moved(1, 4))
+        went_on.append(True)
+        await anyio.sleep(0.1)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        play(seed, scene)
+    assert raised.group_contains(ConnectionError)
+    assert went_on
+
+
+@SEEDS
 def test_news_of_tickets_that_are_over_do_not_crowd_out_the_others(seed: int) -> None:
     """B11: news that came after a Cancel must not be kept for ever: with tickets_max of them, no Progress came.
 

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from penstock.runtime.begun import Begun
+from penstock.runtime.begun import Begun, BegunForAnother
 from penstock.runtime.sim_loop import simulate
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
@@ -90,6 +90,24 @@ def test_an_error_is_raised_where_it_happens(play: Callable[[Scenario], None]) -
             Begun(work(None))
         begun = Begun(work(1))
         with pytest.raises(ValueError, match="after 1"):
+            await begun
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_an_error_of_one_begun_for_another_waits_for_that_one(
+    play: Callable[[Scenario], None], error: type[BaseException]
+) -> None:
+    """Seen to fail as plain `Begun`: whoever began it heard of it."""
+
+    async def work() -> None:
+        raise error("at once")
+
+    async def scenario() -> None:
+        begun = BegunForAnother(work())
+        await anyio.sleep(1)
+        with pytest.raises(error, match="at once"):
             await begun
 
     play(scenario)
