@@ -142,7 +142,7 @@ class Saving:
     # Lending.
 
     def _borrow(self, msg: l1_saving.Borrow) -> tuple[l1_saving.Borrowed, ...]:
-        lent = self._borrow_keys(msg.keys, msg.geometry)
+        lent = self._borrow_keys(msg.keys, msg.geometry, msg.wanted)
         if lent is None:
             return ()
         if len(lent.tenants) == 1:
@@ -150,10 +150,12 @@ class Saving:
         keys = dict.fromkeys(lent.tenants.values(), b"")
         for key, tenant in dict.fromkeys((one.key, one.tenant) for one in lent):
             keys[tenant] += key
-        parts = [self._borrow_keys(own, msg.geometry) for own in keys.values()]
+        parts = [self._borrow_keys(own, msg.geometry, _rows_of(own, msg)) for own in keys.values()]
         return tuple(one for one in parts if one is not None)
 
-    def _borrow_keys(self, keys: bytes, geometry: GeometryId) -> l1_saving.Borrowed | None:
+    def _borrow_keys(
+        self, keys: bytes, geometry: GeometryId, wanted: bytes
+    ) -> l1_saving.Borrowed | None:
         lease = os.urandom(16)
         borrowed = self._table.borrow(
             keys,
@@ -162,6 +164,7 @@ class Saving:
             session=NODE_SESSION,
             now=_now(),
             expires=math.inf,
+            wanted=wanted,
         )
         return self._lend(lease, borrowed)
 
@@ -224,6 +227,19 @@ class Saving:
             LeaseId(lease),
             self._table.lease_handle(lease, session=NODE_SESSION),
         )
+
+
+def _rows_of(keys: bytes, msg: l1_saving.Borrow) -> bytes:
+    """What is wanted of these chunks, which are some of those asked for."""
+    if not msg.wanted:
+        return b""
+    width = len(msg.wanted) * KEY_BYTES // len(msg.keys)
+    places = {
+        msg.keys[start : start + KEY_BYTES]: start // KEY_BYTES * width
+        for start in range(0, len(msg.keys), KEY_BYTES)
+    }
+    starts = [places[keys[at : at + KEY_BYTES]] for at in range(0, len(keys), KEY_BYTES)]
+    return b"".join([msg.wanted[start : start + width] for start in starts])
 
 
 _IS_RESIDENT = bytes(one == _native.Presence.RESIDENT for one in range(256))

@@ -309,7 +309,7 @@ class Node:
         refs, stores = self._refs, self.config.stores
         names = [one.name for one in stores]
         metrics = WriterMetrics(self.telemetry, names)
-        loans = Loans(refs.l1, names, ask_s=self.config.ask_within)
+        loans = Loans(refs.l1, ask_s=self.config.ask_within)
         return ChildSpec(
             refs.writer,
             lambda: StoreWriter(

@@ -6,6 +6,7 @@ from penstock.actors.api import store
 from penstock.actors.config import NodeConfig
 from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.stores.config import StoreConfig, WritePolicy
+from penstock.actors.stores.routing import routing_of
 from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_retries import RetryLimits
 from penstock.runtime.ref import Ref
@@ -23,7 +24,7 @@ def saved_tier(
     config: StoreConfig, ref: Ref[store.StoreActor]
 ) -> tuple[Tier, Ref[store.StoreActor]]:
     """A store as the writer sees it."""
-    return Tier(config.name, MOMENTS[config.write]), ref
+    return Tier(config.name, MOMENTS[config.write], routing_of(config)), ref
 
 
 def writer_limits(config: NodeConfig) -> WriterLimits:

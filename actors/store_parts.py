@@ -22,6 +22,7 @@ from penstock.actors.store_metrics import Op, StoreMetrics
 from penstock.actors.store_turns import ChangeTurns, Gate
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.digests import Digester
+from penstock.actors.stores.routing import routing_of
 from penstock.actors.stores.store import (
     EagerStore,
     Ownership,
@@ -185,7 +186,11 @@ def open_parts(
         )
 
     admission = AdmissionLimits(
-        config.loads_max, config.saves_max, config.inflight_bytes_max, config.waiting_max
+        config.loads_max,
+        config.saves_max,
+        config.inflight_bytes_max,
+        config.waiting_max,
+        routing_of(config).places,
     )
     return Parts(
         config=config,

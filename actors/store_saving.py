@@ -43,6 +43,7 @@ from penstock.actors.stores.store import Fate, Given, Outcome, StoreFault
 from penstock.runtime.hazard import hazard
 
 SAVED = Saved(SaveOutcome.SAVED)
+SEVERAL_PLACES = -1
 OBJECTS_A_STEP = 256  # of the loop: some microseconds each
 TAKE_BACK_PAUSE_S_MAX = 30.0
 
@@ -112,13 +113,19 @@ class Saver:
         with ExitStack() as held:
             await parts.turns.take(keys)
             held.callback(parts.turns.free, keys)
-            job = _Job(sources, keys, await parts.gate.enter(Work.SAVE, size))
+            entry = await parts.gate.enter(Work.SAVE, size, self._place_of(sources))
+            job = _Job(sources, keys, entry)
             held.pop_all()
         self._jobs += 1
         self._is_idle.clear()
         parts.start_soon(partial(self._run, job))
         await job.is_done.wait()
         return job.answers
+
+    def _place_of(self, sources: Sequence[Source]) -> int:
+        """Of those that go to several places, none that could hang alone."""
+        places = {self._parts.place_of(one.key, one.device) for one in sources}
+        return places.pop() if len(places) == 1 else SEVERAL_PLACES
 
     async def _run(self, job: _Job) -> None:
         unsure: dict[bytes, Record] = {}

@@ -74,9 +74,9 @@ class Gate:
         self._admission = Admission(limits)
         self._waiting: dict[Entry, asyncio.Event] = {}
 
-    async def enter(self, work: Work, size_bytes: int) -> Entry:
-        """Wait for a place, to be given back by `leave`. Raises StoreBusy."""
-        entry = self._admission.enter(work, size_bytes)
+    async def enter(self, work: Work, size_bytes: int, place: int = 0) -> Entry:
+        """Wait for a place, to be given back by `leave`. `place`: of the medium, of a save. Raises StoreBusy."""
+        entry = self._admission.enter(work, size_bytes, place)
         if entry.phase is Phase.RUNNING:
             return entry
         event = self._waiting[entry] = asyncio.Event()

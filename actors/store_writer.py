@@ -22,15 +22,16 @@ from penstock.actors.api import l1, l1_saving, store, writer
 from penstock.actors.api.types import KEY_BYTES, Memory, Shape
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.write_policy import Fates, Moment, SecondHits, Tier
-from penstock.actors.load_targets import whole_pages
 from penstock.actors.victims import next_victims
 from penstock.actors.writer_answers import Answers
 from penstock.actors.writer_books import Books, name_of
-from penstock.actors.writer_lane import Lane, LaneTools
+from penstock.actors.writer_lane import Lane
 from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import WriterMetrics
 from penstock.actors.writer_parts import Countdown
+from penstock.actors.writer_places import StoreLanes
+from penstock.actors.writer_tools import LaneTools
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
@@ -85,12 +86,12 @@ class StoreWriter(writer.StoreWriter):
             released=self._released,
             moved=self._tell_backlog,
         )
-        lanes = [Lane(place, tier, ref, tools) for place, (tier, ref) in enumerate(tiers)]
-        self._lanes: Mapping[Moment | None, list[Lane]] = {
-            moment: [lane for lane in lanes if lane.tier.moment is moment]
+        stores = [StoreLanes(number, tier, ref, tools) for number, (tier, ref) in enumerate(tiers)]
+        self._lanes: Mapping[Moment | None, list[StoreLanes]] = {
+            moment: [one for one in stores if one.tier.moment is moment]
             for moment in (*Moment, None)
         }
-        self._all = [lane for lane in lanes if lane.tier.moment is not None]
+        self._all = [one for one in stores if one.tier.moment is not None]
         self._answers = Answers(
             [(tier.name, ref) for tier, ref in tiers],
             manager=manager,
@@ -108,9 +109,10 @@ class StoreWriter(writer.StoreWriter):
         self._metrics.begin_life()
         if former := self._loans.begin_life():
             self.start_soon(self._loans.let_go_of_these, former, name="let go of former loans")
-        for lane in self._all:
-            self._metrics.watch(lane.tier.name, lane.levels())
-            self.start_soon(lane.run, name=f"lane of {lane.tier.name}")
+        for one in self._all:
+            self._metrics.watch(one.tier.name, one.levels())
+            for lane in one.lanes:
+                self.start_soon(lane.run, name=f"lane of {one.tier.name}")
         self._tell_backlog()
         self._news.set()  # what was told to a life before this one
         self.start_soon(self._follow_news, name="news")
@@ -185,10 +187,7 @@ class StoreWriter(writer.StoreWriter):
         objects = [*batch]
         lanes = self._lanes[Moment.COMMITTED]
         for lane in lanes:
-            if lane.has_room(batch.arena_bytes):
-                lane.save(batch, objects)
-            else:
-                lane.queue(batch.shape, ((one.key, one.slot) for one in objects))
+            lane.save(batch, objects)
         if not lanes:
             self._unwanted(batch.shape, [(one.key, one.slot) for one in objects])
 
@@ -228,14 +227,8 @@ class StoreWriter(writer.StoreWriter):
         counts: list[Countdown] = []
         objects = 0
         async with anyio.create_task_group() as lanes:
-            for lane in self._all:
-                wanted = [
-                    one
-                    for one in batch
-                    if lane.tier.moment is Moment.LEAVING
-                    or lane.wants(batch.shape, one.key, one.slot)
-                ]
-                if wanted:
+            for one in self._all:
+                for lane, wanted in one.leaving(batch):
                     objects += len(wanted)
                     lanes.start_soon(self._save_in, lane, batch, wanted, room_s, counts)
             del batch
@@ -271,7 +264,7 @@ class StoreWriter(writer.StoreWriter):
     ) -> None:
         """In its own time: a lane without room keeps no other from saving, and no memory beyond its part for long."""
         with anyio.move_on_after(room_s) as waiting:
-            await lane.wait_room(sum(whole_pages(one.logical_bytes) for one in wanted))
+            await lane.wait_room(lane.leaving_bytes(batch, wanted))
         if waiting.cancelled_caught:
             return
         count = lane.save_leaving(batch, wanted)

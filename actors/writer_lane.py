@@ -1,4 +1,4 @@
-"""The saves to one store: how many bytes at a time, what waits, and what became of it.
+"""The saves to one place of a store: how many bytes at a time, what waits, and what became of it.
 
     named    -> queued --borrowed when there is room--> saving -> saved | failed
     borrowed -> saving, if there is room; else queued, by name only
@@ -7,31 +7,34 @@
              -> queued again, by name only, with pauses that double and within a budget; then failed
              -> failed at once, if it is on its way out of L1
 
-Only what is being saved, or may still be read, holds memory of L1, and that is bounded: a store that hangs keeps its
+Only what is being saved, or may still be read, holds memory of L1, and that is bounded: a place that hangs keeps its
 own part and no more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api import l1, l1_saving, store
+from penstock.actors.api import l1_saving, store
 from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
-from penstock.actors.api.types import LeaseId, Memory, Shape
+from penstock.actors.api.types import LeaseId, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
-from penstock.actors.writer_books import Books, name_of
-from penstock.actors.writer_limits import LaneLimits
-from penstock.actors.writer_loans import Loans
-from penstock.actors.writer_metrics import Fate, WriterMetrics
+from penstock.actors.held import Held
+from penstock.actors.load_targets import whole_pages
+from penstock.actors.writer_books import name_of
+from penstock.actors.writer_loans import Borrower
+from penstock.actors.writer_metrics import Fate
 from penstock.actors.writer_parts import Countdown, Part, PartBounds, cut_parts
 from penstock.actors.writer_queue import Queued, Waiting
 from penstock.actors.writer_retries import Retries
+from penstock.actors.writer_routes import Route
+from penstock.actors.writer_tools import LaneTools
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
     CapacityError,
@@ -52,38 +55,29 @@ _FATES = {
 _THERE = (Fate.SAVED, Fate.PRESENT)
 _NOT_NOW = (UnavailableError, CapacityError, DeadlineExceeded)  # asking again may help
 GIVEN_UP_STEP = 256  # objects or chunks, in one step of the loop
-Released = Callable[[Shape, Sequence[tuple[bytes, int]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LaneTools:
-    """What all lanes share."""
-
-    manager: Ref[l1.L1Manager]
-    memory: Memory
-    books: Books
-    metrics: WriterMetrics
-    limits: LaneLimits
-    loans: Loans
-    draw: Callable[[], float]  # 0 to 1, for jitter
-    start_soon: Callable[..., None]
-    released: Released  # these are pending nowhere any more
-    moved: Callable[[], None]  # the backlog has changed
 
 
 class Lane:
-    """Belongs to the store writer. `place`: the tier's number."""
+    """Belongs to the store writer. `number`: the tier's. `place`: whose objects it saves, of the store's medium."""
 
     def __init__(
-        self, place: int, tier: Tier, target: Ref[store.StoreActor], tools: LaneTools
+        self,
+        number: int,
+        tier: Tier,
+        target: Ref[store.StoreActor],
+        tools: LaneTools,
+        *,
+        place: int,
     ) -> None:
         self.tier = tier
-        self.place = place
+        self.route = Route(tier.routing, place)
+        self._number = number
+        self._borrower = Borrower(tier.name, place)
         self._target = target
         self._tools = tools
-        self._limits = tools.limits
+        self._limits = tools.limits.of_place(tier.routing.places)
         self._queue = Waiting()  # of at most queued_objects_max
-        self._retries = Retries(tools.limits.retries, draw=tools.draw)
+        self._retries = Retries(self._limits.retries, draw=tools.draw)
         self._bounds = PartBounds(
             tools.memory, tools.limits.batch_bytes_max, tools.limits.batch_objects_max
         )
@@ -91,12 +85,12 @@ class Lane:
         self._wake = asyncio.Event()  # something was queued, or there may be room
         self._freed = asyncio.Event()  # there may be room
         self._log = Log(f"store_writer[{tier.name}]")
-        tools.loans.watch(tier.name, self._dropped)
+        tools.loans.watch(self._borrower, self._dropped)
 
     @property
     def inflight_bytes(self) -> int:
         """Those of former lives of the writer included."""
-        return self._tools.loans.lent_bytes(self.tier.name)
+        return self._tools.loans.lent_bytes(self._borrower)
 
     @property
     def queued_objects(self) -> int:
@@ -106,20 +100,10 @@ class Lane:
     def queued_bytes(self) -> int:
         return self._queue.size_bytes + self._retries.queue.size_bytes
 
-    def levels(self) -> dict[str, tuple[str, Callable[[], float]]]:
-        """For metrics."""
-        return {
-            "inflight_bytes": (
-                "Arena bytes held by saves under way.",
-                lambda: self.inflight_bytes,
-            ),
-            "queued_objects": ("Objects that wait to be saved.", lambda: self.queued_objects),
-            "queued_bytes": ("Arena bytes of them.", lambda: self.queued_bytes),
-            "failing_objects": (
-                "Those of them that the store could not take yet.",
-                lambda: self._retries.queue.objects,
-            ),
-        }
+    @property
+    def failing_objects(self) -> int:
+        """Those that wait for another try."""
+        return self._retries.queue.objects
 
     @property
     def room_bytes(self) -> int:
@@ -144,14 +128,21 @@ class Lane:
         count = Countdown(len(new))
         if not new:
             count.is_over.set()
+        elif others_bytes := self.leaving_bytes(batch, objects) - _arena_bytes(objects):
+            batch = replace(batch, hold=Held(batch.hold))
+            self._tools.loans.lend(self._borrower, batch.hold, others_bytes)
         self._begin(batch, new, count)
         return count
+
+    def leaving_bytes(self, batch: Borrowed, objects: Sequence[BorrowedObject]) -> int:
+        """How much is held while these are saved of what leaves: with one place's all that was borrowed together."""
+        return batch.arena_bytes if self.tier.routing.places > 1 else _arena_bytes(objects)
 
     def queue(self, shape: Shape, objects: Iterable[tuple[bytes, int]]) -> None:
         """They are saved when there is room, if they are in L1 then."""
         now = _now()
         for key, slot in objects:
-            if not self._tools.books.begin(name_of(key, slot), self.place):
+            if not self._tools.books.begin(name_of(key, slot), self._number):
                 continue
             self._tools.metrics.begun(self.tier.name, 1)
             if self._queue.objects >= self._limits.queued_objects_max:
@@ -177,7 +168,7 @@ class Lane:
         """These will be saved now; the others are being saved already."""
         claimed: list[BorrowedObject] = []
         for one in objects:
-            if self._tools.books.begin(name_of(one.key, one.slot), self.place):
+            if self._tools.books.begin(name_of(one.key, one.slot), self._number):
                 self._tools.metrics.begun(self.tier.name, 1)
                 claimed.append(one)
             elif any(
@@ -256,7 +247,8 @@ class Lane:
         """`taken` has left its queue; each of its objects is pending."""
         shape = taken[0][1].shape
         wanted = {key: queued.slots for key, queued in taken}
-        ask = l1_saving.Borrow(b"".join(wanted), shape.geometry)
+        chosen = b"".join([self.route.chosen(shape, key, slots) for key, slots in wanted.items()])
+        ask = l1_saving.Borrow(b"".join(wanted), shape.geometry, chosen)
         try:
             batches = await self._tools.manager.ask(ask, within=self._limits.ask_s)
         except PenstockError as refusal:
@@ -280,7 +272,7 @@ class Lane:
         for one in batch:
             slots = wanted[one.key]
             if slots is None:
-                if self._tools.books.begin(name_of(one.key, one.slot), self.place):
+                if self._tools.books.begin(name_of(one.key, one.slot), self._number):
                     self._tools.metrics.begun(self.tier.name, 1)
                     found.append(one)
             elif one.slot in slots:
@@ -309,7 +301,7 @@ class Lane:
             for _ in undigested:
                 count.settle(is_saved=False)
         for part in cut_parts(batch, whole, self._bounds, count):
-            self._tools.loans.lend(self.tier.name, part.sources[0].hold, part.arena_bytes)
+            self._tools.loans.lend(self._borrower, part.sources[0].hold, part.arena_bytes)
             self._tools.loans.begin(part.lease, part.sources[0].tenant)
             self._tools.start_soon(self._save, part, name=f"save to {self.tier.name}")
 
@@ -379,11 +371,15 @@ class Lane:
         for one in objects:
             name = name_of(*one)
             self._retries.forget(name)
-            if self._tools.books.settle(name, self.place, state):
+            if self._tools.books.settle(name, self._number, state):
                 over.append(one)
         self._tools.metrics.settled(self.tier.name, fate, len(objects))
         if over:
             self._tools.released(shape, over)
+
+
+def _arena_bytes(objects: Sequence[BorrowedObject]) -> int:
+    return sum(whole_pages(one.logical_bytes) for one in objects)
 
 
 def _named(wanted: Mapping[bytes, set[int] | None]) -> list[tuple[bytes, int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.actors.writer_retries import RetryLimits
 
 
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
-    """Of one store."""
+    """Of one store, or of one place of its medium."""
 
     inflight_bytes_max: int  # of the arena, held by saves under way; one larger object goes alone
     batch_bytes_max: int  # of one Save
@@ -18,6 +18,19 @@ class LaneLimits:
     save_s: float
     ask_s: float
     retries: RetryLimits
+
+    def of_place(self, places: int) -> LaneLimits:
+        """Of one of so many: an equal part, and one object at least."""
+        return replace(
+            self,
+            inflight_bytes_max=self.inflight_bytes_max // places,
+            queued_objects_max=max(1, self.queued_objects_max // places),
+            retries=replace(
+                self.retries,
+                objects_max=max(1, self.retries.objects_max // places),
+                bytes_max=self.retries.bytes_max // places,
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ What is let go may be evicted. Its memory comes back only when nothing reads it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from anyio.lowlevel import checkpoint
 
@@ -24,6 +26,13 @@ from penstock.actors.held import when_dropped
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
+
+
+class Borrower(NamedTuple):
+    """A place of a store's medium."""
+
+    store: str
+    place: int
 
 
 @dataclass(slots=True)
@@ -37,12 +46,12 @@ class Loans:
     """Belongs to the store writer, and is made once for all its lives: a store that hangs reads what a crashed one has
     lent, too."""
 
-    def __init__(self, manager: Ref[l1.L1Manager], stores: Sequence[str], *, ask_s: float) -> None:
+    def __init__(self, manager: Ref[l1.L1Manager], *, ask_s: float) -> None:
         self._l1 = manager
         self._ask_s = ask_s
         self._loans: dict[LeaseId, _Loan] = {}  # under way, or refused by L1; none is let go
-        self._lent_bytes = dict.fromkeys(stores, 0)  # of the arena; it is or may still be read
-        self._came_back: dict[str, Callable[[], None]] = {}  # by store; of the present life
+        self._lent_bytes = Counter[Borrower]()  # of the arena; it is or may still be read
+        self._came_back: dict[Borrower, Callable[[], None]] = {}  # of the present life
         self._log = Log("store_writer")
 
     def begin_life(self) -> list[LeaseId]:
@@ -51,23 +60,23 @@ class Loans:
             loan.saves = 0
         return [*self._loans]
 
-    # Memory, by store.
+    # Memory, by borrower.
 
-    def lent_bytes(self, store: str) -> int:
-        return self._lent_bytes[store]
+    def lent_bytes(self, borrower: Borrower) -> int:
+        return self._lent_bytes[borrower]
 
-    def watch(self, store: str, came_back: Callable[[], None]) -> None:
+    def watch(self, borrower: Borrower, came_back: Callable[[], None]) -> None:
         """`came_back` hears, in the place of a former life, when some of what it was lent came back."""
-        self._came_back[store] = came_back
+        self._came_back[borrower] = came_back
 
-    def lend(self, store: str, hold: object, arena_bytes: int) -> None:
+    def lend(self, borrower: Borrower, hold: object, arena_bytes: int) -> None:
         """So many, until the last reference to `hold` is gone."""
-        self._lent_bytes[store] += arena_bytes
-        when_dropped(hold, partial(self._dropped, store, arena_bytes))
+        self._lent_bytes[borrower] += arena_bytes
+        when_dropped(hold, partial(self._dropped, borrower, arena_bytes))
 
-    def _dropped(self, store: str, arena_bytes: int) -> None:
-        self._lent_bytes[store] -= arena_bytes
-        self._came_back[store]()
+    def _dropped(self, borrower: Borrower, arena_bytes: int) -> None:
+        self._lent_bytes[borrower] -= arena_bytes
+        self._came_back[borrower]()
 
     # Leases.
 

@@ -136,10 +136,11 @@ class TakeHits(Msg["L1Manager", tuple[HitChunks, ...]]):
 @dataclass(frozen=True, slots=True)
 class Borrow(Msg["L1Manager", tuple[Borrowed, ...]]):
     """All resident objects of these chunks, each tenant's under a lease of its own. To be borrowed is no use of a
-    chunk."""
+    chunk. `wanted`: one byte per slot of each chunk, chunk-major: 0, if its object is not; empty: all are."""
 
     keys: bytes
     geometry: GeometryId
+    wanted: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@
 - Loads start in the order they came in, at most `loads_max` at a time.
 - Saves start only while no load waits, at most `saves_max` at a time; but one save always may, so that a store that
   is read all the time is written, too.
+- Of several places of a medium, which may hang each by itself, each may have one save, whatever waits, and has an
+  equal part of `saves_max`, `bytes_max` and `waiting_max` for its saves. What has to wait for its own place keeps no
+  other from starting.
 - All that run have at most `bytes_max`. The first load and the first save go beyond it: neither waits for ever for
   room that the other takes, and a batch that is larger than the bound goes alone.
 - What was given up has no place any more, but its bytes until it leaves: a store that hangs may still touch them.
@@ -18,7 +21,7 @@ Pure: it says who starts, its shell wakes them.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 
 from penstock.actors.api.errors import StoreBusy, StoreClogged
@@ -42,6 +45,24 @@ class AdmissionLimits:
     saves_max: int
     bytes_max: int
     waiting_max: int  # of each kind
+    places: int = 1  # of the medium
+
+    @property
+    def all_saves_max(self) -> int:
+        """Of all places together."""
+        return max(self.saves_max, self.places)
+
+    @property
+    def place_saves_max(self) -> int:
+        return -(-self.saves_max // self.places)
+
+    @property
+    def place_bytes_max(self) -> int:
+        return self.bytes_max // self.places
+
+    @property
+    def place_waiting_max(self) -> int:
+        return max(1, self.waiting_max // self.places)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +71,7 @@ class Entry:
 
     work: Work
     bytes: int
+    place: int = 0  # of a save: where it goes
     phase: Phase = Phase.WAITING
 
 
@@ -63,8 +85,10 @@ class Admission:
         self._given_up: dict[Entry, None] = {}
         self._given_up_bytes = 0
         self._waiting_bytes = dict.fromkeys(Work, 0)
+        self._waiting_at = Counter[int]()  # saves, by place
+        self._saving_at: dict[int, dict[Entry, None]] = defaultdict(dict)  # of those that run
 
-    def enter(self, work: Work, size_bytes: int) -> Entry:
+    def enter(self, work: Work, size_bytes: int, place: int = 0) -> Entry:
         """One more batch; it may be RUNNING at once. Raises StoreBusy, StoreClogged, and it has not entered."""
         queue = self._queues[work]
         if len(queue) >= self._limits.waiting_max:
@@ -72,28 +96,33 @@ class Admission:
                 f"{len(queue)} {work.value}s wait for this store already: send less, or raise"
                 " waiting_max"
             )
+        if work is Work.SAVE and self._waiting_at[place] >= self._limits.place_waiting_max:
+            raise StoreBusy(
+                f"{self._waiting_at[place]} saves wait for one path or device already: send less, or"
+                " raise waiting_max"
+            )
         if work is Work.LOAD and self._is_clogged(size_bytes):
             raise StoreClogged(
                 f"{self._given_up_bytes} bytes of loads that were given up are still with this store,"
                 f" {size_bytes} more are over inflight_bytes_max: wait until it answers"
             )
-        entry = Entry(work, size_bytes)
+        entry = Entry(work, size_bytes, place)
         queue.append(entry)
         self._waiting_bytes[work] += size_bytes
+        if work is Work.SAVE:
+            self._waiting_at[place] += 1
         self._start()
         return entry
 
     def leave(self, entry: Entry) -> list[Entry]:
         """It is done, or waits no more. Returns those that may start now."""
         if entry.phase is Phase.RUNNING:
-            del self._running[entry.work][entry]
-            self._running_bytes -= entry.bytes
+            self._stop(entry)
         elif entry.phase is Phase.GIVEN_UP:
             del self._given_up[entry]
             self._given_up_bytes -= entry.bytes
         elif entry.phase is Phase.WAITING:
-            self._queues[entry.work].remove(entry)
-            self._waiting_bytes[entry.work] -= entry.bytes
+            self._unqueue(entry)
         entry.phase = Phase.GONE
         return self._start()
 
@@ -101,8 +130,7 @@ class Admission:
         """It runs, and nobody waits for it any more; it is to leave once its bytes are free. Returns those that may
         start now."""
         assert entry.phase is Phase.RUNNING, entry
-        del self._running[entry.work][entry]
-        self._running_bytes -= entry.bytes
+        self._stop(entry)
         entry.phase = Phase.GIVEN_UP
         self._given_up[entry] = None
         self._given_up_bytes += entry.bytes
@@ -126,19 +154,33 @@ class Admission:
 
     def _start(self) -> list[Entry]:
         started = []
-        for work, may_start in (
-            (Work.LOAD, self._load_may_start),
-            (Work.SAVE, self._save_may_start),
-        ):
-            queue = self._queues[work]
-            while queue and may_start(queue[0]):
-                entry = queue.popleft()
-                entry.phase = Phase.RUNNING
-                self._running[work][entry] = None
-                self._running_bytes += entry.bytes
-                self._waiting_bytes[work] -= entry.bytes
-                started.append(entry)
+        loads = self._queues[Work.LOAD]
+        while loads and self._load_may_start(loads[0]):
+            started.append(self._run(loads[0]))
+        while (save := self._next_save()) is not None:
+            started.append(self._run(save))
         return started
+
+    def _run(self, entry: Entry) -> Entry:
+        self._unqueue(entry)
+        entry.phase = Phase.RUNNING
+        self._running[entry.work][entry] = None
+        self._running_bytes += entry.bytes
+        if entry.work is Work.SAVE:
+            self._saving_at[entry.place][entry] = None
+        return entry
+
+    def _unqueue(self, entry: Entry) -> None:
+        self._queues[entry.work].remove(entry)
+        self._waiting_bytes[entry.work] -= entry.bytes
+        if entry.work is Work.SAVE:
+            self._waiting_at[entry.place] -= 1
+
+    def _stop(self, entry: Entry) -> None:
+        del self._running[entry.work][entry]
+        self._running_bytes -= entry.bytes
+        if entry.work is Work.SAVE:
+            del self._saving_at[entry.place][entry]
 
     def _load_may_start(self, entry: Entry) -> bool:
         running = len(self._running[Work.LOAD])
@@ -146,12 +188,34 @@ class Admission:
             return False
         return running == 0 or (running < self._limits.loads_max and self._fits(entry))
 
-    def _save_may_start(self, entry: Entry) -> bool:
+    def _next_save(self) -> Entry | None:
+        """The first that may start. One that waits for its own place is passed by what goes to others, and by nothing
+        that goes there, too."""
         running = len(self._running[Work.SAVE])
-        if running == 0:
+        full = set[int]()
+        for entry in self._queues[Work.SAVE]:
+            if not running:
+                return entry
+            if entry.place in full:
+                continue
+            if self._place_is_full(entry):
+                full.add(entry.place)
+                if len(full) == self._limits.places:
+                    return None
+            elif running < self._limits.all_saves_max and self._fits(entry):
+                return entry
+            else:
+                return None
+        return None
+
+    def _place_is_full(self, entry: Entry) -> bool:
+        """Whether other saves of its place are all that may run there now."""
+        there = self._saving_at[entry.place]
+        if not there:
+            return False
+        if self._queues[Work.LOAD] or len(there) >= self._limits.place_saves_max:
             return True
-        may_more = running < self._limits.saves_max and not self._queues[Work.LOAD]
-        return may_more and self._fits(entry)
+        return sum(one.bytes for one in there) + entry.bytes > self._limits.place_bytes_max
 
     def _fits(self, entry: Entry) -> bool:
         taken = self._running_bytes + self._given_up_bytes
@@ -165,7 +229,12 @@ class Admission:
         """Raises AssertionError if an invariant does not hold."""
         limits = self._limits
         assert len(self._running[Work.LOAD]) <= limits.loads_max
-        assert len(self._running[Work.SAVE]) <= limits.saves_max
+        assert len(self._running[Work.SAVE]) <= limits.all_saves_max
+        for place, there in self._saving_at.items():
+            assert len(there) <= limits.place_saves_max
+            assert all(entry.place == place for entry in there)
+        assert sum(map(len, self._saving_at.values())) == len(self._running[Work.SAVE])
+        assert self._waiting_at.total() == len(self._queues[Work.SAVE])
         running = [entry for kind in self._running.values() for entry in kind]
         assert self._running_bytes == sum(entry.bytes for entry in running)
         assert all(entry.phase is Phase.RUNNING for entry in running)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.api.writer import ObjectState
+from penstock.actors.core.routing import ONE_PLACE, Routing
 
 
 class Moment(enum.Enum):
@@ -25,6 +26,7 @@ class Tier:
 
     name: str
     moment: Moment | None
+    routing: Routing = ONE_PLACE
 
 
 class SecondHits:

@@ -27,11 +27,12 @@ from penstock.actors.api.store import Keys
 from penstock.actors.stores.beside import opened_beside, undone_by
 from penstock.actors.stores.config import OwnershipName
 from penstock.actors.stores.file_changes import HANGING, FolderChanges
-from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo, Placement
+from penstock.actors.stores.file_config import DURABILITY, FileConfig, FileIo
 from penstock.actors.stores.file_expiry import Expiry
 from penstock.actors.stores.file_folder import Folder, Marker, object_name, read_tenant, unread
 from penstock.actors.stores.header import whole_blocks
 from penstock.actors.stores.native_io import FileToRead, FileToWrite, Moves, Name, NativeIo
+from penstock.actors.stores.routing import routing_of
 from penstock.actors.stores.store import (
     BLOCK_BYTES,
     DONE,
@@ -128,7 +129,7 @@ class FileStore:
     ) -> None:
         self.ownership = OWNERSHIP[config.ownership]
         self._folders = folders
-        self._by_device = config.placement is Placement.BY_DEVICE
+        self._routing = routing_of(config)
         self._durability = DURABILITY[config.durability]
         self._capacity_bytes = int(config.capacity)
         self._tenant = read_tenant if config.has_quotas else unread
@@ -270,9 +271,7 @@ class FileStore:
         """Which of its folders."""
         if len(self._folders) == 1:
             return 0
-        # Other digits of the key than those that name the folder of the object.
-        number = device if self._by_device else int.from_bytes(key[8:16], "little")
-        return number % len(self._folders)
+        return self._routing.place_of(key, device)
 
     def _place(self, key: bytes, device: int) -> Placed:
         return self._folders[self.place_of(key, device)]

@@ -580,9 +580,11 @@ class Table:
         session: int,
         now: float,
         expires: float,
+        wanted: bytes = b"",
     ) -> Borrowed:
-        """All resident objects of these chunks. Chunks of another geometry are absent. Raises
-        BadKeys, GeometryUnknown.
+        """All resident objects of these chunks. Chunks of another geometry are absent. `wanted`: one
+        byte per slot of each chunk, chunk-major, 0: not that object; empty: all. Raises BadKeys,
+        BadArgument, GeometryUnknown.
         """
 
     def take_committed(

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "bind/table_args.hpp"
@@ -50,8 +51,9 @@ Borrowed to_python(const Table::Borrowed& borrowed) {
 }
 
 Borrowed borrow(Table& table, const py::bytes& keys, std::uint32_t geometry, const py::bytes& lease,
-                std::uint64_t session, double now, double expires) {
-  return to_python(table.borrow(keys_of(keys), geometry, {id_of(lease), session, now, expires}));
+                std::uint64_t session, double now, double expires, const py::bytes& wanted) {
+  return to_python(table.borrow(keys_of(keys), geometry, {id_of(lease), session, now, expires},
+                                std::string_view(wanted)));
 }
 
 Borrowed take_committed(Table& table, std::uint32_t objects_max, std::uint64_t bytes_max,
@@ -93,7 +95,8 @@ void bind_table_borrowing(py::module_& m, py::class_<Table>& table) {
   bind_borrowed(m);
   table
       .def("borrow", &borrow, "keys"_a, py::kw_only(), "geometry"_a, "lease"_a, "session"_a,
-           "now"_a, "expires"_a, "A read lease of the resident objects of these chunks.")
+           "now"_a, "expires"_a, "wanted"_a = py::bytes(),
+           "A read lease of the resident objects of these chunks.")
       .def("take_committed", &take_committed, "objects_max"_a, "bytes_max"_a, py::kw_only(),
            "lease"_a, "session"_a, "now"_a, "expires"_a, "The oldest news of commits, borrowed.")
       .def("victims", &victims, "bytes_wanted"_a, "chunks_max"_a, py::kw_only(), "lease"_a,

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -229,7 +230,9 @@ class Table {
     std::uint32_t gone = 0;  // news of objects that are not resident any more
     bool over = false;       // of victims: nothing is left that may go
   };
-  Borrowed borrow(KeyBatch keys, std::uint32_t geometry, const BorrowRequest& request);
+  // `wanted`: one byte per slot of each chunk, chunk-major; 0: not that object. Empty: all.
+  Borrowed borrow(KeyBatch keys, std::uint32_t geometry, const BorrowRequest& request,
+                  std::string_view wanted = {});
   Borrowed take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,
                           const BorrowRequest& request);
   Borrowed victims(std::uint64_t bytes_wanted, std::uint32_t chunks_max,
@@ -358,7 +361,7 @@ class Table {
 
   // Borrowing.
   void require_borrower(const BorrowRequest& request);
-  void pick_chunk(ChunkId id, Picks& picks);
+  void pick_chunk(ChunkId id, Picks& picks, std::string_view wanted = {});
   void hold_picks(const Picks& picks, std::uint32_t geometry, const BorrowRequest& request);
   Borrowed lend(const std::vector<ChunkId>& chosen, const BorrowRequest& request);
   void tell_borrowed(ObjectRef ref, Borrowed& borrowed) const;

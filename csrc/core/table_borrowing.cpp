@@ -2,6 +2,7 @@
 // committed, and what eviction would take next. Borrowing touches no chunk: it is no use of it.
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "core/borrowing.hpp"
 #include "core/table.hpp"
@@ -13,12 +14,15 @@ void Table::require_borrower(const BorrowRequest& request) {
   require_lease_room(attached(request.session), request.lease);
 }
 
-// The RESIDENT objects of a chunk, by slot, as a new row.
-void Table::pick_chunk(ChunkId id, Picks& picks) {
+// The RESIDENT objects of a chunk, by slot, as a new row, if there are any. `wanted`: by slot,
+// those that are not 0; empty: all.
+void Table::pick_chunk(ChunkId id, Picks& picks, std::string_view wanted) {
   std::vector<Picks::Pick> row;
   contents_.store().each_object(id, [&](ObjectRef ref, const Object& object) {
-    if (object.state == ObjectState::resident) row.push_back({ref, 0, object.slot});
+    if (object.state != ObjectState::resident) return;
+    if (wanted.empty() || wanted[object.slot] != 0) row.push_back({ref, 0, object.slot});
   });
+  if (row.empty()) return;
   std::ranges::sort(row, {}, &Picks::Pick::slot);
   picks.begin_row();
   for (const Picks::Pick& pick : row) picks.add(pick.ref, pick.slot);
@@ -58,10 +62,17 @@ void Table::tell_borrowed(ObjectRef ref, Borrowed& borrowed) const {
   borrowed.bytes += slot.pages * kPageBytes;
 }
 
-Table::Borrowed Table::borrow(KeyBatch keys, std::uint32_t number, const BorrowRequest& request) {
+Table::Borrowed Table::borrow(KeyBatch keys, std::uint32_t number, const BorrowRequest& request,
+                              std::string_view wanted) {
   begin(request.now);
   require_count(keys);
   const Geometry& geometry = contents_.geometry(number);
+  const std::size_t width = geometry.slot_count();
+  if (!wanted.empty() && wanted.size() != keys.size() * width) {
+    throw BadArgument("wanted has " + std::to_string(wanted.size()) + " bytes for " +
+                      std::to_string(keys.size()) + " chunks of " + std::to_string(width) +
+                      " slots; give one for each object, or none");
+  }
   if (keys.size() * geometry.slot_count() > (std::uint64_t{1} << 20U)) {
     throw BadArgument(std::to_string(keys.size()) + " chunks of " +
                       std::to_string(geometry.slot_count()) +
@@ -73,8 +84,9 @@ Table::Borrowed Table::borrow(KeyBatch keys, std::uint32_t number, const BorrowR
   contents_.find(keys, found);
   hide_foreign(found, number);
   Picks picks(geometry);
-  for (const ChunkId id : found) {
-    if (id != kNoChunk && contents_.chunk(id).resident > 0) pick_chunk(id, picks);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found[i] == kNoChunk || contents_.chunk(found[i]).resident == 0) continue;
+    pick_chunk(found[i], picks, wanted.empty() ? wanted : wanted.substr(i * width, width));
   }
   hold_picks(picks, number, request);
   Borrowed borrowed{.geometry = number};

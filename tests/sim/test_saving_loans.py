@@ -23,7 +23,7 @@ def lend(scene: Callable[[Loans, Fake], Awaitable[None]]) -> None:
         manager = fake_l1()
         manager.answers[l1_saving.LetGo] = lambda _: True
         async with supervise(manager.spec):
-            await scene(Loans(manager.ref, ["s0"], ask_s=1.0), manager)
+            await scene(Loans(manager.ref, ask_s=1.0), manager)
 
     simulate(0, main)
 

@@ -50,10 +50,12 @@ class BorrowingRig(TableRig):
         super().__init__(news_max=news_max, **options)  # type: ignore[arg-type]
         self.table.attach(OWN, instance=0)
 
-    def borrow(self, keys: Sequence[bytes]) -> tuple[bytes, Borrowed]:
+    def borrow(self, keys: Sequence[bytes], wanted: bytes = b"") -> tuple[bytes, Borrowed]:
         lease = self.new_id()
         packed = b"".join(keys)
-        borrowed = self.table.borrow(packed, geometry=self.geometry, lease=lease, **self._own())
+        borrowed = self.table.borrow(
+            packed, geometry=self.geometry, lease=lease, wanted=wanted, **self._own()
+        )
         return lease, borrowed
 
     def take(

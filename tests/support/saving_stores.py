@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 
 from penstock import _native
 from penstock.actors.api import store
+from penstock.actors.core.routing import ONE_PLACE, Routing
 from penstock.runtime.errors import UnavailableError
 from penstock.runtime.ref import Ref
 from penstock.runtime.supervisor import ChildSpec
@@ -29,6 +30,7 @@ class SavePlan:
 
     save_s: float = 0.01
     hangs: bool = False  # and reads what it was given until `StoreSide.released`
+    hung_place: int | None = None  # what has any object that belongs there hangs likewise
     hangs_at_locate: bool = False
     fails: bool = False
     left_alone: bool = False  # answers at once that it cannot now
@@ -62,8 +64,9 @@ class SavingStore(store.StoreActor):
 class StoreSide:
     """What a store holds over its lives, and what it was given."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, routing: Routing = ONE_PLACE) -> None:
         self.plan = SavePlan()
+        self.routing = routing
         self.objects: dict[bytes, store.Source] = {}  # less payload and hold
         self.given_bytes = 0  # under way now
         self.given_bytes_most = 0
@@ -76,8 +79,10 @@ class StoreSide:
 
     def keep(self, names: Sequence[bytes]) -> None:
         """It has these after all, whatever became of those who asked."""
-        nothing = store.Source(b"", 0, b"", 0, 0, b"", b"", memoryview(b""), None)
-        self.objects |= {name: replace(nothing, key=name) for name in names}
+        nothing = memoryview(b"")
+        self.objects |= {
+            name: store.Source(name, 0, b"", 0, 0, b"", b"", nothing, None) for name in names
+        }
 
     async def read(self, sources: Sequence[store.Source]) -> None:
         """As a disk does: from the first moment to the last, the bytes are those of the object."""
@@ -86,7 +91,7 @@ class StoreSide:
         self.given_bytes_most = max(self.given_bytes_most, self.given_bytes)
         try:
             check(sources)
-            if self.plan.hangs:
+            if self._hangs(sources):
                 await self.released.wait()
             else:
                 await anyio.sleep(self.plan.save_s / 2)
@@ -100,19 +105,33 @@ class StoreSide:
         if plan.left_alone:
             failed = store.Saved(store.SaveOutcome.FAILED, "left alone", is_passing=True)
             return (failed,) * len(sources)
-        if plan.hangs:
+        if self._hangs(sources):
             await anyio.sleep_forever()
         await anyio.sleep(plan.save_s)
         if plan.fails:
             raise UnavailableError("the medium is gone")
         return tuple([self._save_one(one) for one in sources])
 
+    def _hangs(self, sources: Sequence[store.Source]) -> bool:
+        places = [self.routing.place_of(one.key, one.device) for one in sources]
+        return self.plan.hangs or self.plan.hung_place in places
+
     def _save_one(self, one: store.Source) -> store.Saved:
         plan = self.plan
         if plan.draw is not None and plan.draw.random() < plan.fault_chance:
             return store.Saved(store.SaveOutcome.FAILED, "drawn")
         if plan.outcome is store.SaveOutcome.SAVED:
-            self.objects[one.key] = replace(one, payload=memoryview(b""), hold=None)
+            self.objects[one.key] = store.Source(
+                key=one.key,
+                device=one.device,
+                namespace=one.namespace,
+                logical_bytes=one.logical_bytes,
+                digest=one.digest,
+                run_digests=one.run_digests,
+                tenant=one.tenant,
+                payload=memoryview(b""),
+                hold=None,
+            )
         return store.Saved(plan.outcome)
 
 

@@ -28,6 +28,7 @@ from penstock.actors.api.types import (
 )
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.quota import Tenants
+from penstock.actors.core.routing import ONE_PLACE, Routing
 from penstock.actors.core.watches import Watches
 from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
@@ -82,6 +83,7 @@ class Lens:
 @dataclass(frozen=True)
 class SavingConfig:
     moments: tuple[Moment | None, ...] = (Moment.COMMITTED,)
+    routing: Routing = ONE_PLACE  # of each store
     groups: tuple[GroupGeometry, ...] = FULL
     pages: int = 64
     high: float = 1.0
@@ -111,7 +113,9 @@ class SavingWorld:
     def __init__(self, config: SavingConfig) -> None:
         self.config = config
         self.shape = Shape.of(GeometryId(0), NAMESPACE, config.groups)
-        self.stores = [StoreSide(f"s{number}") for number in range(len(config.moments))]
+        self.stores = [
+            StoreSide(self.name(number), config.routing) for number in range(len(config.moments))
+        ]
         self.memory = ArenaBytes(config.pages * PAGE)
         self.lens = Lens(self.memory)
         self.telemetry = Telemetry()
@@ -132,7 +136,7 @@ class SavingWorld:
         )
         names = [self.name(at) for at in range(len(self.stores))]
         self._metrics = WriterMetrics(self.telemetry, names)
-        self._loans = Loans(self.l1, names, ask_s=1.0)
+        self._loans = Loans(self.l1, ask_s=1.0)
         self._numbers = iter(range(1, 1 << 20))
 
     @staticmethod
@@ -172,7 +176,7 @@ class SavingWorld:
     def _make_writer(self) -> StoreWriter:
         config = self.config
         tiers = [
-            (Tier(self.name(place), moment), side.ref)
+            (Tier(self.name(place), moment, config.routing), side.ref)
             for place, (moment, side) in enumerate(zip(config.moments, self.stores, strict=True))
         ]
         return StoreWriter(

@@ -8,7 +8,7 @@ import pytest
 from support.borrowing import OWN, BorrowingRig, named_of, objects_of
 from support.table_rig import PAGE_BYTES, prompt
 
-from penstock._native import Group, Outcome, Policy, Rule
+from penstock._native import BadArgument, Group, Outcome, Policy, Rule
 
 TWO_SHARDS = [Group(rule=Rule.FULL, shard_bytes=[5000, 4000], shard_runs=[2, 1])]
 POLICIES = [Policy.LRU, Policy.S3FIFO]
@@ -47,6 +47,30 @@ def test_borrowed_are_exactly_the_resident_objects_with_all_a_save_needs() -> No
     assert rig.evict_all() == 0, "what is borrowed went"
     assert rig.release(lease, session=OWN) is Outcome.OK
     rig.table.validate()
+
+
+def test_of_chunks_only_the_objects_that_are_wanted_are_held() -> None:
+    """Seen to fail with leases of whole chunks: the memory of all came back last."""
+    rig = BorrowingRig(groups=TWO_SHARDS)
+    keys = prompt("a", 3)
+    rig.put(keys, slots=[0, 1])
+    lease, borrowed = rig.borrow(keys, wanted=bytes([0, 1, 0, 0, 1, 1]))
+    seen = [(one.key, one.slot) for one in objects_of(borrowed)]
+    assert seen == [(keys[0], 1), (keys[2], 0), (keys[2], 1)]
+    assert borrowed.bytes == (1 + 2 + 1) * PAGE_BYTES
+    handle = rig.table.lease_handle(lease, session=OWN)
+    rig.table.let_go(lease, session=OWN, now=0)
+    assert rig.evict_all() == 5
+    assert rig.pages_quarantined() == 4
+    del handle
+    assert rig.evict_all() == 0
+    assert rig.pages_quarantined() == 0
+    rig.table.validate()
+    with pytest.raises(BadArgument, match="5 bytes for 3 chunks of 2 slots"):
+        rig.borrow(keys, wanted=bytes(5))
+    _, nothing = rig.borrow(keys, wanted=bytes(6))
+    assert nothing.count == 0
+    assert rig.table.statistics().leases == 0
 
 
 def test_nothing_resident_is_no_lease() -> None:

@@ -11,8 +11,10 @@ from penstock.actors.api.errors import StoreBusy, StoreClogged
 from penstock.actors.core.admission import Admission, AdmissionLimits, Entry, Phase, Work
 
 
-def admission(loads: int = 2, saves: int = 2, size: int = 100, waiting: int = 8) -> Admission:
-    return Admission(AdmissionLimits(loads, saves, size, waiting))
+def admission(
+    loads: int = 2, saves: int = 2, size: int = 100, waiting: int = 8, places: int = 1
+) -> Admission:
+    return Admission(AdmissionLimits(loads, saves, size, waiting, places))
 
 
 def test_waiting_loads_go_before_waiting_saves() -> None:
@@ -74,22 +76,73 @@ def test_what_was_given_up_has_no_place_and_keeps_its_bytes() -> None:
     room.validate()
 
 
+def test_saves_to_one_place_leave_the_others_theirs() -> None:
+    """B15: a folder or device that hangs. Seen to fail without places: it had all four."""
+    room = admission(saves=4, places=2)
+    hung = [room.enter(Work.SAVE, 1, place=0) for _ in range(4)]
+    other = [room.enter(Work.SAVE, 1, place=1) for _ in range(3)]
+    assert [one.phase for one in hung] == [Phase.RUNNING] * 2 + [Phase.WAITING] * 2
+    assert [one.phase for one in other] == [Phase.RUNNING] * 2 + [Phase.WAITING]
+    assert room.leave(other[0]) == [other[2]]
+    room.validate()
+    assert room.leave(hung[0]) == [hung[2]], "in their order"
+    assert room.leave(hung[1]) == [hung[3]]
+
+
+def test_each_of_many_places_may_have_one_save() -> None:
+    """Seen to fail: four that hung took all four."""
+    room = admission(saves=4, places=6)
+    hung = [room.enter(Work.SAVE, 1, place=place) for place in range(5) for _ in range(2)]
+    assert [one.phase for one in hung] == [Phase.RUNNING, Phase.WAITING] * 5
+    assert room.enter(Work.SAVE, 1, place=5).phase is Phase.RUNNING
+    room.validate()
+
+
+def test_a_place_has_its_part_of_the_bytes_and_of_those_that_wait() -> None:
+    room = admission(saves=8, size=100, waiting=4, places=2)
+    hung = [room.enter(Work.SAVE, 20, place=0) for _ in range(4)]
+    assert [one.phase for one in hung] == [Phase.RUNNING] * 2 + [Phase.WAITING] * 2
+    with pytest.raises(StoreBusy, match="2 saves wait for one path or device"):
+        room.enter(Work.SAVE, 20, place=0)
+    assert room.enter(Work.SAVE, 50, place=1).phase is Phase.RUNNING
+    room.validate()
+
+
+def test_one_save_to_each_place_goes_beside_loads_that_wait() -> None:
+    """B15: the one that always may go may be to a place that hangs."""
+    room = admission(loads=1, saves=4, places=2)
+    for _ in range(2):
+        room.enter(Work.LOAD, 1)
+    saves = [room.enter(Work.SAVE, 1, place=place) for place in (0, 0, 1, 1)]
+    assert [one.phase for one in saves] == [Phase.RUNNING, Phase.WAITING] * 2
+    room.validate()
+
+
 class Life(RuleBasedStateMachine):
-    @initialize(loads=st.integers(1, 3), saves=st.integers(1, 3), size=st.integers(1, 50))
-    def start(self, loads: int, saves: int, size: int) -> None:
-        self.room = admission(loads, saves, size, waiting=6)
+    @initialize(
+        loads=st.integers(1, 3),
+        saves=st.integers(1, 3),
+        size=st.integers(1, 50),
+        places=st.integers(1, 3),
+    )
+    def start(self, loads: int, saves: int, size: int, places: int) -> None:
+        self.places = places
+        self.room = admission(loads, saves, size, waiting=6, places=places)
         self.inside: list[Entry] = []
         self.given_up: list[Entry] = []
 
-    @rule(work=st.sampled_from(Work), size=st.integers(0, 60))
-    def enter(self, work: Work, size: int) -> None:
+    @rule(work=st.sampled_from(Work), size=st.integers(0, 60), place=st.integers(0, 2))
+    def enter(self, work: Work, size: int, place: int) -> None:
+        place = place % self.places if work is Work.SAVE else 0
         try:
-            self.inside.append(self.room.enter(work, size))
+            self.inside.append(self.room.enter(work, size, place))
         except StoreClogged:
             assert work is Work.LOAD
             assert sum(one.bytes for one in self.given_up) > 0
         except StoreBusy:
-            assert self.room.waiting(work) == 6
+            there = [e for e in self.inside if e.work is work and e.place == place]
+            waiting = sum(e.phase is Phase.WAITING for e in there)
+            assert waiting == (6 // self.places if work is Work.SAVE else 6)
 
     @precondition(lambda self: self.inside)
     @rule(pick=st.integers(0, 1 << 16))
@@ -124,9 +177,11 @@ class Life(RuleBasedStateMachine):
             assert len(waiting) == self.room.waiting(work)
             is_clogged = work is Work.LOAD and bool(self.given_up)
             assert not waiting or running or is_clogged, "one of each kind always makes progress"
-            in_order = [e for e in self.inside if e.work is work]
-            phases = [e.phase for e in in_order]
-            assert phases == sorted(phases, key=lambda phase: phase is Phase.WAITING), "in order"
+            for place in range(self.places):
+                in_order = [e for e in self.inside if e.work is work and e.place == place]
+                phases = [e.phase for e in in_order]
+                in_turn = sorted(phases, key=lambda phase: phase is Phase.WAITING)
+                assert phases == in_turn, "in order"
         loads = [e for e in self.inside if e.work is Work.LOAD]
         assert self.room.load_bytes() == sum(e.bytes for e in loads)
 
