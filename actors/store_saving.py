@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
+from typing import NamedTuple
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from penstock.actors.api.store import Keys, Saved, SaveOutcome, Source
 from penstock.actors.core.admission import Entry, Work
@@ -31,20 +31,16 @@ from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts
 from penstock.actors.stores.header import (
-    NO_TENANT,
-    TENANT_BYTES,
-    Header,
-    encode_into,
+    DIGEST_BYTES,
     header_bytes,
     whole_blocks,
 )
-from penstock.actors.stores.pages import fresh_pages
-from penstock.actors.stores.store import Fate, Given, Outcome, StoreFault
+from penstock.actors.stores.new_headers import make_headers, short_tenant
+from penstock.actors.stores.store import DONE, Fate, Given, Outcome, Store, StoreFault
 from penstock.runtime.hazard import hazard
 
 SAVED = Saved(SaveOutcome.SAVED)
 SEVERAL_PLACES = -1
-OBJECTS_A_STEP = 256  # of the loop: some microseconds each
 TAKE_BACK_PAUSE_S_MAX = 30.0
 
 
@@ -108,11 +104,15 @@ class Saver:
         if parts.writes.state is BreakerState.OPEN and parts.writes.probe_in_s() > 0:
             failed = _not_now(f"left alone: {parts.writes.reason}")
             return {one.key: failed for one in sources}
-        keys = {one.key for one in sources}
-        size = sum(_header_size(one) + whole_blocks(one.logical_bytes) for one in sources)
         with ExitStack() as held:
-            await parts.turns.take(keys)
+            keys = await parts.turns.take_unstuck({one.key for one in sources})
             held.callback(parts.turns.free, keys)
+            owed = {one.key: _OWED for one in sources if one.key not in keys}
+            if owed:
+                sources = [one for one in sources if one.key in keys]
+            if not sources:
+                return owed
+            size = sum([one.header + one.payload for one in _sizes(parts.store, sources)])
             entry = await parts.gate.enter(Work.SAVE, size, self._place_of(sources))
             job = _Job(sources, keys, entry)
             held.pop_all()
@@ -120,7 +120,7 @@ class Saver:
         self._is_idle.clear()
         parts.start_soon(partial(self._run, job))
         await job.is_done.wait()
-        return job.answers
+        return job.answers | owed
 
     def _place_of(self, sources: Sequence[Source]) -> int:
         """Of those that go to several places, none that could hang alone."""
@@ -151,16 +151,25 @@ class Saver:
             for one in job.sources:
                 if one.key not in job.answers and (refusal := self._owes_too_much(one)):
                     job.answers[one.key] = refusal
-        records = {one.key: self._record(one) for one in job.sources if one.key not in job.answers}
-        job.answers |= await self._reserve(records)
         sources = [one for one in job.sources if one.key not in job.answers]
+        sizes = _sizes(parts.store, sources)
+        records = {
+            one.key: Record(one.key, one.device, size.cost, short_tenant(one))
+            for one, size in zip(sources, sizes, strict=True)
+        }
+        if refused := await self._reserve(records):
+            job.answers |= refused
+            sources = [one for one in sources if one.key not in refused]
+            sizes = _sizes(parts.store, sources)
         if not sources:
             return []
         await hazard("store.reserved")
-        headers = await _headers(sources)
+        headers = await make_headers(sources, [one.header for one in sizes])
         given = [
-            Given(one.key, one.device, _tenant(one), header, one.payload, _padded(one), one.hold)
-            for one, header in zip(sources, headers, strict=True)
+            Given(
+                one.key, one.device, short_tenant(one), header, one.payload, size.payload, one.hold
+            )
+            for one, size, header in zip(sources, sizes, headers, strict=True)
         ]
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -248,6 +257,12 @@ class Saver:
         self, job: _Job, sources: list[Source], records: dict[bytes, Record], done: Settled
     ) -> list[Record]:
         parts = self._parts
+        if done.outcomes.count(DONE) == len(sources):  # most, and soonest told
+            keys = [one.key for one in sources]
+            job.answers |= dict.fromkeys(keys, SAVED)
+            parts.metrics.moved(Op.SAVE, sum([one.logical_bytes for one in sources]))
+            self._are_saved(keys, [], {}, records)
+            return []
         taken: dict[bytes, int] = {}
         saved: list[bytes] = []
         others: list[bytes] = []
@@ -262,12 +277,23 @@ class Saver:
             elif at not in done.unsure:
                 others.append(source.key)
         parts.metrics.moved(Op.SAVE, moved)
+        self._are_saved(saved, others, taken, records)
+        return [records[sources[at].key] for at in sorted(done.unsure)]
+
+    def _are_saved(
+        self,
+        saved: Sequence[bytes],
+        others: Sequence[bytes],
+        taken: Mapping[bytes, int],
+        records: Mapping[bytes, Record],
+    ) -> None:
+        """Into the books, and `others` out of them. `taken`: bytes of those that took fewer than was reserved."""
+        parts = self._parts
         if parts.ledger is not None:
             parts.ledger.settle(saved, others, taken)
         else:
-            sizes = (taken.get(key, records[key].size_bytes) for key in saved)
+            sizes = [taken.get(key, records[key].size_bytes) for key in saved]
             parts.written.add(sum(sizes), len(saved))
-        return [records[sources[at].key] for at in sorted(done.unsure)]
 
     def _owes_too_much(self, source: Source) -> Saved | None:
         """The answer, if nothing more is saved there now."""
@@ -294,6 +320,7 @@ class Saver:
                     await delete(parts, keys, gone, within_s=parts.config.save_within)
                 ledger.settle([], gone)
                 parts.turns.free(gone)
+                parts.turns.stick(owed.keys() - gone)
                 for key in gone:
                     one = owed.pop(key)
                     parts.owed.paid(parts.place_of(key, one.device))
@@ -303,10 +330,6 @@ class Saver:
                 pause_s = min(2 * pause_s, TAKE_BACK_PAUSE_S_MAX)
         finally:
             parts.turns.free(owed.keys())
-
-    def _record(self, source: Source) -> Record:
-        cost = self._parts.store.cost(_header_size(source), _padded(source))
-        return Record(source.key, source.device, cost, _tenant(source))
 
 
 def _told(outcome: Outcome) -> Saved:
@@ -326,32 +349,22 @@ def _not_now(reason: str) -> Saved:
     return Saved(SaveOutcome.FAILED, reason, is_passing=True)
 
 
-async def _headers(sources: list[Source]) -> list[memoryview]:
-    headers = fresh_pages([_header_size(one) for one in sources])
-    for number, (one, header) in enumerate(zip(sources, headers, strict=True), start=1):
-        if number % OBJECTS_A_STEP == 0:
-            await checkpoint()
-        made = Header(
-            key=one.key,
-            namespace=one.namespace,
-            tenant=_tenant(one),
-            logical_bytes=one.logical_bytes,
-            stored_bytes=one.logical_bytes,
-            digest=one.digest,
-            run_digests=one.run_digests,
-        )
-        encode_into(made, header)
-    return headers
+_OWED = _not_now("what an earlier save may have left there is to be deleted first")
 
 
-def _header_size(source: Source) -> int:
-    return header_bytes(len(source.run_digests) // 8)
+class _Sizes(NamedTuple):
+    """Of one object on the medium, padding included."""
+
+    header: int
+    payload: int
+    cost: int
 
 
-def _padded(source: Source) -> int:
-    return whole_blocks(source.logical_bytes)
-
-
-def _tenant(source: Source) -> bytes:
-    """The first half of the digest: enough to tell tenants apart, and what a header has room for."""
-    return source.tenant[:TENANT_BYTES] if source.tenant else NO_TENANT
+def _sizes(store: Store, sources: Sequence[Source]) -> list[_Sizes]:
+    """Of each. Most of a batch are alike."""
+    kinds = [(len(one.run_digests), one.logical_bytes) for one in sources]
+    found: dict[tuple[int, int], _Sizes] = {}
+    for kind in {*kinds}:
+        header, payload = header_bytes(kind[0] // DIGEST_BYTES), whole_blocks(kind[1])
+        found[kind] = _Sizes(header, payload, store.cost(header, payload))
+    return [found[kind] for kind in kinds]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from penstock.actors.api.types import KEY_BYTES
 from penstock.runtime.actor import Actor
@@ -67,8 +68,7 @@ class Target:
     hold: object = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """One object to be saved. `payload` as in Target; its bytes from `logical_bytes` on mean nothing."""
 
     key: bytes
@@ -78,8 +78,8 @@ class Source:
     digest: int  # CRC-64/NVME of the object
     run_digests: bytes  # packed u64, one per run
     tenant: bytes  # digest of the salt; b"": none
-    payload: memoryview = field(repr=False)
-    hold: object = field(repr=False)
+    payload: memoryview
+    hold: object
 
 
 class LoadOutcome(enum.Enum):

@@ -48,6 +48,7 @@ _FIXED = struct.Struct(
 )
 _VERSION = struct.Struct("<HH")  # and flags
 _DIGEST = struct.Struct("<Q")
+DIGEST_BYTES = _DIGEST.size
 FIXED_BYTES = _FIXED.size  # of every header, before its run digests
 
 

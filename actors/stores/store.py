@@ -38,9 +38,10 @@ class Wanted:
     hold: object = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes four times as long to make, and there are many
 class Given:
-    """Write one object: `header` (whole blocks) and the first `payload_bytes` of `payload` (whole blocks)."""
+    """Write one object: `header` (whole blocks) and the first `payload_bytes` of `payload` (whole blocks). Nobody
+    changes it."""
 
     key: bytes
     device: int

@@ -899,6 +899,25 @@ def crc64_of_each(buffers: Sequence[Buffer]) -> list[int]:
 
 # --- objects: csrc/core/object_header.hpp --------------------------------------------------------
 
+def write_headers(
+    target: Buffer,
+    *,
+    keys: bytes,
+    namespaces: bytes,
+    tenants: bytes,
+    logical_bytes: Sequence[int],
+    digests: Sequence[int],
+    run_digests: Sequence[bytes],
+) -> None:
+    """Make the headers of objects without a transform, one after the other, as `stores/header.py`
+    makes each.
+
+    `target`: zeros, as many as these headers have bytes. Packed: 32-byte keys and digests of
+    namespaces, 16-byte tenants, the u64 run digests of each. Raises ValueError for columns of
+    different lengths, and for a target that is not as long; BufferError if it is not writable.
+    """
+
+
 def prove_objects(
     *,
     keys: bytes,

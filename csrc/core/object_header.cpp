@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cstring>
 #include <string_view>
 
@@ -23,6 +24,7 @@ constexpr std::size_t kFlagsAt = 10;
 constexpr std::size_t kLengthAt = 12;
 constexpr std::size_t kKeyAt = 16;
 constexpr std::size_t kSpaceAt = 48;
+constexpr std::size_t kTenantAt = 80;
 constexpr std::size_t kLogicalAt = 96;
 constexpr std::size_t kStoredAt = 104;
 constexpr std::size_t kRunsAt = 112;
@@ -40,13 +42,18 @@ T field(Bytes header, std::size_t at) noexcept {
   return value;
 }
 
+template <typename T>
+void set_field(std::span<std::byte> header, std::size_t at, T value) noexcept {
+  std::memcpy(header.data() + at, &value, sizeof value);
+}
+
 std::uint64_t whole_blocks(std::uint64_t bytes) noexcept {
   return bytes / kBlockBytes * kBlockBytes + (bytes % kBlockBytes == 0 ? 0 : kBlockBytes);
 }
 
 bool is_whole(Bytes header, std::uint32_t runs) noexcept {
   const std::size_t end = kRunDigestsAt + std::size_t{runs} * sizeof(std::uint64_t);
-  const std::uint64_t length = whole_blocks(end + sizeof(std::uint64_t));
+  const std::uint64_t length = header_bytes(runs);
   return length <= header.size() && std::memcmp(header.data(), kMagic.data(), kMagic.size()) == 0 &&
          field<std::uint16_t>(header, kVersionAt) == kVersion &&
          field<std::uint16_t>(header, kFlagsAt) == 0 &&
@@ -71,6 +78,28 @@ bool runs_agree(const ProvenObject& object, std::uint64_t bytes) noexcept {
 }
 
 }  // namespace
+
+std::uint64_t header_bytes(std::uint64_t runs) noexcept {
+  return whole_blocks(kRunDigestsAt + (runs + 1) * sizeof(std::uint64_t));
+}
+
+void write_header(const NewObject& object, std::span<std::byte> target) noexcept {
+  const std::size_t runs = object.run_digests.size() / sizeof(std::uint64_t);
+  assert(target.size() == header_bytes(runs));
+  std::memcpy(target.data(), kMagic.data(), kMagic.size());
+  set_field(target, kVersionAt, kVersion);
+  set_field(target, kLengthAt, static_cast<std::uint32_t>(target.size()));
+  std::ranges::copy(object.key, target.begin() + kKeyAt);
+  std::ranges::copy(object.space, target.begin() + kSpaceAt);
+  std::ranges::copy(object.tenant, target.begin() + kTenantAt);
+  set_field(target, kLogicalAt, object.logical_bytes);
+  set_field(target, kStoredAt, object.logical_bytes);
+  set_field(target, kRunsAt, static_cast<std::uint32_t>(runs));
+  set_field(target, kDigestAt, object.digest);
+  std::ranges::copy(object.run_digests, target.begin() + kRunDigestsAt);
+  const std::size_t end = kRunDigestsAt + object.run_digests.size();
+  set_field(target, end, crc64(Bytes(target).first(end)));
+}
 
 std::optional<ProvenObject> prove(const AskedObject& asked, const ReadObject& read) {
   if (!is_whole(read.header, asked.runs) || !is_asked_for(read.header, asked)) return {};

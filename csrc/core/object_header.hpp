@@ -1,7 +1,8 @@
-// Whether what a store has given out is the object that was asked for.
+// Headers of objects on stores: made, and whether what a store has given out is the object that was
+// asked for.
 //
-// The header's layout is that of actors/stores/header.py, which writes it, and which says of what
-// is not proven here what is wrong with it.
+// Their layout is that of actors/stores/header.py, which writes them one by one, and which says of
+// what is not proven here what is wrong with it.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,23 @@
 namespace penstock {
 
 inline constexpr std::size_t kObjectNameBytes = 32;  // of a key, and of a namespace's digest
+inline constexpr std::size_t kTenantBytes = 16;
+
+/// An object as it is saved: without a transform.
+struct NewObject {
+  std::span<const std::byte, kObjectNameBytes> key;
+  std::span<const std::byte, kObjectNameBytes> space;
+  std::span<const std::byte, kTenantBytes> tenant;
+  std::uint64_t logical_bytes = 0;
+  std::uint64_t digest = 0;
+  std::span<const std::byte> run_digests;  // packed
+};
+
+/// How long the header of an object of so many runs is, padding included.
+[[nodiscard]] std::uint64_t header_bytes(std::uint64_t runs) noexcept;
+
+/// Its header, into all of `target`: header_bytes() of zeros.
+void write_header(const NewObject& object, std::span<std::byte> target) noexcept;
 
 /// What was asked for.
 struct AskedObject {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock._native import crc64
+from penstock._native import crc64, write_headers
 from penstock.actors.stores.header import (
     FIXED_BYTES,
+    NO_SEAL,
     DamagedHeader,
     ForeignHeader,
     Header,
@@ -43,6 +46,44 @@ def test_a_header_is_read_back_as_it_was_written(header: Header) -> None:
     assert len(made) == header_bytes(header.runs)
     assert len(made) % 4096 == 0
     assert decode(made) == header
+
+
+def _written(headers: list[Header], target: bytearray) -> None:
+    write_headers(
+        target,
+        keys=b"".join(one.key for one in headers),
+        namespaces=b"".join(one.namespace for one in headers),
+        tenants=b"".join(one.tenant for one in headers),
+        logical_bytes=[one.logical_bytes for one in headers],
+        digests=[one.digest for one in headers],
+        run_digests=[one.run_digests for one in headers],
+    )
+
+
+@given(st.lists(HEADERS, max_size=4))
+def test_those_of_a_batch_are_the_same_as_one_by_one(headers: list[Header]) -> None:
+    """A9. Seen to fail with the tenant left out, and with the checksum begun behind the magic."""
+    plain = [
+        replace(one, stored_bytes=one.logical_bytes, transform=b"", seal=NO_SEAL) for one in headers
+    ]
+    target = bytearray(sum(header_bytes(one.runs) for one in plain))
+    _written(plain, target)
+    assert target == b"".join(encode(one) for one in plain)
+
+
+@pytest.mark.parametrize("size", [0, 4095, 4097, 8192])
+def test_a_target_of_another_length_is_refused(size: int) -> None:
+    """Seen to fail (with memory written behind the target) without the check."""
+    with pytest.raises(ValueError, match="target is not as long"):
+        _written([ONE], bytearray(size))
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    """Seen to fail without the check."""
+    with pytest.raises(ValueError, match="different lengths"):
+        _written([replace(ONE, tenant=b"short")], bytearray(4096))
+    with pytest.raises(ValueError, match="not packed"):
+        _written([replace(ONE, run_digests=b"1234567")], bytearray(4096))
 
 
 @given(HEADERS, st.data())
