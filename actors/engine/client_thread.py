@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio import CancelScope, create_task_group
 from anyio.abc import TaskGroup
+from grpc import aio
 
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.errors import ClientClosed, ClientCrashed, TooManyWaiting
@@ -28,6 +30,21 @@ from penstock.runtime.log import Log
 
 T = TypeVar("T")
 Request = Callable[[], Coroutine[Any, Any, T]]
+
+
+@contextmanager
+def _own_poller() -> Iterator[None]:
+    """Has gRPC start its thread now, and keep it between connections.
+
+    In Python 3.12 an exiting process can start no thread any more, not even from atexit, where an engine that forgot
+    to close is closed: gRPC, which starts one for the first of its channels, then ends the process by a segmentation
+    fault if it is just connecting.
+    """
+    aio.init_grpc_aio()
+    try:
+        yield
+    finally:
+        aio.shutdown_grpc_aio()
 
 
 class ClientThread:
@@ -184,6 +201,11 @@ class ClientThread:
     async def _live(self) -> None:
         self._loop, self._context = asyncio.get_running_loop(), copy_context()
         self._closing = asyncio.Event()
+        with _own_poller():
+            await self._serve_until_closed()
+
+    async def _serve_until_closed(self) -> None:
+        assert self._closing is not None
         async with self._client:
             try:
                 async with create_task_group() as tasks:
