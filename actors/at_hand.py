@@ -38,20 +38,23 @@ class AtHand:
         self._around = around
 
     def bring(self, want: prefetch.Fetch) -> l1_loading.Finished | Glance | None:
-        """What the ticket has come to. Else it has to be fetched; what was seen of it, if anything, need not be looked
-        at again."""
+        """What the ticket has come to. Else it has to be fetched; what was seen of it, if anything, is for `begin`."""
         if want.afterwards is not Afterwards.KEEP or self._around.reserving.locked():
             return None
         seen: Glance | None = None
         # An actor that is ill is asked once more, in the ordinary way.
         with suppress(PenstockError):
             seen = self._look(want)
-            if seen is not None:
-                if (finished := self._bring(want, seen)) is not None:
-                    return finished
-                if not self._begin(want, seen) and not self._survey(want, seen):
-                    return None
-        return seen if seen is not None and seen.presence else None
+            if seen is not None and (finished := self._bring(want, seen)) is not None:
+                return finished
+        return seen
+
+    def begin(self, want: prefetch.Fetch, seen: Glance) -> Glance | None:
+        """To be fetched: what comes first is under way when this returns, if it can be. What was seen and is of use."""
+        with suppress(PenstockError):
+            if self._begin_first(want, seen) or self._survey(want, seen):
+                return seen
+        return None
 
     def _bring(self, want: prefetch.Fetch, seen: Glance) -> l1_loading.Finished | None:
         plan = self._plan(want, seen)
@@ -140,12 +143,13 @@ class AtHand:
             return None  # more may come behind it
         return plan
 
-    def _begin(self, want: prefetch.Fetch, seen: Glance) -> bool:
-        """Reserve the next chunk, if one tier has all of it, L1 nothing, and it is worth its load."""
-        slots = tuple(range(len(want.shape.slots)))
+    def _begin_first(self, want: prefetch.Fetch, seen: Glance) -> bool:
+        """Load the next chunk, if one tier has all of it, L1 nothing, and it is worth its load."""
+        shape = want.shape
+        slots = tuple(range(len(shape.slots)))
         has_it = (tier for tier, found in seen.found.items() if all(found[: len(slots)]))
         tier = next(has_it, None)
-        if tier is None or any(seen.presence[: len(slots)]) or not want.shape.is_all_full:
+        if tier is None or any(seen.presence[: len(slots)]) or not shape.is_all_full:
             return False
         part = Part(tier, want.hit_chunks, want.hit_chunks + 1, slots)
         if not self._is_worth(want, Plan(part.last, (part,))):
@@ -156,7 +160,9 @@ class AtHand:
         if lease is NOT_AT_ONCE or not _is_granted(lease):
             return False
         seen.presence = seen.presence or bytes(len(slots))
-        seen.first, seen.lease = part, lease
+        named = [(slot, seen.names[slot]) for slot in slots]
+        targets = load_targets(shape, self._around.memory, lease, slots, named)
+        seen.first = self._around.loads.begin_first(part, lease, tuple(targets))
         return True
 
     def _is_worth(self, want: prefetch.Fetch, plan: Plan) -> bool:

@@ -34,6 +34,7 @@ from penstock.actors.core.load_plan import (
 )
 from penstock.actors.core.load_records import Name, Record, Stage
 from penstock.actors.load_targets import Refused, arena_bytes, load_targets, reservation
+from penstock.actors.loads import First
 from penstock.actors.locating import Glance, Locating, News
 from penstock.actors.measuring import Measuring
 from penstock.actors.surroundings import Surroundings
@@ -138,10 +139,11 @@ class Fetching:
         if glance is None:
             return
         self._locating.begin(glance)
-        lease = glance.take_lease()
-        if glance.first is not None and lease is not None:
-            self._take(glance.first, lease)
-            self.limit_chunks = self._reach = glance.first.last
+        if (first := glance.take_first()) is not None:
+            self._known.hold_part(first.part)
+            places = [*first.part.objects()]
+            self._load(first.part.source, first.lease, range(len(places)), places, first)
+            self.limit_chunks = self._reach = first.part.last
 
     async def run(self) -> None:
         """Until the ticket needs nothing of the prefetcher any more. Never raises a PenstockError."""
@@ -320,9 +322,11 @@ class Fetching:
         lease: l1_loading.LoadLease,
         indices: Sequence[int],
         places: Sequence[tuple[int, int]],
+        first: First | None = None,
     ) -> None:
-        named = [(slot, self._locating.key(chunk, slot)) for chunk, slot in places]
-        targets = load_targets(self._want.shape, self._around.memory, lease, indices, named)
+        if first is None:
+            named = [(slot, self._locating.key(chunk, slot)) for chunk, slot in places]
+            targets = load_targets(self._want.shape, self._around.memory, lease, indices, named)
         self._chunks_begun = max(self._chunks_begun, 2 * (places[-1][0] - places[0][0] + 1))
         self._loads.begin(
             self._want.ticket,
@@ -333,7 +337,8 @@ class Fetching:
             lease=lease,
             indices=indices,
             ask=store.LoadPrefix if self._want.shape.is_all_full else store.Load,
-            targets=targets,
+            targets=targets if first is None else first.targets,
+            first=first,
         )
 
     def _name(self, chunk: int, slot: int) -> Name:
@@ -383,12 +388,9 @@ class Fetching:
         if self._hit >= (self._reach if self._locating.is_over else self._total):
             self._shortfall = Shortfall.NONE
         stays = bool(read) and want.afterwards is Afterwards.KEEP
-        if stays:
-            last = l1_loading.Hope(want.ticket, 0, self._shortfall)
-            await self._around.telling.tell(want.ticket, last)
-        else:
-            done = l1_loading.Settle(want.ticket, self._shortfall)
-            await self._around.telling.tell(want.ticket, done)
+        hope = l1_loading.Hope(want.ticket, 0, self._shortfall)
+        settle = l1_loading.Settle(want.ticket, self._shortfall)
+        await self._around.telling.tell(want.ticket, hope if stays else settle)
         return stays
 
     def _is_read(self, record: Record) -> bool:

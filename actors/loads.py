@@ -23,6 +23,7 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1, l1_loading, store
 from penstock.actors.api.types import NODE_SESSION, LeaseId, TicketId
+from penstock.actors.core.load_plan import Part
 from penstock.actors.core.load_records import Name, Record, Records, Stage
 from penstock.actors.prefetch_metrics import PrefetchMetrics
 from penstock.actors.room import Room
@@ -89,6 +90,17 @@ class Load:
         return ahead
 
 
+@dataclass(slots=True, eq=False)
+class First:
+    """A ticket's first load, under way as far as it can be before anything else is done for the ticket."""
+
+    part: Part
+    lease: l1_loading.LoadLease
+    targets: tuple[store.Target, ...]  # all that `lease` has granted, which is all of the part
+    has_room: bool  # at its tier, to be given back
+    ahead: store.Ahead | None  # its reads, if they are under way
+
+
 class Loads:
     """Carries loads out. Belongs to the prefetcher."""
 
@@ -133,8 +145,10 @@ class Loads:
         indices: Sequence[int],
         ask: type[store.Load],
         targets: Sequence[store.Target],
+        first: First | None = None,
     ) -> None:
-        """Load these objects, which `lease` has granted, from a tier. `ask`: as a prefix, or each by itself."""
+        """Load these objects, which `lease` has granted, from a tier. `ask`: as a prefix, or each by itself. `first`:
+        the same, if it is under way."""
         record = self.records.open(tier, names, places, ticket, deadline)
         payload_bytes = sum(target.logical_bytes for target in targets)
         load = Load(
@@ -149,19 +163,33 @@ class Loads:
         )
         load.scope.deadline = deadline
         self._loads[record] = load
-        if ticket not in self._ahead:
-            self._ahead[ticket] = load.over
-            self._read_ahead(load)
+        if first is not None:
+            load.has_room, load.ahead = first.has_room, first.ahead
+        elif ticket not in self._ahead:
+            load.has_room, load.ahead = self._read_ahead(tier, load.targets, payload_bytes)
+        self._ahead.setdefault(ticket, load.over)
         self._start_soon(self._run, load, name="load")
 
-    def _read_ahead(self, load: Load) -> None:
-        """The disk need not wait for the turns of the loop that a load takes to reach its store."""
-        tier = load.record.tier
-        load.has_room = self.rooms[tier].take_now(load.payload_bytes)
-        if load.has_room:
-            with suppress(PenstockError):  # the load itself hears why
-                ahead = self._tiers[tier].ref.ask_now(store.ReadAhead(load.targets))
-                load.ahead = None if ahead is NOT_AT_ONCE else ahead
+    def begin_first(
+        self, part: Part, lease: l1_loading.LoadLease, targets: tuple[store.Target, ...]
+    ) -> First:
+        """Before all else for a ticket; to be carried on by `begin`, in the same step."""
+        payload_bytes = sum([target.logical_bytes for target in targets])
+        has_room, ahead = self._read_ahead(part.source, targets, payload_bytes)
+        return First(part, lease, targets, has_room, ahead)
+
+    def _read_ahead(
+        self, tier: int, targets: tuple[store.Target, ...], payload_bytes: int
+    ) -> tuple[bool, store.Ahead | None]:
+        """The disk need not wait for the turns of the loop that a load takes to reach its store. Whether the load has
+        its room, and its reads."""
+        if not self.rooms[tier].take_now(payload_bytes):
+            return False, None
+        with suppress(PenstockError):  # the load itself hears why
+            ahead = self._tiers[tier].ref.ask_now(store.ReadAhead(targets))
+            if ahead is not NOT_AT_ONCE:
+                return True, ahead
+        return True, None
 
     def is_ahead(self, ticket: TicketId) -> bool:
         """Whether the ticket's first load has its head start now."""

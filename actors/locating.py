@@ -10,8 +10,8 @@ from anyio import create_task_group
 
 from penstock.actors.api import l1, l1_loading, prefetch, store
 from penstock.actors.api.types import KEY_BYTES
-from penstock.actors.core.load_plan import Known, Part, full_hole
-from penstock.actors.loads import Tier
+from penstock.actors.core.load_plan import Known, full_hole
+from penstock.actors.loads import First, Tier
 from penstock.actors.object_keys import object_keys_in_steps
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.ref import Ref
@@ -42,13 +42,12 @@ class Glance:
     names: store.Keys
     found: dict[int, bytes]  # by tier: the answers of those that gave one at once
     is_all: bool = False  # up to the prompt's end, and little enough to be brought in that step
-    first: Part | None = None  # to be loaded ahead of all else
-    lease: l1_loading.LoadLease | None = None  # of all of `first`; for whoever begins its load
+    first: First | None = None  # begun in that step, too
 
-    def take_lease(self) -> l1_loading.LoadLease | None:
-        """Its memory is not to be held by who only knows what was seen."""
-        lease, self.lease = self.lease, None
-        return lease
+    def take_first(self) -> First | None:
+        """For whoever carries it on: who only knows what was seen is not to hold its memory."""
+        first, self.first = self.first, None
+        return first
 
 
 class Locating:

@@ -114,10 +114,11 @@ class Prefetcher(prefetch.Prefetcher):
             case _:
                 assert_never(msg)
 
-    def _fetch(self, want: prefetch.Fetch, glance: Glance | None) -> None:
+    def _fetch(self, want: prefetch.Fetch, seen: Glance | None) -> None:
         if self._loading >= self._limits.tickets_max or want.ticket in self._fetchings:
             self._telling.tell_now(want.ticket, l1_loading.Settle(want.ticket, Shortfall.BUSY))
             return
+        glance = None if seen is None else self._at_hand.begin(want, seen)
         rests = partial(self._resting.add, want.ticket)
         fetching = Fetching(want, self._around, rests=rests)
         self._fetchings[want.ticket] = fetching

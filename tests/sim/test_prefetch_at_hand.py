@@ -268,3 +268,33 @@ def test_what_is_read_ahead_takes_of_the_room_of_its_tier_and_gives_it_back(seed
         assert room.taken_bytes == 0
 
     play(seed, scene, WorldConfig(groups=LARGE, pages=1024, is_at_hand=True))
+
+
+@SEEDS
+def test_of_a_prompt_too_many_nothing_is_begun(seed: int) -> None:
+    """Seen to fail with a first load that is begun before it is known whether the ticket is taken: it kept the room of
+    its tier for ever."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one, other, disk = prompt(4), prompt(4, "other"), world.stores[0]
+        disk.plan.reads_ahead = True
+        disk.plan.loads_free = 0
+        for each in (one, other):
+            disk.put(world.shape, each, range(4))
+        assert world.actor is not None
+        room = world.actor._around.loads.rooms[0]
+        first = await world.lookup(one)
+        taken_bytes = room.taken_bytes
+        second = await world.lookup(other)
+        assert await world.wait_final(second) == 0
+        assert second.shortfall is Shortfall.BUSY
+        assert room.taken_bytes == taken_bytes
+        assert len(disk.aheads) == 1
+        disk.released.set()
+        assert await world.wait_final(first) == 4
+        await world.close(first)
+        await world.assert_nothing_is_held()
+        assert room.taken_bytes == 0
+
+    config = WorldConfig(groups=LARGE, pages=1024, is_at_hand=True, tickets_max=1)
+    play(seed, scene, config)
