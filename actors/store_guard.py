@@ -197,6 +197,8 @@ class Guard:
                 answers = [Outcome(Fate.FAULT, 0, str(fault))] * len(left)
                 unsure.update(left)
             assert len(answers) == len(left), f"{self.name}: {len(answers)} of {len(left)} answers"
+            if [one.fate for one in answers].count(Fate.DONE) == len(items):
+                return Settled(answers, frozenset())  # as nearly always
             for at, answer in zip(left, answers, strict=True):
                 outcomes[at] = answer
                 if answer.may_be_there:
