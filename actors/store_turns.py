@@ -144,6 +144,7 @@ class ChangeTurns:
 
     def __init__(self) -> None:
         self.taken: set[bytes] = set()
+        self._stuck: set[bytes] = set()  # of these, for who knows how long
         self._watched: list[set[bytes]] = []  # of those who want to know what has been taken
         self._freed = asyncio.Event()  # replaced whenever it is set
 
@@ -151,6 +152,22 @@ class ChangeTurns:
         """Wait until nobody changes any of `keys`, then be the one who does; to be given back by `free`."""
         while not self.taken.isdisjoint(keys):
             await self._freed.wait()
+        self._take(keys)
+
+    async def take_unstuck(self, keys: Collection[bytes]) -> set[bytes]:
+        """The same, of those of `keys` that are not stuck by then. Returns them; there may be none."""
+        while not self.taken.isdisjoint(left := {*keys} - self._stuck):
+            await self._freed.wait()
+        self._take(left)
+        return left
+
+    def stick(self, keys: Collection[bytes]) -> None:
+        """These, which are taken, may stay so for long: nobody who can do without them is to wait."""
+        assert self.taken.issuperset(keys)
+        self._stuck.update(keys)
+        self._wake()
+
+    def _take(self, keys: Collection[bytes]) -> None:
         self.taken.update(keys)
         for seen in self._watched:
             seen.update(keys)
@@ -169,5 +186,9 @@ class ChangeTurns:
     def free(self, keys: Collection[bytes]) -> None:
         assert self.taken.issuperset(keys)
         self.taken.difference_update(keys)
+        self._stuck.difference_update(keys)
+        self._wake()
+
+    def _wake(self) -> None:
         self._freed.set()
         self._freed = asyncio.Event()

@@ -112,11 +112,13 @@ async def test_a_save_that_came_to_nothing_is_never_a_hit(
 ) -> None:
     """A6, A9: a store that fails a save, or lies about it, has nothing of it that a lookup finds.
 
-    Seen to fail with the books told that every save was carried out.
+    Seen to fail with the books told that every save was carried out; and pending, where a retry waited until what the
+    first try may have left was deleted.
     """
     files, prompt = Files(tmp_path / "kv"), Prompt.made("a", 3)
     config = files.config(attempts_max=1, faults=faults)
-    async with one_engine(config, writer__retry_within="300ms") as (node, engine):
+    retries = {"writer__retry_within": "300ms", "writer__retry_pause": "20ms"}
+    async with one_engine(config, **retries) as (node, engine):
         await put(engine, prompt)
         assert set(await states_of(engine, prompt)) == {outcome}
         if "fault" in faults:

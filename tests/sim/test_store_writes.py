@@ -13,7 +13,7 @@ from penstock.actors.api import store as api
 from penstock.actors.api.store import Keys, LoadOutcome, SaveOutcome, StoreState
 from penstock.actors.stores.config import BreakerConfig
 from penstock.actors.stores.memory import MemoryStore, Shelf
-from penstock.actors.stores.samples import keys_of, make_sample
+from penstock.actors.stores.samples import Sample, keys_of, make_sample
 from penstock.actors.stores.store import Fate, Given, Outcome, Store, StoreFault
 from penstock.runtime.errors import PenstockError
 from penstock.runtime.sim_loop import simulate
@@ -289,3 +289,40 @@ def test_objects_that_can_be_neither_saved_nor_deleted_keep_no_others_waiting(se
         assert {one.outcome for one in saved} == {SaveOutcome.SAVED}
 
     play_two_folders(seed, scene, saves_max=2, breaker=BreakerConfig(failures=1000))
+
+
+@SEEDS
+def test_what_cannot_be_taken_back_is_told_of_and_keeps_none_of_its_batch_waiting(
+    seed: int,
+) -> None:
+    """C5: who saves an object that an earlier save may have left on the medium hears at once that it cannot be now, as
+    does who waited for that already; what else they save is saved.
+
+    Seen to fail while they waited until it was deleted, and their whole batch with it: a writer's retry did for its
+    `save_within`, and the object was pending long after its `retry_within`."""
+
+    async def scene(world: StoreWorld, store: TwoFolders) -> None:
+        pool = await samples(40)
+        bad = next(one for one in pool if one.key[0] % 2)
+        good, other = [one for one in pool if not one.key[0] % 2][:2]
+        store.is_read_only = True
+        told: list[SaveOutcome] = []
+
+        async def save(*some: Sample) -> None:
+            answers = await world.save(*map(source, some), within=5)
+            told.extend(one.outcome for one in answers)
+
+        async with anyio.create_task_group() as users:
+            users.start_soon(save, bad)
+            users.start_soon(save, bad)
+        await save(bad, good)
+        await save(bad)
+        assert sorted(one.name for one in told) == ["FAILED"] * 4 + ["SAVED"]
+        assert world.metric("owed_objects") == 1
+        store.is_read_only = False
+        await anyio.sleep(31)
+        told.clear()
+        await save(bad, good, other)
+        assert told == [SaveOutcome.SAVED] * 3
+
+    play_two_folders(seed, scene)
