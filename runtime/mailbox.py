@@ -143,21 +143,19 @@ class Mailbox:
                 self._getter = self._at_once = None
         return True
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the actor waits for a message, and could have served it by now."""
-        return self._at_once is not None and not self.queue and not self._is_closed
-
     def serve_at_once(self, msg: Any) -> Any:
-        """Serve an ask of an idle actor here and now: the same outcome, two turns of the loop earlier.
+        """Serve an ask here and now, if the actor waits for a message and could have served this one by now: the same
+        outcome, two turns of the loop earlier.
 
-        NOT_AT_ONCE if its handler would have to wait for something; then nothing has happened.
+        NOT_AT_ONCE if it does not, or its handler would have to wait for something; then nothing has happened.
 
         Raises what the handler raises of PenstockErrors. Anything else is the actor's death, as ever: it is raised in
         the actor's task, and the asker hears ActorCrashed.
         """
-        receive, self._at_once = self._at_once, None  # its handler may not ask itself
-        assert receive is not None, f"{self.name}: not idle"
+        receive = self._at_once
+        if receive is None or self.queue or self._is_closed:
+            return NOT_AT_ONCE
+        self._at_once = None  # its handler may not ask itself
         is_alive = False
         try:
             result = receive(msg)

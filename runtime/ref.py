@@ -75,7 +75,7 @@ class Ref(Generic[To]):
         loop = asyncio.get_running_loop()
         now = loop.time()
         deadline = deadline_of(now, within)
-        if self.mailbox.is_idle and now < deadline:
+        if now < deadline:
             answered: R | NotAtOnce = self.mailbox.serve_at_once(msg)
             if answered is not NOT_AT_ONCE:
                 return answered
@@ -95,8 +95,6 @@ class Ref(Generic[To]):
         NOT_AT_ONCE otherwise: then nothing has happened, and `ask` is the way. Raises what the actor answers with of
         PenstockErrors, and ActorCrashed.
         """
-        if not self.mailbox.is_idle:
-            return NOT_AT_ONCE
         answered: R | NotAtOnce = self.mailbox.serve_at_once(msg)
         return answered
 

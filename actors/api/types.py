@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType, Protocol
 
@@ -95,6 +95,11 @@ class Shape:
     namespace: bytes  # its digest
     groups: tuple[GroupGeometry, ...]
     slots: tuple[Slot, ...]
+    is_all_full: bool = field(init=False)  # every shorter prefix of a hit is a hit
+
+    def __post_init__(self) -> None:
+        is_all_full = all(group.rule is HitRule.FULL for group in self.groups)
+        object.__setattr__(self, "is_all_full", is_all_full)
 
     @staticmethod
     def of(geometry: GeometryId, namespace: bytes, groups: tuple[GroupGeometry, ...]) -> Shape:
@@ -110,11 +115,6 @@ class Shape:
             for shard in range(len(group.shard_bytes))
         )
         return Shape(geometry, namespace, groups, tuple(slots))
-
-    @property
-    def is_all_full(self) -> bool:
-        """Whether every shorter prefix of a hit is a hit."""
-        return all(group.rule is HitRule.FULL for group in self.groups)
 
     def slots_of(self, group: int) -> range:
         """The slots of one group's shards."""

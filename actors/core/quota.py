@@ -50,7 +50,7 @@ class Tenants:
 
     def account(self, salt: bytes) -> Account:
         """The account of `salt`, opened at first use. Raises TooManyTenants."""
-        digest = _digest(salt)
+        digest = _digest(salt) if salt else _NO_SALT
         bytes_max = self._bytes_max.get(digest, self._default_bytes_max)
         weight = self._weights.get(digest, 1)
         known = self._numbers.get(digest)

@@ -70,7 +70,7 @@ def run(test: Callable[[World, Supervisor], Awaitable[None]]) -> None:
 
 
 def test_an_idle_actor_is_served_where_the_ask_stands() -> None:
-    """Seen to fail with `is_idle` always False: the handler ran in the actor's task."""
+    """Seen to fail with actors that are never idle: the handler ran in the actor's task."""
 
     async def scenario(world: World, _: Supervisor) -> None:
         assert await world.ref.ask(Add(2), within=1) == 2
