@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from penstock.actors.config_words import Count, PolicyName, TenantQuota
+from penstock.actors.config_words import Count, PolicyName, TenantQuota, check_quotas
 from penstock.actors.stores.config import WritePolicy
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.runtime.config import Config
@@ -99,6 +99,7 @@ class L1Config(Config, frozen=True):
         salts = [quota.salt for quota in self.quotas]
         if len(set(salts)) != len(salts):
             raise ValueError("quotas: one salt has two quotas")
+        check_quotas(self.tenant_bytes_max, self.quotas, "bytes", self.bytes)
 
     def objects_bound(self) -> int:
         """How many objects the table has room for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -35,3 +36,18 @@ class TenantQuota(Config, frozen=True):
 
     def __repr__(self) -> str:
         return f"TenantQuota(salt=***, bytes={self.bytes!r})"
+
+
+def check_quotas(
+    tenant_bytes_max: int, quotas: Sequence[TenantQuota], bound: str, bytes_max: int
+) -> None:
+    """Raises ValueError for a quota that bounds nobody, as it is above `bytes_max`, which the key `bound` says. Salts
+    are told by their place."""
+    given = [("tenant_bytes_max", tenant_bytes_max)]
+    given += [(f"quotas.{at}.bytes", one.bytes) for at, one in enumerate(quotas)]
+    for name, size in given:
+        if size > bytes_max:
+            raise ValueError(
+                f"{name} is {int(size)}, above {bound}, {int(bytes_max)}, and would bound nobody: give it less,"
+                " or 0 for no bound"
+            )

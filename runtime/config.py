@@ -16,7 +16,6 @@ the environment.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 import msgspec
 import yaml
 
+from penstock.runtime.config_problems import explained
 from penstock.runtime.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
@@ -34,7 +34,6 @@ ENV_PREFIX = "PENSTOCK_"
 ENV_SEPARATOR = "__"  # between the parts of a key, since a part may contain an underscore
 
 _PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,7 +141,11 @@ class _Given:
         return tree
 
     def _origin(self, key: Key) -> str:
-        sources = {s: None for known, (_, s) in self._values.items() if known[: len(key)] == key}
+        sources = {
+            source: None
+            for known, (_, source) in self._values.items()
+            if known[: len(key)] == key[: len(known)]  # of a list all has one source
+        }
         return f" (in {', '.join(sources)})" if sources else ""
 
 
@@ -173,11 +176,7 @@ def _locate(kind: type[Config], tree: dict[str, Any], message: str) -> tuple[Key
     key: list[str] = []
     for part in parts:
         key.append(_culprit(kind, tree, key, message) if part == "[...]" else part.strip("[]"))
-    unknown = _UNKNOWN_FIELD.fullmatch(problem)
-    if unknown is None:
-        return tuple(key), problem[:1].lower() + problem[1:]
-    name = unknown[1]
-    return (*key, name), f"there is no such key{_suggestion(kind, tuple(key), name)}"
+    return explained(kind, tree, tuple(key), problem)
 
 
 def _culprit(kind: type[Config], tree: dict[str, Any], key: list[str], message: str) -> str:
@@ -207,21 +206,6 @@ def _replaced(tree: Any, key: list[str], value: object) -> Any:
         changed = _replaced(tree[position], key[1:], value)
         return [*tree[:position], changed, *tree[position + 1 :]]
     return {**tree, key[0]: _replaced(tree[key[0]], key[1:], value)}
-
-
-def _suggestion(kind: type[Config], key: Key, name: str) -> str:
-    """`; did you mean ...?` if a field of the struct at `key` looks like `name`."""
-    struct: Any = kind
-    for part in key:
-        fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
-        struct = fields.get(part)
-        if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
-            return ""
-    known = [field.encode_name for field in msgspec.structs.fields(struct)]
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {'.'.join([*key, close[0]])}?"
-    return f"; there are {', '.join(known)}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import msgspec
 
-from penstock.actors.config_words import Count, PolicyName, TenantQuota
+from penstock.actors.config_words import Count, PolicyName, TenantQuota, check_quotas
 from penstock.actors.stores.transform_config import AnyTransform, check_transforms
 from penstock.runtime.config import Config
 from penstock.runtime.units import MIB, ByteSize, Seconds
@@ -91,7 +91,10 @@ OF_TRANSFORMS = ("bounce_bytes_max", "transform_threads")
 class StoreConfig(Config, frozen=True, tag_field="type"):
     """One store."""
 
-    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]{1,32}$")]
+    name: Annotated[
+        str,
+        msgspec.Meta(pattern="^[a-z0-9_-]{1,32}$", description="1 to 32 of a-z, 0-9, _ and -"),
+    ]
     capacity: ByteSize = ByteSize(0)  # of the medium, headers and padding included; 0: all it has
     policy: PolicyName = PolicyName.LRU  # which object an exclusive store gives up first
     write: WritePolicy = WritePolicy.WRITE_THROUGH
@@ -142,6 +145,8 @@ class StoreConfig(Config, frozen=True, tag_field="type"):
         salts = [quota.salt for quota in self.quotas]
         if len(set(salts)) != len(salts):
             raise ValueError("quotas: one salt has two quotas")
+        if self.capacity:
+            check_quotas(self.tenant_bytes_max, self.quotas, "capacity", self.capacity)
 
     def check_shared(self) -> None:
         """Raises ValueError if it says how to keep what nobody keeps, as others write to this store, too."""

@@ -45,6 +45,16 @@ TenantOf: TypeAlias = Callable[["os.DirEntry[str]"], bytes | None]
 FORMAT = 1
 FOLDER_MODE = 0o700
 _HEX = "0123456789abcdef"
+_LET = "let the user of the node read and write it"
+_ROOM = "make room on its disk"
+_ADVICE = {
+    errno.EACCES: _LET,
+    errno.EPERM: _LET,
+    errno.EROFS: "mount it writable",
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.ENOENT: "see that its disk is mounted",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +101,13 @@ class Folder:
         except StoreRefused:
             self.close()
             raise
+        except (NotADirectoryError, FileExistsError):
+            self.close()
+            problem = f"{path} is no folder, or lies below what is none: name one"
+            raise StoreRefused("paths", problem) from None
         except OSError as error:
             self.close()
-            raise StoreFault(f"{path} cannot be opened: {error}") from error
+            raise StoreFault(f"{path} cannot be opened: {_why(error)}") from error
 
     def claim(self) -> None:
         """Check what it is, or say so in it if it is new, once every folder of the store is locked.
@@ -103,7 +117,7 @@ class Folder:
             self._check()
             self._lay_out()
         except OSError as error:
-            raise StoreFault(f"{self.path} cannot be laid out: {error}") from error
+            raise StoreFault(f"{self.path} cannot be laid out: {_why(error)}") from error
 
     def temporary(self) -> str:
         """A name nobody else has: of this process and epoch, and counted."""
@@ -252,6 +266,13 @@ class Folder:
         except FileNotFoundError:
             pass  # deleted meanwhile
         return None
+
+
+def _why(error: OSError) -> str:
+    """And what to do about it."""
+    told = os.strerror(error.errno) if error.errno else str(error)
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{told}: {advice}, it is tried again" if advice else told
 
 
 def unread(_: os.DirEntry[str]) -> bytes | None:

@@ -20,7 +20,7 @@ from penstock.actors.stores.raw_block import open_raw_block_store
 from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.s3 import open_s3_store
 from penstock.actors.stores.s3_config import S3Config
-from penstock.actors.stores.store import Store, StoreContext
+from penstock.actors.stores.store import Store, StoreContext, StoreRefused
 from penstock.actors.stores.transform_opening import open_pipeline, transformed
 from penstock.actors.stores.valkey import open_valkey_store
 from penstock.actors.stores.valkey_config import ValkeyConfig
@@ -46,10 +46,21 @@ async def open_store(config: AnyStoreConfig, context: StoreContext) -> Store:
     Raises StoreRefused, StoreFault.
     """
     pipeline = open_pipeline(config, context)  # first: it may be refused
-    store = await _open(config, context)
+    try:
+        store = await _open(config, context)
+    except StoreRefused as refusal:
+        raise _of_store(config.name, refusal) from None
     if config.faults is not None:
         store = FaultyStore(store, config.faults)
     return transformed(store, pipeline, config)
+
+
+def _of_store(name: str, refusal: StoreRefused) -> StoreRefused:
+    """With the whole path of the key: what opens a store may know it by its last part alone."""
+    path = f"stores.{name}"
+    if refusal.path == path or refusal.path.startswith(f"{path}."):
+        return refusal
+    return StoreRefused(f"{path}.{refusal.path.removeprefix('stores.')}", refusal.problem)
 
 
 async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:

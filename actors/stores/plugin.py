@@ -39,7 +39,9 @@ METHODS = ("locate", "load", "save", "delete", "recover", "cost", "aclose")
 class PluginConfig(StoreConfig, frozen=True, kw_only=True, tag="plugin"):
     """A store that is not ours."""
 
-    plugin: Annotated[str, msgspec.Meta(pattern=PATTERN)]  # module:Class
+    plugin: Annotated[
+        str, msgspec.Meta(pattern=PATTERN, description="module:Class")
+    ]  # module:Class
     options: dict[str, Any] = msgspec.field(default_factory=dict)  # of its own Config; never logged
 
     def __repr__(self) -> str:

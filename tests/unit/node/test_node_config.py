@@ -94,6 +94,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
         "l1",
     ),
     ({"l1.quotas": [{"salt": "a", "size": 1}]}, "l1.quotas.0.size"),
+    ({"l1.bytes": "1MiB", "l1.tenant_bytes_max": "2MiB"}, "l1"),
+    ({"l1.bytes": "1MiB", "l1.quotas": [{"salt": "a", "bytes": "2MiB"}]}, "l1"),
     ({"gateway.listen": []}, "gateway"),
     ({"gateway.listen": [{"address": "nowhere"}]}, "gateway.listen.0"),
     ({"gateway.listen": [{"tls_key": "k"}]}, "gateway.listen.0"),

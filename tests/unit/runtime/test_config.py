@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import pytest
 
 from penstock.runtime.config import Config, load_config
@@ -26,7 +29,23 @@ class Store(Config):
     workers: int = 4
 
 
+class Kind(enum.Enum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+class Disk(Config, tag_field="type", tag="disk"):
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z]+$", description="letters a to z")] = "d"
+    bytes_max: ByteSize = ByteSize(1)
+
+
+class Cloud(Config, tag_field="type", tag="cloud"):
+    bucket: str
+
+
 class Node(Config):
+    kind: Kind = Kind.SMALL
+    media: tuple[Disk | Cloud, ...] = ()
     name: str = "node"
     l1: L1 = L1()
     drain: Seconds = Seconds(5)
@@ -66,7 +85,13 @@ def test_file_environment_and_overrides_come_together(write) -> None:  # type: i
     [
         ("l1: {bytes: 4GiB}", "l1.bytes", "did you mean l1.bytes_max?"),
         ("nmae: x", "nmae", "did you mean name?"),
-        ("zzz: {}", "zzz", "there are name, l1"),
+        ("zzz: {}", "zzz", "there are kind, media, name, l1"),
+        ("kind: huge", "kind", "'huge' is not one of small, large"),
+        ("media: [{}]", "media.0", "missing required field `type`: one of disk, cloud"),
+        ("media: [{type: disc}]", "media.0.type", "'disc' is not one of disk, cloud"),
+        ("media: [{type: disk, byte_max: 1}]", "media.0.byte_max", "mean media.0.bytes_max?"),
+        ("media: [{type: disk, name: A 1}]", "media.0.name", "must be letters a to z"),
+        ("media: [{type: disk}, {type: disk, bytes_max: 4G}]", "media.1.bytes_max", "4GiB.*in .*y"),
         ("l1: {bytes_max: 4G}", "l1.bytes_max", "a size such as 4GiB"),
         ("l1: {bytes_max: true}", "l1.bytes_max", "no size"),
         ("l1: {low_water: high}", "l1.low_water", "expected `float`, got `str`"),

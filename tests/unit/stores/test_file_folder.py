@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -179,10 +180,35 @@ def test_a_folder_of_a_later_format_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """E4. Seen to fail: a node started without the store, and tried for ever."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreFault, match="cannot be opened"):
-        opened(tmp_path / "file" / "below")
+    with pytest.raises(StoreRefused, match=f"{name} is no folder, .*: name one"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "Permission denied: let the user of the node read and write it"),
+        (errno.EROFS, "Read-only file system: mount it writable"),
+        (errno.ENOSPC, "No space left on device: make room on its disk"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("where", ["mkdir", "open"])
+def test_a_folder_that_cannot_be_used_yet_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str, where: str
+) -> None:
+    """E4: it is tried again, so that nobody has to start the node anew. Seen to fail: the error's number, no advice."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "path")
+
+    monkeypatch.setattr(os, where, fail)
+    with pytest.raises(StoreFault, match=f"below cannot be opened: {advice}"):
+        opened(tmp_path / "below")
 
 
 def test_names_of_objects_are_digits_whatever_the_key_says() -> None:
