@@ -66,6 +66,15 @@ class SlotSpace:
             return None
         return tuple(_joined(runs)) if len(runs) > 1 else tuple(runs)
 
+    def take_row(self, count: int) -> int | None:
+        """The first of so many slots that stand one after the other; None: no such row was found quickly."""
+        assert count >= 1, count
+        first = self._find(count) if count <= self.free else None
+        if first is not None:
+            self._set(Run(first, count), _TAKEN)
+            self._next = first + count
+        return first
+
     def claim(self, runs: Sequence[Run]) -> bool:
         """Take these; False, having changed nothing, when one of them is taken or there is no such slot."""
         for number, (first, slots) in enumerate(runs):

@@ -14,6 +14,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -67,7 +68,7 @@ class Moving(NamedTuple):
         if told != _told(checksum) and told != _told(crc64(self.views[0])):
             reason = "its slots hold something else: a power cut came before it was written"
             return Outcome(Fate.DAMAGED, reason=reason)
-        return Outcome(Fate.DONE, placed.payload_bytes)
+        return _done(placed.payload_bytes)
 
     def was_written(self, moved: int) -> Outcome:
         if moved >= self.size_bytes:
@@ -78,6 +79,11 @@ class Moving(NamedTuple):
             return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(-moved)}")
         reason = f"{moved} of {self.size_bytes} bytes could be written"
         return Outcome(Fate.FAULT, reason=reason)
+
+
+@lru_cache(maxsize=64)  # most are as long as others, and it takes longer to make than to look up
+def _done(payload_bytes: int) -> Outcome:
+    return Outcome(Fate.DONE, payload_bytes)
 
 
 def were_read(objects: Sequence[Moving], moved: Sequence[int]) -> list[Outcome]:
@@ -152,6 +158,27 @@ class Volume:
         views = self._views(wanted.header[: placed.header_bytes], wanted.payload[:size], self._sink)
         return Moving(placed, wanted.header, views, wanted.hold)
 
+    def taken_in_rows(self, given: Sequence[Given]) -> list[Moving]:
+        """As `taken`, of as many of these, from the first on, as find their slots in a few long rows: most. Looks for
+        slots once for each row, and takes all checksums in one call."""
+        kinds = {(len(one.header), one.payload_bytes) for one in given}
+        slots = {self.geometry.slots_of(*kind) for kind in kinds}
+        if len(slots) != 1:
+            return []
+        (slots_each,) = slots
+        runs: list[tuple[Run]] = []
+        row = len(given)
+        while row > 1 and len(runs) < len(given):
+            row = min(row, len(given) - len(runs))
+            first = self._space.take_row(row * slots_each)
+            if first is None:
+                row //= 2
+            else:
+                end = first + row * slots_each
+                runs += [(Run(at, slots_each),) for at in range(first, end, slots_each)]
+        some = given[: len(runs)]
+        return [*map(self._moving, some, runs, _checksums([one.header for one in some]))]
+
     def taken(self, given: Given) -> Moving | None:
         """Slots of its own for an object, to be written or given back; None: there are not enough of them free."""
         slots = self.geometry.slots_of(len(given.header), given.payload_bytes)
@@ -160,6 +187,9 @@ class Volume:
             runs = self._space.take(slots)
         if runs is None:
             return None
+        return self._moving(given, runs, *_checksums([given.header]))
+
+    def _moving(self, given: Given, runs: tuple[Run, ...], checksum: bytes) -> Moving:
         self._sequence += 1
         placed = Placed(
             key=given.key,
@@ -168,7 +198,7 @@ class Volume:
             sequence=self._sequence,
             header_bytes=len(given.header),
             payload_bytes=given.payload_bytes,
-            header_checksum=_checksum(given.header),
+            header_checksum=checksum,
             runs=runs,
         )
         views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)
@@ -327,10 +357,10 @@ class Volume:
                 self._freed.free(self._read_still.pop(sequence, ()))
 
 
-def _checksum(header: memoryview) -> bytes:
-    """Of what tells it from any other, the object's digest included. Not of all of it: behind its own CRC, the CRC
+def _checksums(headers: Sequence[memoryview]) -> list[bytes]:
+    """Of each what tells it from any other, the object's digest included. Not of all of it: behind its own CRC, the CRC
     of every header of one length is the same, that of an older version of the object as well."""
-    return _told(crc64(header[:FIXED_BYTES]))
+    return [*map(_told, crc64_of_each([one[:FIXED_BYTES] for one in headers]))]
 
 
 def _told(checksum: int) -> bytes:

@@ -31,11 +31,17 @@ SPARE_BYTES = 256 * MIB
 
 
 def shapes(
-    half_s: float, bytes_max: int, depths: tuple[int, int, int] = (32, 16, 2)
+    half_s: float,
+    bytes_max: int,
+    depths: tuple[int, int, int] = (32, 16, 2),
+    *,
+    is_saved_by_writer: bool = False,
 ) -> tuple[Shape, ...]:
     """Of every size; no more than `bytes_max` are saved in a turn."""
     pairs = zip(SIZES, depths, strict=True)
-    return tuple(Shape(size, depth, half_s, bytes_max // size) for size, depth in pairs)
+    return tuple(
+        Shape(size, depth, half_s, bytes_max // size, is_saved_by_writer) for size, depth in pairs
+    )
 
 
 class Absent(Exception):
@@ -82,7 +88,7 @@ class Case(ABC):
 
 
 class _OnDisk(Case):
-    shapes = shapes(0.1, 256 * MIB)
+    shapes = shapes(0.1, 256 * MIB, is_saved_by_writer=True)
     direct: ClassVar[int] = 1
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -127,7 +133,7 @@ class FileBuffered(FileDirect):
     baseline = "fio --direct=0, one file"
     same_work = "fio --direct=0, a file for each object"
     direct = 0
-    shapes = shapes(0.06, 128 * MIB)
+    shapes = shapes(0.06, 128 * MIB, is_saved_by_writer=True)
 
     def forget(self) -> bool:
         drop_page_cache(self.folder)

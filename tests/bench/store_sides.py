@@ -3,6 +3,10 @@
 Ours is the whole store actor: turns, books, headers, digests, the store's own methods. The objects lie in an arena.
 A turn has a given time and not a given number of bytes: slow media take no longer, and fast ones are not over before
 they have begun. `store_fio.py` has the sides that are fio.
+
+Loads are asked for as many at a time as the medium is, two batches under way. Saves to disks come as the store writer
+sends them where much was committed: batches of SAVED objects or SAVED_BYTES (it takes up to 64 MiB), as many under way
+as a store takes (`saves_max`). In both the engine gives the medium no more at a time than fio does (`depth`).
 """
 
 from __future__ import annotations
@@ -27,10 +31,25 @@ from penstock.actors.api.store import Delete, Keys, LoadOutcome, SaveOutcome, So
 from penstock.runtime.units import GIB, KIB, MIB
 
 ONES_MAX, ONES_S = 40, 0.2  # loads of single objects
-ASKS = 2  # batches under way at a time
+ASKS = 2  # batches of loads under way at a time
+SAVED, SAVED_BYTES = (
+    256,
+    16 * MIB,
+)  # in one batch: as `writer.batch_objects`, and less than `writer.batch`
+SAVES, SAVES_BYTES = (
+    4,
+    64 * MIB,
+)  # batches under way: as `saves_max`, in no more memory than that, or two
 NAMESPACE = bytes(32)
 FAR_BYTES = 64 * MIB  # memory copied to and from: more than caches hold
 DELETE_WITHIN_S = 30.0
+
+
+class Pipeline(NamedTuple):
+    """Batches that are asked for."""
+
+    objects: int  # of one
+    under_way: int  # at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +57,27 @@ class Shape:
     """What is moved in one turn."""
 
     object_bytes: int
-    depth: int  # objects of a batch, and what the medium is asked for at a time
+    depth: int  # objects of a batch of loads, and what the medium is asked for at a time
     half_s: float  # saving takes as long, and loading
     objects_max: int  # that are saved in it: then it takes less
+    is_saved_by_writer: bool = False  # in batches as it makes them; else as loads are asked for
 
     @property
     def words(self) -> str:
         size = self.object_bytes
         return f"{size // MIB}mib" if size >= MIB else f"{size // KIB}kib"
+
+    @property
+    def loads(self) -> Pipeline:
+        return Pipeline(self.depth, ASKS)
+
+    @property
+    def saves(self) -> Pipeline:
+        if not self.is_saved_by_writer:
+            return self.loads
+        objects = max(self.depth, min(SAVED, SAVED_BYTES // self.object_bytes))
+        under_way = SAVES_BYTES // (objects * self.object_bytes)
+        return Pipeline(objects, max(ASKS, min(SAVES, under_way)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +106,8 @@ class Slots:
 
     def __init__(self, shape: Shape, *, near_bytes: int = 0) -> None:
         self.shape = shape
-        size, batch = shape.object_bytes, ASKS * shape.depth
+        size = shape.object_bytes
+        batch = max(one.objects * one.under_way for one in (shape.saves, shape.loads))
         count = max(1, -(-near_bytes // (batch * size))) * batch
         self.arena = Arena(bytes=count * size)
         self.views = [self.arena.view(at * size, size) for at in range(count)]
@@ -92,17 +125,17 @@ class Slots:
         for view in self.views:
             view[:] = nothing
 
-    def batches(self, which: int) -> Iterator[list[memoryview]]:
-        """For one of the ASKS that are under way: its own memory, in turn."""
-        depth = self.shape.depth
-        starts = range(which * depth, len(self.views), ASKS * depth)
-        return cycle([self.views[start : start + depth] for start in starts])
+    def batches(self, which: int, pipeline: Pipeline) -> Iterator[list[memoryview]]:
+        """For one of those that are under way: its own memory, in turn."""
+        objects = pipeline.objects
+        starts = range(which * objects, len(self.views), objects * pipeline.under_way)
+        return cycle([self.views[start : start + objects] for start in starts])
 
 
 class _Half(NamedTuple):
     """Saving, or loading."""
 
-    batches: list[list[bytes]]  # of keys
+    keys: list[bytes]
     gib_s: float
     core_s_per_gib: float
 
@@ -126,7 +159,7 @@ class OurSide:
     def __init__(self, world: StoreWorld, slots: Slots, medium: Medium) -> None:
         self._world, self._slots, self._shape, self._medium = world, slots, slots.shape, medium
         self._half_s = slots.shape.half_s * medium.pace
-        self._saved: list[list[bytes]] = []
+        self._saved: list[bytes] = []
         self._turns: list[Turn] = []
 
     def turns(self) -> list[Turn]:
@@ -136,24 +169,26 @@ class OurSide:
         """Files are there, threads run, and memory that is emptied and used again has been touched."""
         count = self._shape.objects_max
         if not self._medium.is_emptied:
-            count = min(count, ASKS * self._shape.depth)
+            count = min(count, len(self._slots.views))
         keys = [_key(-1, index) for index in range(count)]
-        self._saved = (await self._half(self._save, self._cut(keys), half_s=60.0)).batches
-        await self._half(self._load, self._saved, half_s=60.0)
+        saving = await self._half(self._save, keys, self._shape.saves, half_s=60.0)
+        self._saved = saving.keys
+        await self._half(self._load, self._saved, self._shape.loads, half_s=60.0)
 
     async def turn(self, number: int) -> None:
         if self._medium.is_emptied:
-            for batch in self._saved:
+            for batch in _cut(self._saved, self._shape.depth):
                 keys = Keys.of([(key, 0) for key in batch])
                 await self._world.ref.ask(Delete(keys), within=DELETE_WITHIN_S)
         self._slots.fill()
-        keys = [_key(number, index) for index in range(self._shape.objects_max)]
-        saving = await self._half(self._save, self._cut(keys), half_s=self._half_s)
-        self._saved = saving.batches
+        new = [_key(number, index) for index in range(self._shape.objects_max)]
+        saving = await self._half(self._save, new, self._shape.saves, half_s=self._half_s)
+        self._saved = saving.keys
         is_cached = self._medium.forget()
         self._slots.clear()
-        again = self._saved if is_cached else cycle(self._saved)
-        loading = await self._half(self._load, again, half_s=self._half_s)
+        loading = await self._half(
+            self._load, self._saved, self._shape.loads, half_s=self._half_s, again=not is_cached
+        )
         self._turns.append(Turn(saving.gib_s, loading.gib_s, loading.core_s_per_gib))
 
     async def one_us(self) -> dict[str, float]:
@@ -170,7 +205,7 @@ class OurSide:
     async def _one_us(self) -> float:
         seen, views = [], self._slots.views
         end = time.perf_counter() + ONES_S
-        for key in [key for batch in self._saved for key in batch][:ONES_MAX]:
+        for key in self._saved[:ONES_MAX]:
             begin = time.perf_counter()
             await self._load([key], views)
             seen.append((time.perf_counter() - begin) * 1e6)
@@ -178,34 +213,33 @@ class OurSide:
                 break
         return statistics.median(seen)
 
-    def _cut(self, keys: list[bytes]) -> list[list[bytes]]:
-        depth = self._shape.depth
-        return [keys[start : start + depth] for start in range(0, len(keys), depth)]
-
     async def _half(
         self,
         move: Callable[[list[bytes], Sequence[memoryview]], Awaitable[None]],
-        batches: Iterable[list[bytes]],
+        keys: list[bytes],
+        pipeline: Pipeline,
         *,
         half_s: float,
+        again: bool = False,
     ) -> _Half:
-        """Until the time is over or the batches are."""
-        left, moved = iter(batches), list[list[bytes]]()
+        """Until the time is over or the keys are; with `again` they never are."""
+        batches = _cut(keys, pipeline.objects)
+        left, moved = cycle(batches) if again else iter(batches), list[bytes]()
 
         async def ask(which: int) -> None:
-            for views in self._slots.batches(which):
+            for views in self._slots.batches(which, pipeline):
                 if time.perf_counter() >= end or (batch := next(left, None)) is None:
                     return
                 await move(batch, views)
-                moved.append(batch)
+                moved.extend(batch)
 
         core_s, begin = _core_s(), time.perf_counter()
         end = begin + half_s
         async with asyncio.TaskGroup() as asks:
-            for which in range(ASKS):
+            for which in range(pipeline.under_way):
                 asks.create_task(ask(which))
         seconds, core_s = time.perf_counter() - begin, _core_s() - core_s
-        gib = sum(map(len, moved)) * self._shape.object_bytes / GIB
+        gib = len(moved) * self._shape.object_bytes / GIB
         return _Half(moved, gib / seconds, core_s / gib)
 
     async def _save(self, keys: list[bytes], views: Sequence[memoryview]) -> None:
@@ -340,6 +374,10 @@ def drop_page_cache(folder: Path) -> None:
             fd = os.open(path, os.O_RDONLY)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(fd)
+
+
+def _cut(keys: list[bytes], objects: int) -> list[list[bytes]]:
+    return [keys[start : start + objects] for start in range(0, len(keys), objects)]
 
 
 def _key(turn: int, index: int) -> bytes:

@@ -48,6 +48,30 @@ def test_it_takes_what_a_plain_list_of_slots_would(seed: int) -> None:
         assert space.free == slots - len(taken)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_row_is_found_wherever_there_is_one(seed: int) -> None:
+    """Seen to fail with the row not marked as taken, and with rows that reach beyond a zone not looked for."""
+    draw = random.Random(seed)
+    slots = draw.choice([50, ZONE_SLOTS, 3 * ZONE_SLOTS - 7])
+    space, is_taken = SlotSpace(slots), bytearray(slots)
+    held: list[Run] = []
+    for _ in range(600):
+        if held and draw.random() < 0.45:
+            run = held.pop(draw.randrange(len(held)))
+            space.release([run])
+            is_taken[run.first : run.first + run.slots] = bytes(run.slots)
+            continue
+        count = draw.choice([1, 3, 40, 700, ZONE_SLOTS + 5])
+        first = space.take_row(count)
+        if first is None:
+            assert is_taken.find(bytes(count)) < 0
+            continue
+        assert is_taken[first : first + count] == bytes(count)
+        is_taken[first : first + count] = b"\1" * count
+        held.append(Run(first, count))
+        assert space.free == is_taken.count(0)
+
+
 def test_a_run_over_the_edges_of_zones_is_found_when_it_was_released() -> None:
     """Also by who looked for it in vain before."""
     slots = 4 * ZONE_SLOTS
