@@ -29,7 +29,7 @@ from penstock.actors.writer_lane import Lane
 from penstock.actors.writer_limits import WriterLimits
 from penstock.actors.writer_loans import Loans
 from penstock.actors.writer_metrics import WriterMetrics
-from penstock.actors.writer_parts import Countdown
+from penstock.actors.writer_parts import Countdown, bytes_taken
 from penstock.actors.writer_places import StoreLanes
 from penstock.actors.writer_tools import LaneTools
 from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError, forget_frames
@@ -264,7 +264,7 @@ class StoreWriter(writer.StoreWriter):
     ) -> None:
         """In its own time: a lane without room keeps no other from saving, and no memory beyond its part for long."""
         with anyio.move_on_after(room_s) as waiting:
-            await lane.wait_room(lane.leaving_bytes(batch, wanted))
+            await lane.wait_room(bytes_taken(wanted))
         if waiting.cancelled_caught:
             return
         count = lane.save_leaving(batch, wanted)

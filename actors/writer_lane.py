@@ -26,11 +26,10 @@ from penstock.actors.api.types import LeaseId, Shape
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.write_policy import Tier
 from penstock.actors.held import Held
-from penstock.actors.load_targets import whole_pages
 from penstock.actors.writer_books import name_of
 from penstock.actors.writer_loans import Borrower
 from penstock.actors.writer_metrics import Fate
-from penstock.actors.writer_parts import Countdown, Part, PartBounds, cut_parts
+from penstock.actors.writer_parts import Countdown, Part, PartBounds, bytes_taken, cut_parts
 from penstock.actors.writer_queue import Queued, Waiting
 from penstock.actors.writer_retries import Retries
 from penstock.actors.writer_routes import Route
@@ -128,15 +127,12 @@ class Lane:
         count = Countdown(len(new))
         if not new:
             count.is_over.set()
-        elif others_bytes := self.leaving_bytes(batch, objects) - _arena_bytes(objects):
+        elif self.tier.routing.places > 1:  # while these are held all is that was borrowed together
             batch = replace(batch, hold=Held(batch.hold))
+            others_bytes = batch.arena_bytes - bytes_taken(new)
             self._tools.loans.lend(self._borrower, batch.hold, others_bytes)
         self._begin(batch, new, count)
         return count
-
-    def leaving_bytes(self, batch: Borrowed, objects: Sequence[BorrowedObject]) -> int:
-        """How much is held while these are saved of what leaves: with one place's all that was borrowed together."""
-        return batch.arena_bytes if self.tier.routing.places > 1 else _arena_bytes(objects)
 
     def queue(self, shape: Shape, objects: Iterable[tuple[bytes, int]]) -> None:
         """They are saved when there is room, if they are in L1 then."""
@@ -376,10 +372,6 @@ class Lane:
         self._tools.metrics.settled(self.tier.name, fate, len(objects))
         if over:
             self._tools.released(shape, over)
-
-
-def _arena_bytes(objects: Sequence[BorrowedObject]) -> int:
-    return sum(whole_pages(one.logical_bytes) for one in objects)
 
 
 def _named(wanted: Mapping[bytes, set[int] | None]) -> list[tuple[bytes, int]]:

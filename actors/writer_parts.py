@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from penstock.actors.api import store
@@ -80,6 +80,11 @@ def cut_parts(
         part.sources.append(_source(batch.shape, one, bounds.memory, hold))
         part.arena_bytes += arena_bytes
     return parts
+
+
+def bytes_taken(objects: Iterable[BorrowedObject]) -> int:
+    """Of the arena."""
+    return sum(whole_pages(one.logical_bytes) for one in objects)
 
 
 def _source(shape: Shape, one: BorrowedObject, memory: Memory, hold: object) -> store.Source:

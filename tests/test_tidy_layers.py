@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Where a file stands: a file imports only what stands to its left, or beside it. First match wins.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("runtime/(__init__|errors|message|deadline|log|units|transcript|hazard|begun|config_problems)",),
+    (
+        "runtime/(__init__|errors|message|deadline|log|units|transcript|hazard|begun|config_problems)",
+    ),
     ("runtime/(mailbox|ref|service|actor|supervisor|telemetry|actor_metrics|config|watchdog)",),
     ("runtime/(security|claim|accepting|background|slow_steps|membership|transport)",),
     (
