@@ -28,6 +28,7 @@ from penstock.actors.hello import PROTOCOL_VERSION, HelloReader, ReadHello
 from penstock.actors.prompts import Prompts
 from penstock.actors.wire_scan import parse
 from penstock.protos import common_pb2, engine_pb2
+from penstock.runtime.begun import TurnShare
 from penstock.runtime.call_places import CallPlaces
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import MailboxFull, PenstockError
@@ -40,6 +41,8 @@ from penstock.runtime.ref import Ref
 from penstock.runtime.security import Address
 
 Context = grpc.aio.ServicerContext[object, bytes]
+
+BEGUN_A_TURN = 4  # writes of watermarks, in the steps that move them: up to 100 us each; one commit may move many
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Gateway(gateway.Gateway):
         self._streams = streams
         self._places = places
         self._stop_within_s = stop_within_s
+        self._begun = TurnShare(BEGUN_A_TURN)
         # Of this life: a drain goes on when the gateway died meanwhile.
         serves = Serving.YES if streams.is_admitting else Serving.NO
         self._health = ServingHealth(service_names, serves)
@@ -106,7 +110,7 @@ class Gateway(gateway.Gateway):
         match msg:
             case gateway.TicketMoved():
                 if (stream := self._streams.attached.get(msg.session)) is not None:
-                    stream.move(msg)
+                    (stream.move_now if self._begun.take() else stream.move)(msg)
                 return answer(msg, None)
             case gateway.EndSession():
                 if (stream := self._streams.attached.get(msg.session)) is not None:

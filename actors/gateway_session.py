@@ -119,24 +119,21 @@ class EngineSession:
         self._scope.cancel(reason)
 
     def move(self, news: gateway.TicketMoved) -> None:
-        """The watermark of a ticket moved; written when the ticket's own reply has been queued.
-
-        Never raises: this is done in the step of whoever moved it."""
+        """The watermark of a ticket moved; written when the ticket's own reply has been queued."""
         if len(self._moved) >= self._limits.tickets_max and news.ticket not in self._moved:
             return  # news of tickets that are not ours any more
-        progress = engine_pb2.Progress(
-            ticket=news.ticket,
-            hit_chunks=news.hit_chunks,
-            promised_chunks=news.promised_chunks,
-            final=news.hit_chunks == news.promised_chunks,
-            shortfall=SHORTFALLS[news.shortfall],
-        )
-        if self._is_idle and not self._is_answering and self._requests.owns(news.ticket):
-            raw = Reply(progress=progress).SerializeToString()
-            self._moved.pop(news.ticket, None)
-            self._begun = BegunForAnother(self._stream.write(raw))
-        else:
-            self._moved[news.ticket] = progress
+        self._moved[news.ticket] = _progress(news)
+        self._wake_writer()
+
+    def move_now(self, news: gateway.TicketMoved) -> None:
+        """The same; its write is begun in this step, if the writer has none. Never raises: it is the step of whoever
+        moved the ticket."""
+        if not self._is_idle or self._is_answering or not self._requests.owns(news.ticket):
+            self.move(news)
+            return
+        self._moved.pop(news.ticket, None)
+        raw = Reply(progress=_progress(news)).SerializeToString()
+        self._begun = BegunForAnother(self._stream.write(raw))
         self._wake_writer()
 
     # The reader.
@@ -305,3 +302,13 @@ class EngineSession:
         while (left_s := self._heard_at + silence_s - self._clock()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left_s)
         self.end(f"nothing heard for {silence_s:g} s")
+
+
+def _progress(news: gateway.TicketMoved) -> engine_pb2.Progress:
+    return engine_pb2.Progress(
+        ticket=news.ticket,
+        hit_chunks=news.hit_chunks,
+        promised_chunks=news.promised_chunks,
+        final=news.hit_chunks == news.promised_chunks,
+        shortfall=SHORTFALLS[news.shortfall],
+    )

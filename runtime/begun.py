@@ -10,6 +10,7 @@ task. Python 3.12 has eager tasks for this; here no task is made at all.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
 from collections.abc import Coroutine, Generator
 from types import TracebackType
@@ -97,3 +98,23 @@ class _Keeping:
         if isinstance(error, Exception | CancelledError):
             self.error = error
         return self.error is not None
+
+
+class TurnShare:
+    """So many of something may be done at once in one turn of the loop; the others are left to turns of their own."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._left = count_max
+
+    def take(self) -> bool:
+        """False: this turn has had them all."""
+        if self._left == self._count_max:
+            asyncio.get_running_loop().call_soon(self._renew)
+        if self._left == 0:
+            return False
+        self._left -= 1
+        return True
+
+    def _renew(self) -> None:
+        self._left = self._count_max

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import pytest
@@ -17,10 +19,13 @@ from support.fake_actors import (
 from penstock.actors.api import eviction, gateway, l1
 from penstock.actors.api.errors import TicketOver
 from penstock.actors.api.types import LeaseId, SessionId, TicketId
+from penstock.actors.gateway import BEGUN_A_TURN, Gateway, Streams
 from penstock.actors.gateway_session import Liveness
 from penstock.protos import common_pb2 as wire
 from penstock.protos import engine_pb2 as pb
 from penstock.protos.engine_pb2 import SessionRequest
+from penstock.runtime.call_places import CallPlaces, Places
+from penstock.runtime.sim_loop import simulate
 
 SEEDS = pytest.mark.parametrize("seed", range(5))
 TICKET = TicketId(b"t" * 16)
@@ -182,15 +187,52 @@ def test_news_for_an_idle_writer_are_on_their_way_in_the_step_that_tells_them(se
         await world.ask(2, lookup=lookup(4))
         await anyio.sleep(0.1)
         world.stream.calls.clear()
-        world.session.move(moved(1, 4))
+        world.session.move_now(moved(1, 4))
         assert world.stream.calls == ["write"]
-        world.session.move(moved(2, 4))
+        world.session.move_now(moved(2, 4))
         world.session.move(moved(3, 4))
         await anyio.sleep(0.1)
         assert [one.hit_chunks for one in world.stream.progress] == [1, 3]
         assert world.stream.writes_at_once_max == 1
 
     play(seed, scene)
+
+
+@SEEDS
+def test_of_many_tickets_that_move_in_one_turn_few_are_written_in_it(seed: int) -> None:
+    """One commit may move all that hope for it, and no step is to be as long as their writes.
+
+    Seen to fail with a gateway that begins every write at once."""
+    now: list[int] = []
+    later: list[int] = []
+
+    class Session:
+        def move_now(self, news: gateway.TicketMoved) -> None:
+            now.append(news.session)
+
+        def move(self, news: gateway.TicketMoved) -> None:
+            later.append(news.session)
+
+    async def main() -> None:
+        attached = {SessionId(number): Session() for number in range(20)}
+        actor = Gateway(
+            listen=(),
+            handlers=(),
+            service_names=(),
+            streams=cast(Streams, SimpleNamespace(attached=attached, is_admitting=True)),
+            places=CallPlaces({}, Places("calls", 1, key="calls_max")),
+            stop_within_s=1.0,
+        )
+        for turn in range(1, 3):
+            for number in attached:
+                actor.receive(gateway.TicketMoved(number, TICKET, 1, 4))
+            assert (len(now), len(later)) == (
+                turn * BEGUN_A_TURN,
+                turn * (len(attached) - BEGUN_A_TURN),
+            )
+            await anyio.sleep(0.1)
+
+    simulate(seed, main)
 
 
 @SEEDS
@@ -208,7 +250,7 @@ def test_whoever_moves_a_ticket_does_not_hear_that_its_stream_is_broken(seed: in
         await world.ask(2, lookup=lookup(4))
         await anyio.sleep(0.1)
         world.stream.write = broken  # type: ignore[method-assign]
-        world.session.move(moved(1, 4))
+        world.session.move_now(moved(1, 4))
         went_on.append(True)
         await anyio.sleep(0.1)
 

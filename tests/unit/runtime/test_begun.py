@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from penstock.runtime.begun import Begun, BegunForAnother
+from penstock.runtime.begun import Begun, BegunForAnother, TurnShare
 from penstock.runtime.sim_loop import simulate
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
@@ -150,5 +150,20 @@ def test_one_that_nobody_takes_over_is_closed(play: Callable[[Scenario], None]) 
         begun.close()
         assert ends == ["closed"]
         ends.clear()
+
+    play(scenario)
+
+
+def test_a_turn_has_its_share_and_the_next_one_another(play: Callable[[Scenario], None]) -> None:
+    """Seen to fail with a share that is never renewed, and with one that has no end."""
+
+    async def scenario() -> None:
+        share = TurnShare(2)
+        for _ in range(3):
+            assert [share.take() for _ in range(4)] == [True, True, False, False]
+            await anyio.sleep(1)
+        assert share.take()
+        await anyio.sleep(1)
+        assert [share.take() for _ in range(3)] == [True, True, False]
 
     play(scenario)
