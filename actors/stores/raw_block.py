@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -24,15 +23,16 @@ from anyio.lowlevel import checkpoint
 from penstock.actors.api.store import Keys
 from penstock.actors.core.slot_format import NO_RANK, decode_put
 from penstock.actors.stores.beside import opened_beside, undone_by
-from penstock.actors.stores.device import Device, NativeDevice
+from penstock.actors.stores.device import Device, DeviceIo, NativeDevice, begin_device_io
 from penstock.actors.stores.file_config import DurabilityName
-from penstock.actors.stores.native_io import Moves, NativeIo
+from penstock.actors.stores.native_io import NativeIo
 from penstock.actors.stores.raw_commit import Answer
 from penstock.actors.stores.raw_config import RawBlockConfig, RawPlace
 from penstock.actors.stores.raw_layout import Geometry
 from penstock.actors.stores.raw_medium import Medium, MediumBusy, check_distinct, open_medium
+from penstock.actors.stores.raw_parts import Part, Reading
 from penstock.actors.stores.raw_replay import entries, judged, open_volume
-from penstock.actors.stores.raw_volume import Moving, Volume, were_read
+from penstock.actors.stores.raw_volume import Volume
 from penstock.actors.stores.store import (
     DONE,
     MISSING,
@@ -67,7 +67,7 @@ async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) ->
 
 async def _begun(
     config: RawBlockConfig, context: StoreContext, log: Log
-) -> tuple[list[Medium], NativeIo]:
+) -> tuple[list[Medium], DeviceIo]:
     """The kernel ends what a killed process had under way only after the process, and its locks with that: a node that
     is started again at once waits for them."""
     begin = partial(NativeIo, depth=config.depth, threads=config.threads, jobs_max=config.jobs_max)
@@ -75,7 +75,7 @@ async def _begun(
     while True:
         try:
             async with opened_beside(context.beside, partial(_media, config)) as media:
-                return media, begin(log=log)
+                return media, await begin_device_io(begin, log)
         except MediumBusy:
             if anyio.current_time() >= give_up_at:
                 raise
@@ -83,7 +83,7 @@ async def _begun(
 
 
 async def open_over(
-    devices: Sequence[Device], config: RawBlockConfig, log: Log, io: NativeIo | None = None
+    devices: Sequence[Device], config: RawBlockConfig, log: Log, io: DeviceIo | None = None
 ) -> RawBlockStore:
     """As above, of devices that are open already: one per place of `config`, in order."""
     is_durable = config.durability is DurabilityName.FDATASYNC
@@ -101,7 +101,7 @@ class RawBlockStore:
 
     ownership = Ownership.EXCLUSIVE
 
-    def __init__(self, volumes: tuple[Volume, ...], io: NativeIo | None) -> None:
+    def __init__(self, volumes: tuple[Volume, ...], io: DeviceIo | None) -> None:
         self._volumes = volumes
         self._of_rank = {one.geometry.rank: one for one in volumes if one.geometry.rank != NO_RANK}
         self._io = io
@@ -116,37 +116,42 @@ class RawBlockStore:
         return bytes(self._find(key) is not None for key in keys)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        outcomes = [MISSING] * len(wanted)
-        parts: list[_Part] = []
+        reading = Reading([MISSING] * len(wanted))
         for some in _steps(len(wanted)):
-            await checkpoint()
-            # What is found is read in the same step: then nobody gives its slots to another.
-            on = {volume: _Part(volume) for volume in self._volumes}
-            for at in some:
-                if (found := self._find(wanted[at].key)) is None:
-                    continue
-                volume, record = found
-                one = volume.found(record, wanted[at])
-                if isinstance(one, Outcome):
-                    outcomes[at] = one
-                else:
-                    on[volume].objects[at] = one
-            parts += [part.begin(part.volume.read) for part in on.values() if part.objects]
-        for part in parts:
-            for at, outcome in zip(part.objects, await part.were_read(), strict=True):
-                outcomes[at] = outcome
-        return outcomes
+            if some.start:
+                await checkpoint()
+            self._begin(reading, wanted, some)
+        return await reading.outcomes()
+
+    def begin_load(self, wanted: Sequence[Wanted]) -> Reading:
+        reading = Reading([MISSING] * len(wanted))
+        self._begin(reading, wanted, range(len(wanted)))
+        return reading
+
+    def _begin(self, reading: Reading, wanted: Sequence[Wanted], some: Iterable[int]) -> None:
+        """What is found is read in the same step: then nobody gives its slots to another."""
+        on = {volume: Part(volume) for volume in self._volumes}
+        for at in some:
+            if (found := self._find(wanted[at].key)) is None:
+                continue
+            volume, record = found
+            one = volume.found(record, wanted[at])
+            if isinstance(one, Outcome):
+                reading.told[at] = one
+            else:
+                on[volume].objects[at] = one
+        reading.parts += [part.begin(part.volume.read) for part in on.values() if part.objects]
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         outcomes = [DONE] * len(given)
-        parts: list[_Part] = []
+        parts: list[Part] = []
         answers: list[tuple[list[int], Answer]] = []
         try:
             for some in _steps(len(given)):
                 await checkpoint()
-                on = {volume: _Part(volume) for volume in self._volumes}
+                on = {volume: Part(volume) for volume in self._volumes}
                 parts += on.values()
-                for at in some:
+                for at in self._take_in_rows(given, some, on):
                     outcomes[at] = await self._take(given[at], at, on)
                 for part in on.values():
                     part.begin(part.volume.write)
@@ -244,7 +249,26 @@ class RawBlockStore:
                 return volume, record
         return None
 
-    async def _take(self, one: Given, at: int, on: dict[Volume, _Part]) -> Outcome:
+    def _take_in_rows(
+        self, given: Sequence[Given], some: range, on: dict[Volume, Part]
+    ) -> list[int]:
+        """Slots for most of these. Returns the others, to be taken one by one."""
+        by_volume: dict[Volume | None, list[int]] = {}
+        if len(self._volumes) == 1 and not self._of_rank:
+            by_volume[self._volumes[0]] = [*some]
+        else:
+            for at in some:
+                volume = self._place(given[at].key, given[at].device)
+                by_volume.setdefault(volume, []).append(at)
+        left = by_volume.pop(None, [])
+        for volume, places in by_volume.items():
+            assert volume is not None
+            taken = volume.taken_in_rows([given[at] for at in places])
+            on[volume].objects.update(zip(places, taken, strict=False))
+            left += places[len(taken) :]
+        return left
+
+    async def _take(self, one: Given, at: int, on: dict[Volume, Part]) -> Outcome:
         """DONE: it has slots, and is one of those to be written."""
         volume = self._place(one.key, one.device)
         if volume is None:
@@ -257,7 +281,7 @@ class RawBlockStore:
         return DONE
 
     def _commit(
-        self, part: _Part, outcomes: Sequence[Outcome]
+        self, part: Part, outcomes: Sequence[Outcome]
     ) -> Iterator[tuple[list[int], Answer]]:
         """What was written, in its place, and then nowhere else."""
         good = {at: part.objects.pop(at) for at in [*part.objects] if outcomes[at] is DONE}
@@ -266,42 +290,6 @@ class RawBlockStore:
             if other is not part.volume:
                 known = [at for at, one in good.items() if other.is_known(one.placed.key)]
                 yield known, other.delete([good[at].placed.key for at in known])
-
-
-@dataclass(slots=True)
-class _Part:
-    """The objects of a batch that are on one volume, by their place in the batch."""
-
-    volume: Volume
-    objects: dict[int, Moving] = field(default_factory=dict)
-    moved: Moves | None = None  # set when they are begun
-
-    def begin(self, move: Callable[[Sequence[Moving]], Moves]) -> _Part:
-        self.moved = move([*self.objects.values()])
-        return self
-
-    async def over(self) -> Iterable[tuple[int, Moving, int]]:
-        """Place, object, what was moved of it."""
-        assert self.moved is not None
-        # Shielded: their end is heard of, even by nobody.
-        moved = await asyncio.shield(self.moved)
-        return zip(self.objects, self.objects.values(), moved, strict=True)
-
-    async def were_read(self) -> list[Outcome]:
-        assert self.moved is not None
-        return were_read([*self.objects.values()], await asyncio.shield(self.moved))
-
-    def give_back(self) -> None:
-        """The slots of what is left, once nothing is written there any more."""
-
-        def give_back(_: Moves | None = None) -> None:
-            for one in self.objects.values():
-                self.volume.give_back(one)
-
-        if self.moved is None or self.moved.done():
-            give_back()
-        else:
-            self.moved.add_done_callback(give_back)
 
 
 def _steps(count: int) -> Iterator[range]:
@@ -342,7 +330,7 @@ def _remove_made(media: Sequence[Medium]) -> None:
 
 
 async def _close_all(
-    io: NativeIo, devices: Sequence[Device], media: Sequence[Medium], beside: Threads
+    io: DeviceIo, devices: Sequence[Device], media: Sequence[Medium], beside: Threads
 ) -> None:
     """Of a store that could not be opened. Whatever is under way ends before the devices are closed."""
     await io.aclose()
@@ -372,7 +360,7 @@ def _judge(config: RawBlockConfig, place: RawPlace, head: memoryview, size_bytes
     judged(head, _geometry(config, place, os.fspath(place.path), size_bytes))
 
 
-def _device(medium: Medium, io: NativeIo, log: Log) -> NativeDevice:
+def _device(medium: Medium, io: DeviceIo, log: Log) -> NativeDevice:
     if not medium.is_direct:
         reason = "its filesystem refuses O_DIRECT"
         log.warning("io_buffered", path=medium.path, reason=reason)

@@ -29,7 +29,7 @@ from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_block import RawBlockStore, open_over
 from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.samples import keys_of, make_sample
-from penstock.actors.stores.store import Fate, Given
+from penstock.actors.stores.store import EagerStore, Fate, Given
 from penstock.runtime.log import Log
 from penstock.runtime.units import ByteSize
 
@@ -218,5 +218,31 @@ def test_a_save_given_up_before_it_was_written_gives_back_its_slots() -> None:
         await anyio.lowlevel.checkpoint()
         assert volume.free_slots == volume._space.slots
         assert await store.locate(keys_of([one])) == b"\0"
+
+    play(scene)
+
+
+def test_a_load_is_at_work_before_anybody_waits_for_it() -> None:
+    """And goes on when nobody does: the slots of what is deleted meanwhile are nobody else's until then (A2). Seen to
+    fail while reads were asked for by who waits."""
+
+    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
+        assert isinstance(store, EagerStore)
+        some = await samples(SLOTS, 100, first=50)
+        one, missing = some[0], (await samples(1))[0]
+        assert (await save(store, some)).count(Fate.DONE) == store._volumes[0]._space.slots
+        wanted, in_vain = one.wanted(), one.wanted()
+        reading = store.begin_load([wanted, missing.wanted()])
+        store.begin_load([in_vain])
+        assert store.transfers == 2
+        free = store._volumes[0].free_slots
+        await store.delete(keys_of([one]))
+        assert [each.fate for each in await reading.outcomes()] == [Fate.DONE, Fate.MISSING]
+        assert await one.is_in(wanted)
+        while store.transfers:
+            await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert await one.is_in(in_vain)
+        assert store._volumes[0].free_slots == free + 1
 
     play(scene)

@@ -1,0 +1,61 @@
+"""Batches of a raw store by the devices they are on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from penstock.actors.stores.native_io import Moves
+from penstock.actors.stores.raw_volume import Moving, Volume, were_read
+from penstock.actors.stores.store import Outcome
+
+
+@dataclass(slots=True)
+class Part:
+    """The objects of a batch that are on one volume, by their place in the batch."""
+
+    volume: Volume
+    objects: dict[int, Moving] = field(default_factory=dict)
+    moved: Moves | None = None  # set when they are begun
+
+    def begin(self, move: Callable[[Sequence[Moving]], Moves]) -> Part:
+        self.moved = move([*self.objects.values()])
+        return self
+
+    async def over(self) -> Iterable[tuple[int, Moving, int]]:
+        """Place, object, what was moved of it."""
+        assert self.moved is not None
+        # Shielded: their end is heard of, even by nobody.
+        moved = await asyncio.shield(self.moved)
+        return zip(self.objects, self.objects.values(), moved, strict=True)
+
+    async def were_read(self) -> list[Outcome]:
+        assert self.moved is not None
+        return were_read([*self.objects.values()], await asyncio.shield(self.moved))
+
+    def give_back(self) -> None:
+        """The slots of what is left, once nothing is written there any more."""
+
+        def give_back(_: Moves | None = None) -> None:
+            for one in self.objects.values():
+                self.volume.give_back(one)
+
+        if self.moved is None or self.moved.done():
+            give_back()
+        else:
+            self.moved.add_done_callback(give_back)
+
+
+@dataclass(slots=True)
+class Reading:
+    """Objects looked for, and those that were found, being read."""
+
+    told: list[Outcome]
+    parts: list[Part] = field(default_factory=list)
+
+    async def outcomes(self) -> list[Outcome]:
+        for part in self.parts:
+            for at, outcome in zip(part.objects, await part.were_read(), strict=True):
+                self.told[at] = outcome
+        return self.told
