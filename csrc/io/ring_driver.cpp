@@ -151,18 +151,19 @@ class RingDriver final : public Driver {
   }
 
   void submit(std::size_t slot, const Step* step) {
-    bool was_in_place = false;
+    bool took_time = false;
     while (step != nullptr) {
       if (stopping_ && given_up(*step)) {
         step = active_[slot]->proceed(-ECANCELED);
       } else if (!by_ring_[static_cast<std::size_t>(step->op)]) {
+        const bool is_short = step->op == Op::measure;
         step = active_[slot]->proceed(perform(*step));
-        was_in_place = true;
+        took_time = took_time || !is_short;
       } else {
         io_uring_sqe* const request = ring_.request();
         fill(*request, *step);
         request->user_data = slot;
-        if (was_in_place) ring_.enter(0);  // a disk has work while the next one is prepared
+        if (took_time) ring_.enter(0);  // a disk has work while the next one is prepared
         return;
       }
     }
