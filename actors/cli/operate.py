@@ -11,7 +11,7 @@ import grpc
 
 from penstock.actors.config import NodeConfig
 from penstock.actors.node_settings import ENGINE_SOCKET
-from penstock.runtime.errors import UnavailableError, mapped
+from penstock.runtime.errors import ConfigError, UnavailableError, mapped
 from penstock.runtime.security import UnixAddress, parse_address
 
 Reply = TypeVar("Reply")
@@ -34,7 +34,7 @@ def call(
     args: argparse.Namespace, method: Callable[[grpc.Channel], Callable[..., Reply]], request: object,
     *, within: float = WITHIN_S,
 ) -> Reply:  # fmt: skip
-    """One unary call to the node. Raises NodeUnreachable."""
+    """One unary call to the node. Raises NodeUnreachable, and ConfigError of what it is called with."""
 
     def unreachable(problem: str) -> NodeUnreachable:
         return NodeUnreachable(f"{args.address}: {problem}")
@@ -58,7 +58,7 @@ def _sentence(error: object) -> str:
 def _channel(args: argparse.Namespace) -> grpc.Channel:
     address = parse_address(args.address)
     if args.tls_ca and not isinstance(address, UnixAddress):
-        trusted = grpc.ssl_channel_credentials(Path(args.tls_ca).read_bytes())
+        trusted = grpc.ssl_channel_credentials(_content("--tls-ca", args.tls_ca).encode())
         return grpc.secure_channel(address.target(), trusted)
     return grpc.insecure_channel(address.target())
 
@@ -66,5 +66,15 @@ def _channel(args: argparse.Namespace) -> grpc.Channel:
 def _metadata(args: argparse.Namespace) -> list[tuple[str, str]]:
     if not args.token_file:
         return []
-    token = Path(args.token_file).read_text(encoding="utf-8").partition("\n")[0].strip()
+    token = _content("--token-file", args.token_file).partition("\n")[0].strip()
     return [("authorization", f"Bearer {token}")]
+
+
+def _content(option: str, path: str) -> str:
+    """Raises ConfigError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(option, f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(option, f"{path} is no text") from None

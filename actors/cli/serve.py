@@ -44,10 +44,22 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     formatter = JsonFormatter() if args.log_json else TextFormatter()
     write_logs(sys.stderr, level=logging.INFO, formatter=formatter)
+    _check_open(args.ready_fd)
     config = load_config(NodeConfig, args.config, env=os.environ, overrides=_overrides(args.set))
     _take_descriptors()
     anyio.run(_serve, config, args.ready_fd)
     return 0
+
+
+def _check_open(ready_fd: int | None) -> None:
+    """Raises ConfigError: there is nobody to tell that the node is ready."""
+    if ready_fd is None:
+        return
+    try:
+        os.fstat(ready_fd)
+    except (OSError, OverflowError):
+        problem = f"{ready_fd} is no open descriptor: pass on that of a pipe, or leave it out"
+        raise ConfigError("--ready-fd", problem) from None
 
 
 def _take_descriptors() -> None:
