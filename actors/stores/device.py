@@ -6,12 +6,15 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from penstock.actors.stores.discards import Span, discard_blocks, punch_holes
 from penstock.actors.stores.native_io import Moved, Moves, NativeIo, Piece
 from penstock.actors.stores.threads import NoThread, on_a_thread
+from penstock.actors.stores.together import together
+from penstock.runtime.log import Log
 
 
 class Device(Protocol):
@@ -34,6 +37,9 @@ class Device(Protocol):
 
     def write(self, pieces: Sequence[Piece], hold: object) -> Moves: ...
 
+    def write_first(self, pieces: Sequence[Piece], hold: object) -> Moves:
+        """The same, without waiting behind what `write` was asked for before."""
+
     def sync(self) -> Moves: ...
 
     def discard(self, spans: Sequence[Span]) -> Moved:
@@ -44,11 +50,33 @@ class Device(Protocol):
         """When nothing is under way. Idempotent."""
 
 
+class DeviceIo(NamedTuple):
+    """The I/O engines of the devices of a store. Payloads may wait by the thousand to be written: what somebody waits
+    for meanwhile, a load, or a block of the log that tells of hundreds of objects, shall not wait behind them."""
+
+    payloads: NativeIo  # to be written
+    first: NativeIo  # all else
+
+    async def aclose(self) -> None:
+        """As that of an engine."""
+        await together(NativeIo.aclose, self)
+
+
+async def begin_device_io(begin: Callable[..., NativeIo], log: Log) -> DeviceIo:
+    """`begin` makes an engine, which tells the log it is given where io_uring is refused: one of them is enough."""
+    async with AsyncExitStack() as begun:
+        first = begin(log=log)
+        begun.push_async_callback(first.aclose)
+        made = DeviceIo(begin(), first)
+        begun.pop_all()
+    return made
+
+
 class NativeDevice:
-    """An open file, block device or regular, over an I/O engine that it shares with others."""
+    """An open file, block device or regular, over I/O engines that it shares with others."""
 
     def __init__(
-        self, io: NativeIo, fd: int, *, name: str, size_bytes: int, is_block: bool = False
+        self, io: DeviceIo, fd: int, *, name: str, size_bytes: int, is_block: bool = False
     ) -> None:
         """Takes `fd`, to be closed by `close`. `is_block`: it is no regular file."""
         self.name = name
@@ -58,13 +86,16 @@ class NativeDevice:
         self._fd = fd
 
     def read(self, pieces: Sequence[Piece], hold: object) -> Moves:
-        return self._io.read(self._fd, pieces, hold)
+        return self._io.first.read(self._fd, pieces, hold)
 
     def write(self, pieces: Sequence[Piece], hold: object) -> Moves:
-        return self._io.write(self._fd, pieces, hold)
+        return self._io.payloads.write(self._fd, pieces, hold)
+
+    def write_first(self, pieces: Sequence[Piece], hold: object) -> Moves:
+        return self._io.first.write(self._fd, pieces, hold)
 
     def sync(self) -> Moves:
-        return self._io.sync(self._fd)
+        return self._io.first.sync(self._fd)
 
     def discard(self, spans: Sequence[Span]) -> Moved:
         try:

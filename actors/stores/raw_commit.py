@@ -207,7 +207,8 @@ class Committer:
             else:
                 self._appended(append, cleaned, group)
 
-        self._device.write(self._parts(append.first, memory), memory).add_done_callback(over)
+        parts = self._parts(append.first, memory)
+        self._device.write_first(parts, memory).add_done_callback(over)
 
     def _appended(self, append: Append, cleaned: range, group: list[_Change]) -> None:
         back = self._log.snapshot()

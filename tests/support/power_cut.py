@@ -75,6 +75,9 @@ class RecordingDisk:
     def write(self, pieces: Sequence[Piece], hold: object) -> Moves:
         return asyncio.gather(*(self.write_one(*piece) for piece in pieces))
 
+    def write_first(self, pieces: Sequence[Piece], hold: object) -> Moves:
+        return self.write(pieces, hold)
+
     def sync(self) -> Moves:
         return asyncio.gather(self.sync_all())
 
