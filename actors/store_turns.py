@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from penstock.actors.core.admission import Admission, AdmissionLimits, Entry, Phase, Work
@@ -93,28 +93,19 @@ class Gate:
     def leave(self, entry: Entry) -> None:
         self._wake(self._admission.leave(entry))
 
-    @asynccontextmanager
-    async def place(
-        self, work: Work, size_bytes: int, taken: Taken | None = None
-    ) -> AsyncIterator[Place]:
+    def place(self, work: Work, size_bytes: int, taken: Taken | None = None) -> Placing:
         """A place for as long as the body runs, and its bytes for as long as its user lives: the one that was taken
         before, if there is one. Raises StoreBusy."""
-        if taken is None:
-            entry, place = await self.enter(work, size_bytes), Place()
-        else:
-            entry, place = taken.take_over()
-        try:
-            yield place
-        finally:
-            self._end(entry, place)
+        return Placing(self, work, size_bytes, taken)
 
     def take_now(self, size_bytes: int) -> Taken | None:
         """For a load that comes next; None: there is no place at once."""
         if not self.is_open(size_bytes):
             return None
-        return Taken(self._admission.enter(Work.LOAD, size_bytes), self._end)
+        return Taken(self._admission.enter(Work.LOAD, size_bytes), self.end)
 
-    def _end(self, entry: Entry, place: Place) -> None:
+    def end(self, entry: Entry, place: Place) -> None:
+        """The body is over: as `leave`, once nobody uses the memory."""
         if place.is_used():
             self._wake(self._admission.give_up(entry))
             place.when_unused(lambda: self.leave(entry))
@@ -137,6 +128,25 @@ class Gate:
 
     def load_bytes(self) -> int:
         return self._admission.load_bytes()
+
+
+class Placing:
+    """Entered by every batch: a class, as a generator costs several times as much."""
+
+    __slots__ = ("_entry", "_gate", "_of", "_place", "_taken")
+
+    def __init__(self, gate: Gate, work: Work, size_bytes: int, taken: Taken | None) -> None:
+        self._gate, self._of, self._taken = gate, (work, size_bytes), taken
+
+    async def __aenter__(self) -> Place:
+        if self._taken is None:
+            self._entry, self._place = await self._gate.enter(*self._of), Place()
+        else:
+            self._entry, self._place = self._taken.take_over()
+        return self._place
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.end(self._entry, self._place)
 
 
 class ChangeTurns:

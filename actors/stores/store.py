@@ -25,11 +25,12 @@ BLOCK_BYTES = 4096
 BESIDE_MAX = 4  # blocking calls of one store at a time, beside its I/O
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Given
 class Wanted:
     """Read one object: its header into `header`, all of it, and its payload into `payload`, no byte beyond.
 
-    Both are writable, page-aligned and whole blocks. Whoever may still write them keeps `hold` alive."""
+    Both are writable, page-aligned and whole blocks. Whoever may still write them keeps `hold` alive. Nobody changes
+    it."""
 
     key: bytes
     device: int
