@@ -24,7 +24,7 @@ OBJECTS_MAX = 32  # asked for in one step of the loop: some microseconds each
 class Ahead(api.Ahead):
     """Of one load. Owns its place at the store, until that load takes it over."""
 
-    __slots__ = ("_parts", "_reading", "_targets", "_user", "headers", "taken", "timing")
+    __slots__ = ("_parts", "_reading", "_targets", "_wanted", "headers", "taken", "timing")
 
     def __init__(self, parts: Parts, targets: tuple[api.Target, ...], taken: Taken) -> None:
         """Raises StoreFault."""
@@ -34,22 +34,17 @@ class Ahead(api.Ahead):
         self.headers = fresh_pages([header_bytes(one.runs) for one in targets])
         self._parts = parts
         self._targets = targets
-        self._user: User | None = taken.user()
-        wanted = [
-            Wanted(one.key, one.device, header, one.payload, (self._user, one.hold))
-            for one, header in zip(targets, self.headers, strict=True)
-        ]
-        self._reading: Reading | None = parts.eager.begin_load(wanted)
+        self._wanted = wanted_of(targets, self.headers, taken.user())
+        self._reading: Reading | None = parts.eager.begin_load(self._wanted)
 
     def is_for(self, msg: api.Load, parts: Parts) -> bool:
         """Whether it was begun for this, and in this life of the store."""
         return self._parts is parts and self._targets is msg.targets
 
-    def take_user(self) -> User:
-        """Of its place. Once."""
-        user, self._user = self._user, None
-        assert user is not None
-        return user
+    def take_wanted(self) -> list[Wanted]:
+        """With the user of its place. Once."""
+        wanted, self._wanted = self._wanted, []
+        return wanted
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         """As that of the store."""
@@ -59,6 +54,16 @@ class Ahead(api.Ahead):
             if all(one.fate is Fate.DONE for one in outcomes):
                 return outcomes
         return await self._parts.store.load(wanted)
+
+
+def wanted_of(
+    targets: Sequence[api.Target], headers: Sequence[memoryview], user: User
+) -> list[Wanted]:
+    """What a store is asked for. Whatever may still write it keeps `user`."""
+    return [
+        Wanted(one.key, one.device, header, one.payload, (user, one.hold))
+        for one, header in zip(targets, headers, strict=True)
+    ]
 
 
 def ahead_of(msg: api.Load, parts: Parts) -> Ahead | None:

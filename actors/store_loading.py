@@ -24,7 +24,7 @@ from penstock.actors.api.store import (
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
-from penstock.actors.store_ahead import Ahead, ahead_of
+from penstock.actors.store_ahead import Ahead, ahead_of, wanted_of
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts, Suspect
@@ -205,19 +205,17 @@ async def _read(
     ahead: Ahead | None,
 ) -> Settled:
     """Whatever may still write when this is over keeps the place's user."""
-    user = place.user() if ahead is None else ahead.take_user()
-    work = parts.store.load if ahead is None else ahead.load
-    wanted = [
-        Wanted(one.key, one.device, header, one.payload, (user, one.hold))
-        for one, header in zip(targets, headers, strict=True)
-    ]
+    if ahead is None:
+        work, wanted = parts.store.load, wanted_of(targets, headers, place.user())
+    else:
+        work, wanted = ahead.load, ahead.take_wanted()
     failed = 0
     try:
         read = await parts.reads.batch(work, wanted, within_s=parts.config.load_within)
         fates = [one.fate for one in read.outcomes]
         failed = fates.index(Fate.FAULT) if Fate.FAULT in fates else len(targets)
     finally:
-        del user, wanted  # whoever keeps an error keeps this frame
+        del wanted  # whoever keeps an error keeps this frame
         if failed < len(targets):
             one = targets[failed]
             size = len(headers[failed])
