@@ -28,6 +28,7 @@ def explained(
         return (*key, name), f"there is no such key{_suggestion(kind, tree, key, name)}"
     told = problem[:1].lower() + problem[1:]
     told = told.replace("`array`", "a list").replace("`object`", "keys and values")
+    told = told.replace("`str | array`", "`str` or a list")
     if missing := _MISSING_FIELD.fullmatch(problem):
         tags = _tags(_type_at(kind, tree, key), missing[1])
         return key, f"{told}: {_one_of(tags)}" if tags else told

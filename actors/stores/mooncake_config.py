@@ -45,7 +45,10 @@ class MooncakeConfig(StoreConfig, frozen=True, kw_only=True, tag="mooncake"):
     host: str = ""  # address others reach this machine by; empty: the one that reaches the master
     segment: ByteSize = ByteSize(0)  # memory this node adds to the pool; it goes when the node does
     replicas: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
-    prefix: Annotated[str, msgspec.Meta(pattern="^[!-~]{0,128}$")] = "penstock/"  # of all names
+    prefix: Annotated[
+        str,
+        msgspec.Meta(pattern="^[!-~]{0,128}$", description="0 to 128 of ASCII, without spaces"),
+    ] = "penstock/"  # of all names
     tenant: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] = "default"  # of the pool's
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8  # batches under way at a time
     # Of these the first store of a process decides; the library asks once.

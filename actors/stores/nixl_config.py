@@ -35,10 +35,16 @@ class LibraryLog(enum.Enum):
 class NixlConfig(StoreConfig, frozen=True, kw_only=True, tag="nixl"):
     """Objects moved by a storage plugin: files (POSIX, GDS, GDS_MT, HF3FS), or objects (OBJ, AZURE_BLOB)."""
 
-    plugin: Annotated[str, msgspec.Meta(pattern="^[A-Z0-9_]{1,32}$")] = "POSIX"
+    plugin: Annotated[
+        str,
+        msgspec.Meta(pattern="^[A-Z0-9_]{1,32}$", description="a name of NIXL's, such as POSIX"),
+    ] = "POSIX"
     parameters: dict[str, str] = msgspec.field(default_factory=dict)  # of the plugin; never logged
     path: str = ""  # folder of the files; not for plugins of objects
-    prefix: Annotated[str, msgspec.Meta(pattern="^[!-~]{0,128}$")] = ""  # of names of objects
+    prefix: Annotated[
+        str,
+        msgspec.Meta(pattern="^[!-~]{0,128}$", description="0 to 128 of ASCII, without spaces"),
+    ] = ""  # of names of objects
     ownership: OwnershipName = OwnershipName.EXCLUSIVE  # of files; objects are shared
     io: FileIo = FileIo.DIRECT  # of files
     durability: DurabilityName = DurabilityName.NONE  # of files

@@ -28,7 +28,10 @@ TTL_S_MAX = 366 * 86_400
 Database: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Connections: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Prefix: TypeAlias = Annotated[
-    str, msgspec.Meta(pattern=r"^[!-z|~]{0,64}$")
+    str,
+    msgspec.Meta(
+        pattern=r"^[!-z|~]{0,64}$", description="0 to 64 of ASCII, without spaces and braces"
+    ),
 ]  # no braces, which place keys
 
 

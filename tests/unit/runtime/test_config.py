@@ -51,6 +51,7 @@ class Node(Config):
     drain: Seconds = Seconds(5)
     stores: dict[str, Store] = {}
     peers: list[str] = []
+    paths: str | list[str] = ""
 
 
 @pytest.fixture
@@ -102,6 +103,7 @@ def test_file_environment_and_overrides_come_together(write) -> None:  # type: i
         ("stores: {a: {path: /a}, b: {path: /b, wrokers: 1}}", "stores.b.wrokers", "no such key"),
         ("stores: {a: {}}", "stores.a", "missing required field `path`"),
         ("peers: 3", "peers", "expected a list, got `int`"),
+        ("paths: 3", "paths", "expected `str` or a list, got `int`"),
         ("peers: [a, 3]", "peers.1", "expected `str`, got `int`"),
         ("name: a\nl1: {}\nname: b", "name", "given twice in .*node.yaml, lines 1 and 3"),
         ("l1:\n  low_water: 0.1\n  low_water: 0.1", "l1.low_water", "given twice"),
