@@ -72,6 +72,8 @@ def test_one_that_hangs_costs_what_belongs_there_and_nothing_else(
                 await eventually(partial(has_all, store, sound), within=10, what="they are saved")
                 group.cancel_scope.cancel()
             assert len(asked) == 1
+            ended = partial(has_ended, store, SOUND)
+            await eventually(ended, within=10, what="the other one has ended its own")
             outcomes = await store.save([one.given() for one in (*hung, *sound)])
             assert [one.fate for one in outcomes] == [Fate.FAULT] * 4 + [Fate.DONE] * 4
             assert "hangs" in outcomes[0].reason
@@ -80,11 +82,18 @@ def test_one_that_hangs_costs_what_belongs_there_and_nothing_else(
                 await store.delete(keys_of([*hung, *sound]))
             assert await store.locate(keys_of(sound)) == b"\0" * 4
             assert len(asked) == 1, "it was asked for nothing more"
-        await eventually(partial(has_all, store, hung), within=10, what="it ends what it had begun")
+        ended = partial(has_ended, store, HUNG)
+        await eventually(ended, within=10, what="it ends what it had begun")
+        assert await has_all(store, hung)
         outcomes = await store.save([one.given() for one in (*hung, *sound)])
         assert [one.fate for one in outcomes] == [Fate.DONE] * 8
 
     run(work, configured(tmp_path, durability=durability))
+
+
+async def has_ended(store: FileStore, number: int) -> bool:
+    """What was begun in this folder, to its last step: objects are visible before their folder is synced."""
+    return not store._changes[number].is_hanging()
 
 
 async def has_all(store: FileStore, wanted: list[Sample]) -> bool:
