@@ -39,9 +39,11 @@ def test_only_payloads_wait_behind_payloads(tmp_path: Path) -> None:
             assert await device.sync() == [0]
         assert into == BLOCK
         assert not payload.done()
-        os.close(os.open(tmp_path / "pipe", os.O_RDWR))
-        await stuck
-        assert await payload == [len(BLOCK)]
+        other_end = os.open(tmp_path / "pipe", os.O_RDWR)
+        with anyio.fail_after(10):
+            await stuck
+            assert await payload == [len(BLOCK)]
+        os.close(other_end)
         await io.aclose()
         device.close()
         os.close(folder)
