@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from pathlib import Path
 
 from penstock.actors.stores.config import StoreConfig
@@ -49,7 +50,7 @@ class DaxConfig(StoreConfig, frozen=True, kw_only=True, tag="dax"):
         super().__post_init__()
         if not 0 < len(self.arenas) <= ARENAS_MAX:
             raise ValueError(f"arenas: there must be 1 to {ARENAS_MAX}, not {len(self.arenas)}")
-        if len({one.path.resolve() for one in self.arenas}) != len(self.arenas):
+        if len({os.path.realpath(one.path) for one in self.arenas}) != len(self.arenas):
             raise ValueError("arenas: one path is named twice")
         if self.slot_bytes % BLOCK_BYTES or self.slot_bytes < 2 * BLOCK_BYTES:
             raise ValueError(f"slot_bytes must be a multiple of {BLOCK_BYTES}, at least two")

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -71,7 +72,7 @@ class FileConfig(StoreConfig, frozen=True, kw_only=True, tag="file"):
     def __post_init__(self) -> None:
         super().__post_init__()
         folders = self.folders()
-        if len({folder.resolve() for folder in folders}) != len(folders):
+        if len({os.path.realpath(folder) for folder in folders}) != len(folders):
             raise ValueError("paths: one folder is named twice")
         if self.ownership is OwnershipName.EXCLUSIVE and not self.capacity:
             raise ValueError("a file store needs a capacity, such as 500GiB, unless it is shared")

@@ -101,8 +101,10 @@ class Folder:
         except StoreRefused:
             self.close()
             raise
-        except (NotADirectoryError, FileExistsError):
+        except (NotADirectoryError, FileExistsError) as error:
             self.close()
+            if _leads_nowhere(path):
+                raise StoreFault(f"{path} leads to what is not there: mount it") from error
             problem = f"{path} is no folder, or lies below what is none: name one"
             raise StoreRefused("paths", problem) from None
         except OSError as error:
@@ -339,6 +341,12 @@ def _make(path: Path) -> None:
     path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     for made in missing:
         _sync(made.parent)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """By a symbolic link to what may yet be mounted."""
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    return not there.exists()
 
 
 def _sync(path: Path) -> None:

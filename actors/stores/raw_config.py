@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class RawBlockConfig(StoreConfig, frozen=True, kw_only=True, tag="raw_block"):
         places = self.places()
         for number, place in enumerate(places):
             for other in places[:number]:
-                if place.path.resolve() == other.path.resolve():
+                if os.path.realpath(place.path) == os.path.realpath(other.path):
                     raise ValueError(shared(place, other))
         if not _is_power_of_two(self.block_align) or not (
             BLOCK_BYTES <= self.block_align <= BLOCK_ALIGN_MAX

@@ -246,17 +246,17 @@ async def test_a_store_that_fails_does_not_hold_up_the_end_of_the_node(tmp_path:
 
 
 async def test_a_store_that_is_gone_at_the_start_comes_back_by_itself(tmp_path: Path) -> None:
-    """B1, B14: the folder of a store cannot be made when the node starts: the node serves without it, says so, and
+    """B1, B14: the disk of a store is not mounted when the node starts: the node serves without it, says so, and
     takes it up when it can."""
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where a folder should be")
-    files, prompt = Files(blocked / "kv"), Prompt.made("a", 3)
+    disk, mounted = tmp_path / "disk", tmp_path / "mounted"
+    disk.symlink_to(mounted)
+    files, prompt = Files(disk / "kv"), Prompt.made("a", 3)
     config = files.config(open_within="100ms", breaker=BREAKER)
     async with one_engine(config) as (node, engine):
         assert (await part(node, "store[files]")).state is HealthState.DEGRADED
         await put(engine, prompt)
         assert (await find(engine, prompt)).bodies == prompt.bodies
-        blocked.unlink()
+        mounted.mkdir()
         await eventually(is_in(node, "files", HealthState.SERVING), within=15, what="serving")
         await put_and_save(engine, late := Prompt.made("late", 3))
         await purge(node)

@@ -17,7 +17,7 @@ from support.mounts import mounted
 from penstock._native import Caching
 from penstock.actors.api.types import Epoch
 from penstock.actors.stores import file_folder, medium_checks
-from penstock.actors.stores.file_config import Placement
+from penstock.actors.stores.file_config import FileConfig, Placement
 from penstock.actors.stores.file_folder import (
     Folder,
     Marker,
@@ -27,6 +27,7 @@ from penstock.actors.stores.file_folder import (
 )
 from penstock.actors.stores.header import Header, encode
 from penstock.actors.stores.store import Entry, Ownership, StoreFault, StoreRefused
+from penstock.runtime.units import GIB, ByteSize
 
 KEY = hashlib.sha256(b"key").digest()
 MARKER = Marker(Placement.BY_KEY, paths=1, index=0)
@@ -186,6 +187,19 @@ def test_what_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreRefused, match=f"{name} is no folder, .*: name one"):
         opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("target", ["not/mounted", "link"])
+def test_a_link_that_leads_nowhere_is_tried_again(tmp_path: Path, target: str) -> None:
+    """B14: a disk that is not mounted yet, or a link to itself: whoever mends it need not start the node again.
+
+    Seen to fail: refused for good, and a link to itself was a bare RuntimeError when the configuration was read.
+    """
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    FileConfig(name="files", paths=str(link / "kv"), capacity=ByteSize(GIB))
+    with pytest.raises(StoreFault, match="link/kv"):
+        opened(link / "kv")
 
 
 @pytest.mark.parametrize(
