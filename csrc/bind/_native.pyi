@@ -917,7 +917,6 @@ def write_headers(
     different lengths, and for a target that is not as long; BufferError if it is not writable.
     """
 
-
 def prove_objects(
     *,
     keys: bytes,
