@@ -133,7 +133,10 @@ async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
     asked = [*msg.targets]
     answers: list[Loaded] = [MISSING] * len(asked)
     there: Sequence[int] = range(len(asked))
-    if parts.books is not None:
+    ahead = ahead_of(
+        msg, parts
+    )  # what is being read already is not read by halves, whatever the books say now
+    if ahead is None and parts.books is not None:
         known = parts.books.has(b"".join([one.key for one in asked]))
         if isinstance(msg, LoadPrefix) and 0 in known:
             hole = known.index(0)
@@ -142,7 +145,6 @@ async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
         there = [at for at, is_known in enumerate(known) if is_known]
     if there:
         some = [asked[at] for at in there]
-        ahead = ahead_of(msg, parts) if len(some) == len(asked) else None
         for at, loaded in zip(there, await _load(parts, some, ahead), strict=True):
             answers[at] = loaded
     _count(parts, asked, answers)

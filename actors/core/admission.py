@@ -7,11 +7,11 @@
 - Loads start in the order they came in, at most `loads_max` at a time.
 - Saves start only while no load waits, at most `saves_max` at a time; but one save always may, so that a store that
   is read all the time is written, too.
-- Of several places of a medium, which may hang each by itself, each may have one save, whatever waits, and has an
-  equal part of `saves_max`, `bytes_max` and `waiting_max` for its saves. What has to wait for its own place keeps no
+- Of several places of a medium, which may hang each by itself, each may have one save, whatever waits or runs, and has
+  an equal part of `saves_max`, `bytes_max` and `waiting_max` for its saves. What has to wait for its own place keeps no
   other from starting.
-- All that run have at most `bytes_max`. The first load and the first save go beyond it: neither waits for ever for
-  room that the other takes, and a batch that is larger than the bound goes alone.
+- All that run have at most `bytes_max`. The first load, and the first save to each place, go beyond it: none waits for
+  ever for room that another takes, and a batch that is larger than the bound goes alone.
 - What was given up has no place any more, but its bytes until it leaves: a store that hangs may still touch them.
   Loads that do not fit beside them are refused, so that a store that hangs is not given ever more memory.
 
@@ -48,13 +48,18 @@ class AdmissionLimits:
     places: int = 1  # of the medium
 
     @property
+    def places_at_most(self) -> int:
+        """What goes to several at once counts as one more."""
+        return self.places + (self.places > 1)
+
+    @property
     def all_saves_max(self) -> int:
-        """Of all places together."""
+        """Of all places together. One more may run that goes to several."""
         return max(self.saves_max, self.places)
 
     @property
     def place_saves_max(self) -> int:
-        return -(-self.saves_max // self.places)
+        return max(1, self.saves_max // self.places)
 
     @property
     def place_bytes_max(self) -> int:
@@ -191,28 +196,25 @@ class Admission:
     def _next_save(self) -> Entry | None:
         """The first that may start. One that waits for its own place is passed by what goes to others, and by nothing
         that goes there, too."""
-        running = len(self._running[Work.SAVE])
-        full = set[int]()
+        may_be_more = len(self._running[Work.SAVE]) < self._limits.all_saves_max
+        passed = set[int]()
         for entry in self._queues[Work.SAVE]:
-            if not running:
+            if not self._saving_at[entry.place]:
                 return entry
-            if entry.place in full:
+            if entry.place in passed:
                 continue
-            if self._place_is_full(entry):
-                full.add(entry.place)
-                if len(full) == self._limits.places:
-                    return None
-            elif running < self._limits.all_saves_max and self._fits(entry):
-                return entry
-            else:
+            if may_be_more and not self._place_is_full(entry):
+                if self._fits(entry):
+                    return entry
+                may_be_more = False  # it is next, once there is room
+            passed.add(entry.place)
+            if len(passed) == self._limits.places_at_most:
                 return None
         return None
 
     def _place_is_full(self, entry: Entry) -> bool:
-        """Whether other saves of its place are all that may run there now."""
+        """Whether other saves of its place, of which there are some, are all that may run there now."""
         there = self._saving_at[entry.place]
-        if not there:
-            return False
         if self._queues[Work.LOAD] or len(there) >= self._limits.place_saves_max:
             return True
         return sum(one.bytes for one in there) + entry.bytes > self._limits.place_bytes_max
@@ -229,7 +231,8 @@ class Admission:
         """Raises AssertionError if an invariant does not hold."""
         limits = self._limits
         assert len(self._running[Work.LOAD]) <= limits.loads_max
-        assert len(self._running[Work.SAVE]) <= limits.all_saves_max
+        mixed = limits.places_at_most - limits.places
+        assert len(self._running[Work.SAVE]) <= limits.all_saves_max + mixed
         for place, there in self._saving_at.items():
             assert len(there) <= limits.place_saves_max
             assert all(entry.place == place for entry in there)

@@ -63,11 +63,11 @@ class DeviceIo(NamedTuple):
 
 
 async def begin_device_io(begin: Callable[..., NativeIo], log: Log) -> DeviceIo:
-    """`begin` makes an engine, which tells the log it is given where io_uring is refused: one of them is enough."""
+    """`begin` makes an engine."""
     async with AsyncExitStack() as begun:
         first = begin(log=log)
         begun.push_async_callback(first.aclose)
-        made = DeviceIo(begin(), first)
+        made = DeviceIo(begin(log=log), first)
         begun.pop_all()
     return made
 

@@ -99,7 +99,7 @@ async def _engines(config: FileConfig, log: Log) -> _Engines:
         begun.push_async_callback(reads.aclose)
         changes: list[FolderChanges] = []
         for _ in config.folders():
-            changes.append(FolderChanges(begin()))
+            changes.append(FolderChanges(begin(log=log)))
             begun.push_async_callback(changes[-1].aclose)
         begun.pop_all()
     return _Engines(reads, tuple(changes))
@@ -215,7 +215,7 @@ class FileStore:
             buffers = (one.header, one.payload)
             files.append((folder.fd, folder.temporary(), name, caching, size, buffers))
         holds = [one.hold for one in given]
-        keys = {one.key for one in given}
+        keys = [one.key for one in given]  # one may be named twice
         sizes = await changes.write(files, self._durability, holds, keys)
         return [self._saved(size, changes) for size in sizes]
 

@@ -48,7 +48,7 @@ class NativeIo:
         backend: IoBackend = IoBackend.AUTO,
         log: Log | None = None,
     ) -> None:
-        """See `IoEngine`. Where io_uring is refused, `log` is told so, once."""
+        """See `IoEngine`. Where io_uring is refused, `log` is told so, once for all that share it."""
         self._engine = IoEngine(depth=depth, threads=threads, jobs_max=jobs_max, backend=backend)
         self._jobs_max = jobs_max
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,8 @@ class NativeIo:
         self._idle: asyncio.Future[None] | None = None  # of closing: set when no batch is left
         self._loop.add_reader(self._engine.event_fd, self._settle)
         if self._engine.backend_reason and log is not None:
-            log.warning("io_by_threads", reason=self._engine.backend_reason, threads=threads)
+            reason = self._engine.backend_reason
+            log.warning_once("io_by_threads", reason, reason=reason, threads=threads)
 
     @property
     def backend(self) -> IoBackend:

@@ -146,6 +146,29 @@ def test_what_was_not_read_whole_is_loaded_as_if_nothing_had_been_begun(seed: in
 
 
 @SEEDS
+@pytest.mark.parametrize("kind", [api.Load, api.LoadPrefix])
+def test_what_has_left_the_books_meanwhile_is_not_answered_while_it_is_read(
+    seed: int, kind: type[api.Load]
+) -> None:
+    """A2. Seen to fail: the rest was read again and answered, and its memory given to others while the first reads
+    still wrote to it."""
+
+    async def scene(world: StoreWorld, store: Eager) -> None:
+        one, other = await samples(2)
+        await world.save(source(one), source(other))
+        store.works = anyio.Event()
+        targets = (target(one), target(other))
+        ahead = begin(world, targets)
+        await world.ref.ask(api.Delete(api.Keys.of([(other.key, other.device)])), within=5)
+        with anyio.move_on_after(1.0) as waiting:
+            await world.ref.ask(kind(targets, ahead), within=10)
+        assert waiting.cancelled_caught
+        assert not store.works.is_set()
+
+    play(seed, scene)
+
+
+@SEEDS
 def test_a_load_that_is_never_asked_for_gives_its_place_back(seed: int) -> None:
     """Its bytes count until nobody writes them any more.
 

@@ -98,6 +98,37 @@ def test_each_of_many_places_may_have_one_save() -> None:
     room.validate()
 
 
+@pytest.mark.parametrize("places", range(2, 9))
+@pytest.mark.parametrize("saves", range(1, 17))
+def test_a_place_starts_though_all_others_hang(saves: int, places: int) -> None:
+    """Seen to fail with parts rounded up: two places that hung held the four saves of three."""
+    room = admission(saves=saves, places=places, waiting=1024)
+    for place in range(places - 1):
+        for _ in range(saves):
+            room.enter(Work.SAVE, 1, place=place)
+    assert room.enter(Work.SAVE, 1, place=places - 1).phase is Phase.RUNNING
+    room.validate()
+
+
+def test_a_place_starts_though_loads_have_all_the_room() -> None:
+    """B15. Seen to fail: while one place hung, loads kept every other from being written."""
+    room = admission(loads=4, saves=4, size=100, places=2)
+    room.enter(Work.SAVE, 50, place=0)
+    for _ in range(2):
+        room.enter(Work.LOAD, 50)
+    assert room.enter(Work.SAVE, 50, place=1).phase is Phase.RUNNING
+    room.validate()
+
+
+def test_what_goes_to_several_places_hides_none() -> None:
+    room = admission(saves=4, places=2)
+    for place in (-1, 0):
+        for _ in range(3):
+            room.enter(Work.SAVE, 1, place=place)
+    assert room.enter(Work.SAVE, 1, place=1).phase is Phase.RUNNING
+    room.validate()
+
+
 def test_a_place_has_its_part_of_the_bytes_and_of_those_that_wait() -> None:
     room = admission(saves=8, size=100, waiting=4, places=2)
     hung = [room.enter(Work.SAVE, 20, place=0) for _ in range(4)]

@@ -12,17 +12,20 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from penstock._native import Caching, Durability, IoBackend
+from penstock._native import Caching, Durability, IoBackend, IoEngine
+from penstock.actors.stores import native_io
 from penstock.actors.stores.native_io import (
     SETTLED_MAX,
     Moves,
     NativeIo,
 )
+from penstock.runtime.log import Log
 
 BACKENDS = [IoBackend.IO_URING, IoBackend.THREADS]
 Work = Callable[[NativeIo, int, Path], Coroutine[None, None, None]]
@@ -113,6 +116,32 @@ def test_files_are_written_read_measured_and_removed(backend: IoBackend, tmp_pat
         assert not io.backend_reason
 
     run(work, backend, tmp_path)
+
+
+def test_whichever_engine_is_refused_io_uring_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen to fail: where the first engine of a store had its ring and a later one had not, nobody was told."""
+    told = iter(["", "no memory may be locked", "no memory may be locked"])
+
+    class Refused:
+        def __init__(self, **given: Any) -> None:
+            self._engine = IoEngine(**given)
+            self.backend_reason = next(told)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._engine, name)
+
+    monkeypatch.setattr(native_io, "IoEngine", Refused)
+
+    async def main() -> None:
+        log = Log("store")
+        for _ in range(3):
+            await NativeIo(depth=2, threads=2, jobs_max=4, log=log).aclose()
+
+    asyncio.run(main())
+    (said,) = [one for one in caplog.messages if "io_by_threads" in one]
+    assert "no memory may be locked" in said
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
