@@ -3,20 +3,24 @@
     ReadAhead -> a place, reads asked for -> Ahead -> Load -> what was read, if all of it is whole
                                                '-> nobody asks: the reads end in vain, and give the place back
 
-Of what was not read whole nothing counts: it is loaded as if nothing had been begun.
+Of what was not read whole nothing counts: it is loaded as if nothing had been begun. What a former life of the store
+has begun ends before anything else is written where it writes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+
+import anyio
 
 from penstock.actors.api import store as api
 from penstock.actors.store_parts import Parts
 from penstock.actors.store_turns import Taken, User
 from penstock.actors.stores.header import header_bytes
 from penstock.actors.stores.pages import fresh_pages
-from penstock.actors.stores.store import Fate, Outcome, Reading, Wanted
+from penstock.actors.stores.store import Fate, Outcome, Reading, StoreFault, Wanted
 
 OBJECTS_MAX = 32  # asked for in one step of the loop: some microseconds each
 
@@ -55,6 +59,15 @@ class Ahead(api.Ahead):
                 return outcomes
         return await self._parts.store.load(wanted)
 
+    async def let_end(self, within_s: float) -> bool:
+        """Whether its reads are known to write no more, in that time. Once, instead of `load`."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            with anyio.move_on_after(within_s), suppress(StoreFault):
+                await reading.outcomes()
+                return True
+        return False
+
 
 def wanted_of(
     targets: Sequence[api.Target], headers: Sequence[memoryview], user: User
@@ -70,6 +83,14 @@ def ahead_of(msg: api.Load, parts: Parts) -> Ahead | None:
     """What was begun for it."""
     ahead = msg.ahead
     return ahead if isinstance(ahead, Ahead) and ahead.is_for(msg, parts) else None
+
+
+async def is_clear(msg: api.Load, parts: Parts) -> bool:
+    """Whether nothing begun for it that is not to be taken may write where it is loaded to. Waits for that."""
+    ahead = msg.ahead
+    if not isinstance(ahead, Ahead) or ahead.is_for(msg, parts):
+        return True
+    return await ahead.let_end(parts.config.load_within)
 
 
 def read_ahead(parts: Parts, targets: tuple[api.Target, ...]) -> Ahead | None:

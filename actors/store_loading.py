@@ -24,7 +24,7 @@ from penstock.actors.api.store import (
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.admission import Work
 from penstock.actors.core.breaker import BreakerState, Tried
-from penstock.actors.store_ahead import Ahead, ahead_of, wanted_of
+from penstock.actors.store_ahead import Ahead, ahead_of, is_clear, wanted_of
 from penstock.actors.store_guard import Settled
 from penstock.actors.store_metrics import Op
 from penstock.actors.store_parts import Parts, Suspect
@@ -39,6 +39,7 @@ from penstock.runtime.units import KIB
 
 AT_ONCE_BYTES_MAX = 160 * KIB  # headers included: some tens of microseconds
 SKIPPED = Loaded(LoadOutcome.SKIPPED)
+FORMER = Loaded(LoadOutcome.FAILED, reason="what was begun before it was opened anew hangs")
 
 
 async def locate(parts: Parts, msg: Locate) -> bytes:
@@ -133,9 +134,12 @@ async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
     asked = [*msg.targets]
     answers: list[Loaded] = [MISSING] * len(asked)
     there: Sequence[int] = range(len(asked))
-    ahead = ahead_of(
-        msg, parts
-    )  # what is being read already is not read by halves, whatever the books say now
+    if not await is_clear(msg, parts):
+        answers = [FORMER] * len(asked)
+        _count(parts, asked, answers)
+        return tuple(answers)
+    # What is being read already is not read by halves, whatever the books say now.
+    ahead = ahead_of(msg, parts)
     if ahead is None and parts.books is not None:
         known = parts.books.has(b"".join([one.key for one in asked]))
         if isinstance(msg, LoadPrefix) and 0 in known:

@@ -169,6 +169,24 @@ def test_what_has_left_the_books_meanwhile_is_not_answered_while_it_is_read(
 
 
 @SEEDS
+def test_a_load_waits_for_no_place_behind_what_was_begun_for_it(seed: int) -> None:
+    """B1. Seen to fail: with one place, a load of which an object had left the books asked for another place than that
+    of its own reads, and waited as long as it was let."""
+
+    async def scene(world: StoreWorld, store: Eager) -> None:
+        one, other = await samples(2)
+        await world.save(source(one), source(other))
+        targets = (target(one), target(other))
+        ahead = begin(world, targets)
+        assert ahead is not None
+        await world.ref.ask(api.Delete(api.Keys.of([(other.key, other.device)])), within=5)
+        answers = await world.ref.ask(api.Load(targets, ahead), within=5)
+        assert answers[0].outcome is LoadOutcome.LOADED
+
+    play(seed, scene, loads_max=1)
+
+
+@SEEDS
 def test_a_load_that_is_never_asked_for_gives_its_place_back(seed: int) -> None:
     """Its bytes count until nobody writes them any more.
 
@@ -252,3 +270,32 @@ def test_what_a_former_life_has_begun_is_not_taken_over(seed: int) -> None:
         assert store.loads == 1
 
     play(seed, scene, inflight_bytes_max=ByteSize(64 << 20))
+
+
+@SEEDS
+@pytest.mark.parametrize(
+    ("hangs_s", "outcome"), [(1.0, LoadOutcome.LOADED), (9.0, LoadOutcome.FAILED)]
+)
+def test_where_a_former_life_still_reads_to_nothing_is_loaded(
+    seed: int, hangs_s: float, outcome: LoadOutcome
+) -> None:
+    """A2. Seen to fail: it was read anew and answered, and its memory given to others while the former life's reads
+    still wrote to it."""
+
+    async def scene(world: StoreWorld, store: Eager) -> None:
+        (one,) = await samples(1)
+        await world.save(source(one))
+        store.works = anyio.Event()
+        targets = (target(one),)
+        ahead = begin(world, targets)
+        former = world.actor
+        world.ref.mailbox.put_nowait(Envelope("a bug", 1e9, None))  # type: ignore[arg-type]
+        await becomes(lambda: world.actor is not former and world.actor._parts is not None)
+        await world.wait_recovered()
+        asyncio.get_running_loop().call_later(hangs_s, store.works.set)
+        (answer,) = await world.ref.ask(api.Load(targets, ahead), within=20)
+        assert answer.outcome is outcome
+        is_loaded = outcome is LoadOutcome.LOADED
+        assert (store.works.is_set(), store.loads) == (is_loaded, int(is_loaded))
+
+    play(seed, scene, load_within=Seconds(5))
