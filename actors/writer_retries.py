@@ -19,7 +19,9 @@ class RetryLimits:
     """Of one store. What exceeds any of them has finally failed."""
 
     objects_max: int  # that wait for it
-    bytes_max: int  # of L1, theirs; only staging keeps them there
+    bytes_max: (
+        int  # of L1, theirs; only staging keeps them there. One larger waits alone; 0: none does
+    )
     within_s: float  # since it failed first
     pause_s: float  # before the first try; doubled each time
     pause_s_max: float
@@ -46,18 +48,22 @@ class Retries:
     def add(self, shape: Shape, key: bytes, slot: int, now: float) -> bool:
         """It could not be saved. False: that is final."""
         name, queue = name_of(key, slot), self.queue
-        more_bytes = whole_pages(shape.slots[slot].bytes)
-        if (
-            name in self._last
-            or queue.objects >= self._limits.objects_max
-            or queue.size_bytes + more_bytes > self._limits.bytes_max
-        ):
+        if name in self._last or not self._has_room(whole_pages(shape.slots[slot].bytes)):
             return False
         ends_s = now + self._limits.within_s
         self._failing.setdefault(name, _Failing(shape, key, slot, ends_s))
         queue.add(shape, key, slot, now)
         self._backoff.failed(now)
         return True
+
+    def _has_room(self, more_bytes: int) -> bool:
+        """A place of many has a small part of the budget: less than an object, but one may wait for it."""
+        queue, limits = self.queue, self._limits
+        if not queue.objects:
+            return limits.objects_max > 0 and limits.bytes_max > 0
+        return (
+            queue.objects < limits.objects_max and queue.size_bytes + more_bytes <= limits.bytes_max
+        )
 
     def knows(self, name: bytes) -> bool:
         """Whether it has failed before."""

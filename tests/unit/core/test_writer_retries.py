@@ -54,6 +54,17 @@ def test_a_budget_has_its_bounds() -> None:
     assert [one.add(SHAPE, key(n), 0, 100.0) for n in range(3)] == [True, True, False]
 
 
+def test_a_budget_smaller_than_an_object_lets_one_wait() -> None:
+    """Of a store of many places each has a part of the budget. Seen to fail: what was larger than that part had finally
+    failed at once, however briefly its disk was away."""
+    one = retries(RetryLimits(9, PAGE // 2, 60.0, 1.0, 8.0))
+    assert [one.add(SHAPE, key(n), 0, 100.0) for n in range(2)] == [True, False]
+    one.queue.pop()
+    assert one.add(SHAPE, key(1), 0, 101.0), "it waits alone again"
+    none = retries(RetryLimits(9, 0, 60.0, 1.0, 8.0))
+    assert not none.add(SHAPE, key(1), 0, 100.0), "who wants no other try has none"
+
+
 def test_what_works_of_them_frees_the_others_and_what_works_elsewhere_brings_them_near() -> None:
     one = retries()
     for at in (100.0, 101.0, 103.0):
