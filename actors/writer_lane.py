@@ -298,7 +298,7 @@ class Lane:
                 count.settle(is_saved=False)
         for part in cut_parts(batch, whole, self._bounds, count):
             self._tools.loans.lend(self._borrower, part.sources[0].hold, part.arena_bytes)
-            self._tools.loans.begin(part.lease, part.sources[0].tenant)
+            self._tools.loans.begin(part.lease, batch.tenants.values())
             self._tools.start_soon(self._save, part, name=f"save to {self.tier.name}")
 
     def _dropped(self) -> None:

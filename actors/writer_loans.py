@@ -13,8 +13,8 @@ What is let go may be evicted. Its memory comes back only when nothing reads it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Borrower(NamedTuple):
 
 @dataclass(slots=True)
 class _Loan:
-    tenant: bytes  # its digest
+    tenants: set[bytes] = field(default_factory=set)  # digests
     saves: int = 0  # in their time
     is_held: bool = False  # one that is over may still be read
 
@@ -80,9 +80,11 @@ class Loans:
 
     # Leases.
 
-    def begin(self, lease: LeaseId, tenant: bytes) -> None:
-        """One more save reads it, of objects of this tenant."""
-        self._loans.setdefault(lease, _Loan(tenant)).saves += 1
+    def begin(self, lease: LeaseId, tenants: Iterable[bytes]) -> None:
+        """One more save reads it; it holds objects of these tenants."""
+        loan = self._loans.setdefault(lease, _Loan())
+        loan.tenants.update(tenants)
+        loan.saves += 1
 
     async def end(self, lease: LeaseId, *, is_held: bool) -> None:
         """One save is over; `is_held`: its memory may still be read."""
@@ -95,10 +97,10 @@ class Loans:
             self._loans.pop(lease, None)
 
     async def let_go(self, tenant: bytes | None = None) -> int:
-        """All of them, or all of a tenant. Answers how many there were. Given up half way, or refused by L1, the rest
-        are still to go."""
-        of_all = tenant is None
-        chosen = [key for key, loan in self._loans.items() if of_all or loan.tenant == tenant]
+        """All of them, or all that hold any of a tenant's, whole. Answers how many there were. Given up half way, or
+        refused by L1, the rest are still to go."""
+        every = self._loans.items()
+        chosen = [key for key, loan in every if tenant is None or tenant in loan.tenants]
         return await self.let_go_of_these(chosen)
 
     async def let_go_of_these(self, leases: Sequence[LeaseId]) -> int:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from support.saving_world import PAGE, SavingConfig, SavingWorld, play, prompt
 
-from penstock.actors.api import eviction, l1
+from penstock.actors.api import eviction, l1, writer
 from penstock.actors.core.write_policy import Moment
 from penstock.runtime.supervisor import Supervisor
 
@@ -102,3 +102,27 @@ def test_a_tenant_at_its_quota_lets_go_of_nobody_elses_saves(seed: int, *, is_qu
         world.stores[0].released.set()
 
     play(seed, scene)
+
+
+@SEEDS
+@pytest.mark.parametrize("first", [b"small", b"large"])
+def test_what_leaves_with_others_is_let_go_for_each_that_it_is_of(seed: int, first: bytes) -> None:
+    """B15, B17: what leaves L1 is lent to the writer under one lease, whosever it is.
+
+    Seen to fail: it was that of the tenant of its first object, and the other's quota stayed full of what hung.
+    """
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        world.stores[0].plan.hangs = True
+        for number, salt in enumerate((first, b"small", b"large")):
+            await world.put(prompt(1, f"{number}"), salt=salt)
+        async with asyncio.TaskGroup() as room:
+            room.create_task(world.make_room(3 * PAGE))
+            await anyio.sleep(0.3)
+            assert world.stores[0].given_bytes == 3 * PAGE
+            assert await world.writer.ask(writer.LetGo(b"neither"), within=1) == 0
+            assert await world.writer.ask(writer.LetGo(b"small"), within=1) == 1
+            assert await world.writer.ask(writer.LetGo(b"large"), within=1) == 0, "together"
+            world.stores[0].released.set()
+
+    play(seed, scene, SavingConfig(moments=(Moment.LEAVING,)))
