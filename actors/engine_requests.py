@@ -95,11 +95,11 @@ class EngineRequests:
         self._limits = limits
         self._epoch = epoch
         self._asked_for = NO_TICKET  # by the last lookup, whose answer may never have been heard
-        self._holdings = Holdings(leases_max=limits.leases_max, tickets_max=limits.tickets_max)
+        self.holdings = Holdings(leases_max=limits.leases_max, tickets_max=limits.tickets_max)
         self._prefetching = Prefetching(
             attached,
             prompts,
-            self._holdings,
+            self.holdings,
             limits,
             manager=neighbours.l1,
             loads=loads,
@@ -119,12 +119,9 @@ class EngineRequests:
             "wait_stored": self._wait_stored,
         }
 
-    def owns(self, ticket: TicketId) -> bool:
-        return self._holdings.owns_ticket(ticket)
-
     def tickets(self) -> tuple[TicketId, ...]:
         """Those it opened, or may have: closed when the stream is over, since nobody can be told of them any more."""
-        return (*self._holdings.tickets(), self._asked_for)
+        return (*self.holdings.tickets(), self._asked_for)
 
     # Reading.
 
@@ -137,12 +134,12 @@ class EngineRequests:
         prompt = await self._prompts.resolve(msg.prompt)
         now = _now()
         name = sha256(prompt.keys).digest() if msg.request_id else b""
-        if msg.request_id and (known := self._holdings.request(msg.request_id, now)) is not None:
+        if msg.request_id and (known := self.holdings.request(msg.request_id, now)) is not None:
             # The same request again: an engine asks until it starts. With other tokens it is another request.
             if known.prompt == name and await self._look_again(known.ticket, prompt, reply):
                 return
             await self._close(known.ticket)
-        self._holdings.check_ticket_room(now)
+        self.holdings.check_ticket_room(now)
         self._asked_for = TicketId(os.urandom(ID_BYTES))
         hit = await self._to.l1.ask(
             l1.Lookup(
@@ -158,12 +155,12 @@ class EngineRequests:
             )
         )
         if hit.ticket:
-            self._holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, name)
+            self.holdings.add_ticket(hit.ticket, now + ticket_s, msg.request_id, name)
         if hit.is_hoped and self._loads is not None:
             pace = Pace(load_s, ticket_s, msg.prefill_tokens_per_s)
             hit = await self._loads.fetch(hit, prompt, pace, Afterwards.KEEP)
             if not hit.ticket:
-                self._holdings.drop_ticket(self._asked_for)
+                self.holdings.drop_ticket(self._asked_for)
         self._say_hit(reply.lookup, hit, prompt)
 
     async def _look_again(
@@ -194,13 +191,13 @@ class EngineRequests:
         check_between("acquire.rank", msg.rank, 0, READERS_MAX - 1)
         lease_s = self._duration("acquire.lease_ms", msg.lease_ms)
         now = _now()
-        self._holdings.check_lease_room(now)
+        self.holdings.check_lease_room(now)
         lease = await self._to.l1.ask(
             l1.Acquire(
                 ticket, self._attached.session, msg.rank, self._slots, msg.first_chunk, lease_s
             )
         )
-        self._holdings.add_lease(lease.lease, now + lease_s)
+        self.holdings.add_lease(lease.lease, now + lease_s)
         reply.acquired.lease = lease.lease
         reply.acquired.chunks = lease.chunks
         reply.acquired.extents = lease.extents.packed
@@ -211,7 +208,7 @@ class EngineRequests:
         damaged = check_indices("release.damaged", msg.damaged, count_max=self._objects_max)
         is_ok = await self._to.l1.ask(l1.Release(lease, self._attached.session, damaged))
         if is_ok:  # what is stale counts until it expires: it may be a lease that no release ends
-            self._holdings.drop_lease(lease)
+            self.holdings.drop_lease(lease)
         reply.released.ok = is_ok
 
     async def _cancel(self, msg: engine_pb2.Cancel, reply: engine_pb2.SessionReply) -> None:
@@ -221,7 +218,7 @@ class EngineRequests:
         closed = await self._to.l1.ask(
             l1.CloseTickets((ticket,), self._attached.instance, self._attached.session)
         )
-        self._holdings.drop_ticket(ticket)
+        self.holdings.drop_ticket(ticket)
         return closed.tickets == 1
 
     # Writing.
@@ -237,7 +234,7 @@ class EngineRequests:
         parent = msg.parent or prompt.parent
         if parent and len(parent) != KEY_BYTES:
             raise InvalidField("reserve.parent", f"a key has {KEY_BYTES} bytes, not {len(parent)}")
-        self._holdings.check_lease_room(_now())
+        self.holdings.check_lease_room(_now())
         want = l1.Reserve(
             prompt.keys,
             parent,
@@ -250,7 +247,7 @@ class EngineRequests:
         lease = await self._ask_reserve(want)
         is_refused = bool(_room_for(want, lease).bytes_wanted and self._fits)
         if is_refused and not lease.lease:
-            self._holdings.claim_lease()
+            self.holdings.claim_lease()
             return self._reserve_after_eviction(want, lease, reply)
         if is_refused:
             return self._reserve_rest(want, lease, reply)
@@ -267,7 +264,7 @@ class EngineRequests:
             freed = await self._to.eviction_controller.ask(_room_for(want, refused))
             lease = await self._ask_reserve(want) if freed else refused
         finally:
-            self._holdings.unclaim_lease()
+            self.holdings.unclaim_lease()
         _say_reserved(reply.reserved, lease)
 
     async def _reserve_rest(
@@ -281,13 +278,13 @@ class EngineRequests:
         try:
             freed = await self._to.eviction_controller.ask(_room_for(want, first))
             if freed:
-                self._holdings.drop_lease(first.lease)
+                self.holdings.drop_lease(first.lease)
                 lease = await self._ask_reserve(replace(want, instead_of=first.lease))
             else:
                 lease = first
         finally:
             if lease is None:  # the caller never hears of the first; should this fail, it expires
-                self._holdings.drop_lease(first.lease)
+                self.holdings.drop_lease(first.lease)
                 with suppress(MailboxFull, ActorStopped):
                     self._to.l1.tell_nowait(l1.GiveBack(first.lease, self._attached.session))
         _say_reserved(reply.reserved, lease)
@@ -298,7 +295,7 @@ class EngineRequests:
         lease = await self._to.l1.ask(want)
         if lease.lease:
             granted = lease.answers.count(_GRANTED)
-            self._holdings.add_lease(lease.lease, now + want.lease_s, objects=granted)
+            self.holdings.add_lease(lease.lease, now + want.lease_s, objects=granted)
         return lease
 
     async def _make_ready(self, want: l1.Reserve) -> None:
@@ -324,7 +321,7 @@ class EngineRequests:
             await checkpoint()  # taking them out of the message has copied them
         commit = l1.Commit(lease, self._attached.session, indices, digests, runs)
         done = await commit_in_parts(self._to.l1, commit)
-        self._holdings.drop_objects(lease, done.outcomes.count(_OK))
+        self.holdings.drop_objects(lease, done.outcomes.count(_OK))
         reply.committed.outcomes = done.outcomes
         reply.committed.backlog_bytes = done.backlog_bytes
 
@@ -332,7 +329,7 @@ class EngineRequests:
         lease = LeaseId(check_id("abort.lease", msg.lease))
         is_ok = await self._to.l1.ask(l1.Abort(lease, self._attached.session))
         if is_ok:
-            self._holdings.drop_lease(lease)
+            self.holdings.drop_lease(lease)
         reply.aborted.ok = is_ok
 
     # Hints and numbers.

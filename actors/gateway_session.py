@@ -76,6 +76,7 @@ class EngineSession:
         self._stream = stream
         self._attached = attached
         self._requests = requests
+        self._knows = requests.holdings.knows_ticket
         self._limits = limits
         self._liveness = liveness
         self._scan_bounds = limits.scan_bounds
@@ -119,7 +120,7 @@ class EngineSession:
         self._scope.cancel(reason)
 
     def move(self, news: gateway.TicketMoved) -> None:
-        """The watermark of a ticket moved; written when the ticket's own reply has been queued."""
+        """The watermark of a ticket moved; written after the reply that names it, which wakes the writer again."""
         if len(self._moved) >= self._limits.tickets_max and news.ticket not in self._moved:
             return  # news of tickets that are not ours any more
         self._moved[news.ticket] = _progress(news)
@@ -128,7 +129,7 @@ class EngineSession:
     def move_now(self, news: gateway.TicketMoved) -> None:
         """The same; its write is begun in this step, if the writer has none. Never raises: it is the step of whoever
         moved the ticket."""
-        if not self._is_idle or self._is_answering or not self._requests.owns(news.ticket):
+        if not self._is_idle or self._is_answering or not self._knows(news.ticket):
             self.move(news)
             return
         self._moved.pop(news.ticket, None)
@@ -147,6 +148,7 @@ class EngineSession:
             self._is_answering = True  # an error ends the session
             await self._take(raw, tasks)
             self._is_answering = False
+            self._requests.holdings.opened()
             if self._moved:
                 self._forget_strangers()
 
@@ -219,7 +221,7 @@ class EngineSession:
 
     def _forget_strangers(self) -> None:
         """Between two messages, what is no ticket of ours is over: its news must not crowd out the others'."""
-        for ticket in [one for one in self._moved if not self._requests.owns(one)]:
+        for ticket in [one for one in self._moved if not self._knows(one)]:
             del self._moved[ticket]
 
     # The writer.
@@ -264,7 +266,7 @@ class EngineSession:
                 self._outgoing_bytes -= len(raw)
                 await self._wait_written(self._stream.write(raw))
                 self._room.set()
-            for ticket in [one for one in self._moved if self._requests.owns(one)]:
+            for ticket in [one for one in self._moved if self._knows(one)]:
                 # A write waits for the client; meanwhile a ticket may be over, and its news gone.
                 if (progress := self._moved.pop(ticket, None)) is not None:
                     moved = Reply(progress=progress)

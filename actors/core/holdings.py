@@ -41,6 +41,7 @@ class Holdings:
         self._claimed = 0  # leases asked for, of which nobody knows yet whether they will be
         self._leases: dict[LeaseId, _Lease] = {}  # len <= leases_max
         self._tickets: dict[TicketId, _Ticket] = {}  # len <= tickets_max
+        self._opening: TicketId | None = None  # the reply that names it is still to come
         self._requests: dict[str, Request] = {}  # their tickets are in _tickets
 
     # Leases.
@@ -87,6 +88,8 @@ class Holdings:
             )
 
     def add_ticket(self, ticket: TicketId, expires: float, request_id: str, prompt: bytes) -> None:
+        """Its owner knows it from the reply on, see `opened`."""
+        self._opening = ticket
         self._tickets[ticket] = _Ticket(expires, request_id)
         if request_id:
             self._requests[request_id] = Request(prompt, ticket)
@@ -100,8 +103,13 @@ class Holdings:
             ):  # or the name is another ticket's by now
                 del self._requests[held.request_id]
 
-    def owns_ticket(self, ticket: TicketId) -> bool:
-        return ticket in self._tickets
+    def opened(self) -> None:
+        """The reply to the request at hand goes before whatever is told from now on."""
+        self._opening = None
+
+    def knows_ticket(self, ticket: TicketId) -> bool:
+        """Whether it lives, and the owner can make something of its news."""
+        return ticket in self._tickets and ticket != self._opening
 
     def request(self, request_id: str, now: float) -> Request | None:
         """The living request of this name."""

@@ -41,7 +41,7 @@ def check_bounds(world: World) -> None:
     require(len(streams.attached) <= streams._open, "more streams attached than open")
     for stream in streams.attached.values():
         requests, prompts = stream._requests, stream._requests._prompts
-        requests._holdings.validate()
+        requests.holdings.validate()
         require(stream._carried_on <= limits.inflight_max, "more in flight than inflight_max")
         waiting_max = limits.outgoing_max + limits.inflight_max
         require(len(stream._outgoing) <= waiting_max, "more replies wait than may")
@@ -57,7 +57,7 @@ def check_bounds(world: World) -> None:
 def check_counted(world: World) -> None:
     """While nothing is under way: what the table holds for living sessions is what they are charged with."""
     numbers = world.table.statistics()
-    holdings = [stream._requests._holdings for stream in world.streams.attached.values()]
+    holdings = [stream._requests.holdings for stream in world.streams.attached.values()]
     for name, counted in (
         ("leases", sum(len(one._leases) for one in holdings)),
         ("tickets", sum(len(one._tickets) for one in holdings)),

@@ -18,6 +18,7 @@ from support.fake_actors import (
 from penstock.actors.api import session
 from penstock.actors.api.types import GeometryId, InstanceId, SessionId
 from penstock.actors.core.namespace import RootDigests
+from penstock.actors.engine_loads import SessionLoads
 from penstock.actors.engine_requests import EngineRequests, Neighbours
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.gateway_session import EngineSession, Liveness
@@ -128,9 +129,15 @@ class World:
         )
         attached = session.Attached(SessionId(1), InstanceId(1), GeometryId(1), 0)
         to = Neighbours(self.gateway.ref, self.l1.ref, self.sessions.ref, self.eviction.ref)
-        self.requests = EngineRequests(attached, (0,), prompts, to, limits, epoch=b"e" * 16)
+        self.requests = EngineRequests(
+            attached, (0,), prompts, to, limits, epoch=b"e" * 16, loads=self.loads(attached)
+        )
         self.session = EngineSession(self.stream, attached, self.requests, limits, liveness)
         self.ended = asyncio.Event()
+
+    def loads(self, _: session.Attached) -> SessionLoads | None:
+        """There is nothing below L1, unless a kind of world says otherwise."""
+        return None
 
     async def serve(self) -> None:
         await self.session.run(SessionReply(correlation_id=1, welcome=pb.Welcome()))
@@ -146,9 +153,10 @@ def play(
     scene: Callable[[World], Awaitable[None]],
     limits: GatewayLimits = LIMITS,
     liveness: Liveness = Liveness.PROCESS,
+    kind: type[World] = World,
 ) -> None:
     async def main() -> None:
-        world = World(limits, liveness)
+        world = kind(limits, liveness)
         fakes: list[Fake] = [world.l1, world.sessions, world.eviction, world.gateway]
         async with supervise(*(one.spec for one in fakes)), anyio.create_task_group() as tasks:
             tasks.start_soon(world.serve)

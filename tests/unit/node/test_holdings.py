@@ -60,7 +60,7 @@ def test_living_tickets_are_bounded_and_expired_ones_take_their_request_along() 
     with pytest.raises(TooManyInFlight, match="2 tickets"):
         holdings.check_ticket_room(now=9.9)
     holdings.check_ticket_room(now=10)
-    assert not holdings.owns_ticket(ticket(1))
+    assert not holdings.knows_ticket(ticket(1))
     assert holdings.request("r1", now=10) is None
     assert holdings.tickets() == (ticket(2),)
     holdings.validate()
@@ -74,13 +74,26 @@ def test_a_request_is_known_by_name_as_long_as_its_ticket_lives() -> None:
     assert (known.prompt, known.ticket) == (b"keys", ticket(1))
     assert holdings.request("r2", now=5) is None
     assert holdings.request("r1", now=10) is None
-    assert not holdings.owns_ticket(ticket(1))
+    assert not holdings.knows_ticket(ticket(1))
     holdings.add_ticket(ticket(2), 20, "r1", b"others")
     holdings.drop_ticket(ticket(1))  # the old ticket's end is not the new one's
     assert holdings.request("r1", now=15) is not None
     holdings.drop_ticket(ticket(2))
     assert holdings.request("r1", now=15) is None
     holdings.validate()
+
+
+def test_a_ticket_is_known_from_the_reply_on() -> None:
+    """Seen to fail when a ticket was its owner's as soon as it was counted."""
+    holdings = Holdings(leases_max=1, tickets_max=4)
+    holdings.add_ticket(ticket(1), 10, "", b"")
+    assert not holdings.knows_ticket(ticket(1))
+    holdings.opened()
+    holdings.add_ticket(ticket(2), 10, "", b"")
+    assert holdings.knows_ticket(ticket(1))
+    assert not holdings.knows_ticket(ticket(2))
+    holdings.opened()
+    assert holdings.knows_ticket(ticket(2))
 
 
 def test_a_ticket_that_took_over_a_name_keeps_it_when_the_former_one_ends() -> None:
