@@ -311,7 +311,9 @@ class Loads:
             for (_, waiting), hit in zip(told, landed.hits, strict=True):
                 waiting.moved(hit)
         lost = [place for place in range(len(record.places)) if place not in load.landed]
-        self._metrics.loaded(self._tiers[record.tier].name, len(load.landed), len(lost))
+        skipped = _skipped(answers)
+        tier = self._tiers[record.tier].name
+        self._metrics.loaded(tier, len(load.landed), len(lost) - len(skipped))
         if (
             record.stage is Stage.OVER
         ):  # the last one left while L1 was told, and may have heard of it before us
@@ -323,8 +325,7 @@ class Loads:
         if not load.landed:
             self._close(load)
         for place in lost:
-            is_skipped = answers and answers[place].outcome is store.LoadOutcome.SKIPPED
-            source = len(self._tiers) if is_skipped else record.tier
+            source = len(self._tiers) if place in skipped else record.tier
             for ticket in tickets:
                 self.waiting[ticket].lost(source, record.names[place], record.places[place][0])
         await self._move_on(tickets, {ticket for ticket, _ in told})
@@ -391,3 +392,9 @@ class Loads:
         self.records.validate()
         for record in self._loads:
             assert record.tickets.keys() <= self.waiting.keys(), "a ticket that is over"
+
+
+def _skipped(answers: Sequence[store.Loaded]) -> set[int]:
+    """Places that were not read."""
+    skipped = store.LoadOutcome.SKIPPED
+    return {place for place, answer in enumerate(answers) if answer.outcome is skipped}

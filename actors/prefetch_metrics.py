@@ -9,7 +9,8 @@ from penstock.runtime.telemetry import Counter, Telemetry
 
 
 class PrefetchMetrics:
-    """Counted once each: a ticket when its loads are over, an object when its load has landed or was lost."""
+    """Counted once each: a ticket when its loads are over, an object when its load has landed or was lost. One that was
+    skipped behind a hole was not read: it counts if it is loaded after all."""
 
     def __init__(
         self, telemetry: Telemetry, *, tickets: Callable[[], float], inflight: Callable[[], float]

@@ -103,3 +103,25 @@ def test_what_lies_behind_a_hole_that_nobody_fills_is_not_asked_for_again(seed: 
         await world.assert_nothing_is_held()
 
     play(seed, scene, WorldConfig(batch_bytes=64 * PAGE))
+
+
+@SEEDS
+def test_what_is_skipped_behind_a_hole_counts_when_it_is_loaded(seed: int) -> None:
+    """Seen to fail: it counted as lost, and again as landed when the same tier was asked for it once more."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        one = prompt(8)
+        first, second = world.stores
+        first.put(world.shape, one, range(8))
+        second.put(world.shape, one, range(6))
+        first.lose(world.shape, one, range(5, 6))
+        first.plan.skips = True
+        watched = await world.lookup(one)
+        assert await world.wait_final(watched) == 8
+        name = "penstock_prefetch_objects_total"
+        lost = world.telemetry.value(name, store=first.ref.name, outcome="lost")
+        landed = world.telemetry.value(name, store=first.ref.name, outcome="landed")
+        assert (lost, landed) == (len(first.plan.loses), len(first.loaded))
+        await world.close(watched)
+
+    play(seed, scene, WorldConfig(tiers=2, batch_bytes=64 * PAGE))
