@@ -92,6 +92,11 @@ class Lane:
         return self._tools.loans.lent_bytes(self._borrower)
 
     @property
+    def _held_bytes(self) -> int:
+        """The same, and what other places save that was borrowed together with it."""
+        return self._tools.loans.held_bytes(self._borrower)
+
+    @property
     def queued_objects(self) -> int:
         return self._queue.objects + self._retries.queue.objects
 
@@ -106,10 +111,10 @@ class Lane:
 
     @property
     def room_bytes(self) -> int:
-        return max(0, self._limits.inflight_bytes_max - self.inflight_bytes)
+        return max(0, self._limits.inflight_bytes_max - self._held_bytes)
 
     def has_room(self, arena_bytes: int) -> bool:
-        return not self.inflight_bytes or arena_bytes <= self.room_bytes
+        return not self._held_bytes or arena_bytes <= self.room_bytes
 
     async def wait_room(self, arena_bytes: int) -> None:
         while not self.has_room(arena_bytes):
@@ -130,7 +135,7 @@ class Lane:
         elif self.tier.routing.places > 1:  # while these are held all is that was borrowed together
             batch = replace(batch, hold=Held(batch.hold))
             others_bytes = batch.arena_bytes - bytes_taken(new)
-            self._tools.loans.lend(self._borrower, batch.hold, others_bytes)
+            self._tools.loans.hold_beside(self._borrower, batch.hold, others_bytes)
         self._begin(batch, new, count)
         return count
 

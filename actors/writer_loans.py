@@ -51,6 +51,7 @@ class Loans:
         self._ask_s = ask_s
         self._loans: dict[LeaseId, _Loan] = {}  # under way, or refused by L1; none is let go
         self._lent_bytes = Counter[Borrower]()  # of the arena; it is or may still be read
+        self._beside_bytes = Counter[Borrower]()  # others', held by what was lent with them
         self._came_back: dict[Borrower, Callable[[], None]] = {}  # of the present life
         self._log = Log("store_writer")
 
@@ -63,7 +64,12 @@ class Loans:
     # Memory, by borrower.
 
     def lent_bytes(self, borrower: Borrower) -> int:
+        """What is being saved to it."""
         return self._lent_bytes[borrower]
+
+    def held_bytes(self, borrower: Borrower) -> int:
+        """Those, and what was lent to others together with them: these tell of it as theirs."""
+        return self._lent_bytes[borrower] + self._beside_bytes[borrower]
 
     def watch(self, borrower: Borrower, came_back: Callable[[], None]) -> None:
         """`came_back` hears, in the place of a former life, when some of what it was lent came back."""
@@ -71,11 +77,20 @@ class Loans:
 
     def lend(self, borrower: Borrower, hold: object, arena_bytes: int) -> None:
         """So many, until the last reference to `hold` is gone."""
-        self._lent_bytes[borrower] += arena_bytes
-        when_dropped(hold, partial(self._dropped, borrower, arena_bytes))
+        self._add(self._lent_bytes, borrower, hold, arena_bytes)
 
-    def _dropped(self, borrower: Borrower, arena_bytes: int) -> None:
-        self._lent_bytes[borrower] -= arena_bytes
+    def hold_beside(self, borrower: Borrower, hold: object, arena_bytes: int) -> None:
+        """The same of what is saved by others, and held as long as what is lent to this one."""
+        self._add(self._beside_bytes, borrower, hold, arena_bytes)
+
+    def _add(
+        self, sums: Counter[Borrower], borrower: Borrower, hold: object, arena_bytes: int
+    ) -> None:
+        sums[borrower] += arena_bytes
+        when_dropped(hold, partial(self._dropped, sums, borrower, arena_bytes))
+
+    def _dropped(self, sums: Counter[Borrower], borrower: Borrower, arena_bytes: int) -> None:
+        sums[borrower] -= arena_bytes
         self._came_back[borrower]()
 
     # Leases.

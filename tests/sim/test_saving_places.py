@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 from support.saving_world import (
@@ -15,7 +17,7 @@ from support.saving_world import (
     prompt,
 )
 
-from penstock.actors.api import l1
+from penstock.actors.api import l1, writer
 from penstock.actors.api.types import GroupGeometry
 from penstock.actors.api.writer import ObjectState
 from penstock.actors.core.routing import Routing
@@ -133,6 +135,36 @@ def test_what_leaves_is_saved_to_the_others_and_goes(
         assert saved, "the other place took its own"
         side.plan.hung_place = None
         side.released.set()
+        await anyio.sleep(10.0)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, configured(routing, groups, moments=(Moment.LEAVING,)))
+
+
+@SEEDS
+@ROUTED
+def test_what_leaves_is_told_of_once_and_not_for_each_place(
+    seed: int, routing: Routing, groups: tuple[GroupGeometry, ...]
+) -> None:
+    """A6: the backlog that engines are told of, and the gauge, are the bytes that are being saved.
+
+    Seen to fail: each place told of what it holds for the others too, twice as much for two.
+    """
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        side = world.stores[0]
+        side.plan.hangs = True
+        for number in range(24):
+            await world.put(prompt(1, f"{number}"))
+        async with asyncio.TaskGroup() as room:
+            room.create_task(world.make_room(8 * PAGE))
+            await anyio.sleep(0.3)
+            assert side.given_bytes == 8 * PAGE
+            usage = await world.writer.ask(writer.Measure(), within=1)
+            assert usage.inflight_bytes == 8 * PAGE
+            gauge = world.telemetry.value("penstock_writer_inflight_bytes", store="s0")
+            assert gauge == 8 * PAGE
+            side.released.set()
         await anyio.sleep(10.0)
         await world.assert_nothing_is_held()
 
