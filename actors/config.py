@@ -167,7 +167,7 @@ class GatewayConfig(Config, frozen=True):
             raise ValueError("listen must name an address, or be left out")
         if not 0 < self.message_max <= self.transport_message_max < 1 << 31:
             raise ValueError("needs 0 < message_max <= transport_message_max < 2GiB")
-        for name in ("heartbeat", "stall", "hello_within", "keepalive"):
+        for name in ("heartbeat", "stall", "hello_within", "keepalive", "stop_within"):
             _check_duration(name, getattr(self, name))
         for name in ("lease", "deadline"):
             given, bound = getattr(self, name), getattr(self, f"{name}_max")

@@ -46,6 +46,7 @@ from penstock.actors.node_settings import (
     address_text,
     door_limits,
     gateway_limits,
+    gateway_spec,
     listen_spec,
     metrics_endpoint,
 )
@@ -204,19 +205,18 @@ class Node:
             ChildSpec(refs.sessions, lambda: self._make_sessions(door), restarts_max=0)
         )
         await supervisor.start(ChildSpec(refs.control, lambda: self._make_control(supervisor)))
-        await supervisor.start(
-            ChildSpec(
-                refs.gateway,
-                lambda: Gateway(
-                    listen=[listen_spec(one, config) for one in config.gateway.listen],
-                    handlers=[services],
-                    service_names=SERVICE_NAMES,
-                    streams=streams,
-                    places=call_places(config),
-                    stop_within_s=config.gateway.stop_within,
-                ),
+
+        def make_gateway() -> Gateway:
+            return Gateway(
+                listen=[listen_spec(one, config) for one in config.gateway.listen],
+                handlers=[services],
+                service_names=SERVICE_NAMES,
+                streams=streams,
+                places=call_places(config),
+                stop_within_s=config.gateway.stop_within,
             )
-        )
+
+        await supervisor.start(gateway_spec(config, refs.gateway, make_gateway))
         if config.metrics_address:
             await supervisor.start(ChildSpec(refs.metrics, self._make_metrics))
         self._addresses = streams.addresses

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from penstock.actors.api import gateway
 from penstock.actors.arena_door import DoorLimits
 from penstock.actors.config import ListenConfig, NodeConfig
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.grpc_transport import ListenSpec
+from penstock.runtime.ref import Ref
 from penstock.runtime.security import (
     Address,
     Secret,
@@ -17,8 +20,12 @@ from penstock.runtime.security import (
     UnixAddress,
     parse_address,
 )
+from penstock.runtime.supervisor import ChildSpec
 
 ENGINE_SOCKET = "penstock.sock"
+STOP_MARGIN_S = (
+    30.0  # of the gateway's end beyond what its streams get; then the node stops without it
+)
 
 
 def address_text(address: Address) -> str:
@@ -39,6 +46,14 @@ def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
         keepalive_s=config.gateway.keepalive,
         calls_max=_calls_max(config),
     )
+
+
+def gateway_spec(
+    config: NodeConfig, ref: Ref[gateway.Gateway], make: Callable[[], gateway.Gateway]
+) -> ChildSpec[gateway.Gateway]:
+    """Waited for as long as its servers, which stop one after the other, may take."""
+    stopping_s = config.gateway.stop_within * len(config.gateway.listen)
+    return ChildSpec(ref, make, end_s=stopping_s + STOP_MARGIN_S)
 
 
 def _calls_max(config: NodeConfig) -> int:

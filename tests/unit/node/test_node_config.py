@@ -113,6 +113,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"gateway.deadline": 121}, "gateway"),
     ({"gateway.heartbeat": 0}, "gateway"),
     ({"gateway.stall": 0}, "gateway"),
+    ({"gateway.stop_within": 0}, "gateway"),
+    ({"gateway.stop_within": "2000h"}, "gateway"),
     ({"gateway.unary_max": 0}, "gateway.unary_max"),
     ({"gateway.probes_max": 0}, "gateway.probes_max"),
     ({"gateway.watches_max": 0}, "gateway.watches_max"),
