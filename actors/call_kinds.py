@@ -10,7 +10,12 @@ def call_places(config: NodeConfig) -> CallPlaces:
     """Of all the node's listening addresses together. Engine.Session keeps to `gateway.streams_max` by itself."""
     given = config.gateway
     probes = Places("health checks", given.probes_max, key="gateway.probes_max")
-    watches = Places("watches", given.watches_max, key="gateway.watches_max")
+    reflections = Places(
+        "reflection calls",
+        given.reflections_max,
+        key="gateway.reflections_max",
+        silent_s=given.hello_within,
+    )
     return CallPlaces(
         {
             "/penstock.v1.Engine/Session": None,
@@ -19,8 +24,10 @@ def call_places(config: NodeConfig) -> CallPlaces:
                 "calls of Control", config.control.calls_max, key="control.calls_max"
             ),
             "/grpc.health.v1.Health": probes,
-            "/grpc.health.v1.Health/Watch": watches,
-            "/grpc.reflection.v1alpha.ServerReflection": watches,
+            "/grpc.health.v1.Health/Watch": Places(
+                "watches", given.watches_max, key="gateway.watches_max"
+            ),
+            "/grpc.reflection.v1alpha.ServerReflection": reflections,
         },
         otherwise=Places("unary calls", given.unary_max, key="gateway.unary_max"),
     )

@@ -156,7 +156,8 @@ class GatewayConfig(Config, frozen=True):
     # out another; one more is refused.
     unary_max: Count = 64  # Lookup and Stat, by tools and routers
     probes_max: Count = 64  # Engine.Health, and checks by the standard health service
-    watches_max: Count = 64  # watches of the standard health service, and reflection
+    watches_max: Count = 64  # watches of the standard health service
+    reflections_max: Count = 16  # each until its client has been silent for hello_within
     refusals_max: Count = 64  # on one connection, beyond all of these: more wait in the client
     kept_prompts: ByteSize = ByteSize(1 * MIB)  # keys remembered per session for deltas
     keepalive: Seconds = Seconds(20)

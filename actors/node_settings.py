@@ -60,8 +60,8 @@ def _calls_max(config: NodeConfig) -> int:
     """Of one connection: everything that could be served, and as much again as may just be getting its refusal. What
     is beyond waits in the client, with no word from us."""
     given = config.gateway
-    served = given.streams_max + given.unary_max + given.probes_max + given.watches_max
-    return served + config.control.calls_max + given.refusals_max
+    calls = given.unary_max + given.probes_max + given.watches_max + given.reflections_max
+    return given.streams_max + calls + config.control.calls_max + given.refusals_max
 
 
 def gateway_limits(config: NodeConfig) -> GatewayLimits:

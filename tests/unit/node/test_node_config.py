@@ -118,6 +118,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"gateway.unary_max": 0}, "gateway.unary_max"),
     ({"gateway.probes_max": 0}, "gateway.probes_max"),
     ({"gateway.watches_max": 0}, "gateway.watches_max"),
+    ({"gateway.reflections_max": 0}, "gateway.reflections_max"),
     ({"gateway.refusals_max": 0}, "gateway.refusals_max"),
     ({"control.calls_max": 0}, "control.calls_max"),
     ({"control.waiting_max": 0}, "control.waiting_max"),
