@@ -169,9 +169,13 @@ class RawBlockStore:
         return outcomes
 
     async def delete(self, keys: Keys) -> None:
+        """Of what is not there, too: whether its device works is told by trying."""
         await checkpoint()
         known = {volume: [*filter(volume.is_known, keys)] for volume in self._volumes}
         answers = [volume.delete(some) for volume, some in known.items() if some]
+        if len(keys) and not answers:
+            place = self.place_of(keys[0], keys.device(0))
+            answers.append(self._volumes[place].delete_nothing(keys[0]))
         if why := await _all(answers):
             raise StoreFault(f"objects could not be deleted: {why}")
 

@@ -120,6 +120,7 @@ class Volume:
         self._read_still: dict[int, tuple[Run, ...]] = {}  # to be free when nobody reads them
         self._unflushed: list[Placed] = []  # to be free after a flush
         self._failed: list[Placed] = []  # to be free after an append, then a flush
+        self._deleting_nothing: Answer | None = None
         # Fills up headers and ends, where they are shorter than the alignment: written, and read into.
         self._zeros, self._sink = fresh_pages([BLOCK_ALIGN_MAX, BLOCK_ALIGN_MAX])
         self._freed = Discarder(
@@ -232,6 +233,13 @@ class Volume:
         return self._committer.submit(
             [encode_delete(key, number) for number, key in enumerate(keys, start=first)]
         )
+
+    def delete_nothing(self, key: bytes) -> Answer:
+        """Log that this key, which is not known, is gone. Whoever asks while that is under way waits for the same: a
+        device that hangs does not gather such."""
+        if self._deleting_nothing is None or self._deleting_nothing.done():
+            self._deleting_nothing = self.delete([key])
+        return self._deleting_nothing
 
     def flush(self) -> Answer:
         return self._committer.flush()

@@ -20,17 +20,22 @@ from support.failing_disk import (
     play,
     samples,
     save,
+    told,
 )
 
 from penstock._native import crc64
+from penstock.actors.api.store import Keys
 from penstock.actors.core.slot_format import decode_put
 from penstock.actors.stores import raw_volume
 from penstock.actors.stores.file_config import DurabilityName
 from penstock.actors.stores.native_io import Moved
-from penstock.actors.stores.raw_block import RawBlockStore
+from penstock.actors.stores.raw_block import RawBlockStore, open_over
+from penstock.actors.stores.raw_config import RawBlockConfig
 from penstock.actors.stores.raw_volume import _told
 from penstock.actors.stores.samples import Sample, keys_of, make_sample
 from penstock.actors.stores.store import Fate, Outcome, StoreFault
+from penstock.runtime.log import Log
+from penstock.runtime.units import ByteSize
 
 
 @pytest.mark.parametrize("durability", DurabilityName)
@@ -129,6 +134,70 @@ def test_a_device_that_cannot_be_read_or_flushed_is_not_opened() -> None:
                 await opened(again)
 
     anyio.run(run)
+
+
+@pytest.mark.parametrize("what", [WRITE, SYNC])
+def test_deleting_what_is_not_there_tells_whether_its_device_works(what: str) -> None:
+    """B14: so writes are tried while a store is left alone.
+
+    Seen to fail: nothing was asked of the device, and a dead one passed."""
+
+    async def run() -> None:
+        disks = [FailingDisk(), FailingDisk()]
+        made = RawBlockConfig(
+            name="raw",
+            paths="/dev/a,/dev/b",
+            slot_bytes=ByteSize(SLOT_BYTES),
+            durability=DurabilityName.FDATASYNC,
+        )
+        store = await open_over(disks, made, Log("test"))
+        kept = await samples(4)
+        assert await save(store, kept) == [Fate.DONE] * 4
+        on = [Keys.of([(bytes(8) + bytes([place]) + bytes(23), place)]) for place in range(2)]
+        disks[1].failing = {what: errno.EIO}
+        await store.delete(on[0])
+        for _ in range(3):
+            with pytest.raises(StoreFault, match="could not be deleted"):
+                await store.delete(on[1])
+        disks[1].failing = {}
+        await store.delete(on[1])
+        assert await save(store, await samples(4, first=10)) == [Fate.DONE] * 4
+        await store.aclose()
+        store.validate()
+        again = await open_over([FailingDisk(one.now()) for one in disks], made, Log("test"))
+        assert [one.fate for one in await load(again, kept)] == [Fate.DONE] * 4
+        assert await told(again) == await told(store)
+
+    anyio.run(run)
+
+
+def test_what_hangs_is_asked_once_to_delete_what_is_not_there() -> None:
+    """B14: such a deletion is tried again and again. Seen to fail: each waited behind the others in a queue without
+    end."""
+
+    async def scene(store: RawBlockStore, disk: FailingDisk) -> None:
+        held: list[Callable[[], None]] = []
+        later = disk._later
+        disk._later = lambda end: _held(later, end, held)  # type: ignore[method-assign]
+        unknown = Keys.of([(bytes(32), 0)])
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                with anyio.CancelScope() as given_up:
+                    group.start_soon(_cancel, given_up)
+                    await store.delete(unknown)
+                assert given_up.cancelled_caught
+        assert len(held) == 1
+        assert not store._volumes[0]._committer._queue
+        disk._later = later  # type: ignore[method-assign]
+        held[0]()
+        await store.delete(unknown)
+
+    play(scene)
+
+
+async def _cancel(scope: anyio.CancelScope) -> None:
+    await anyio.wait_all_tasks_blocked()
+    scope.cancel()
 
 
 def test_a_slot_is_not_reused_while_it_is_read() -> None:

@@ -69,7 +69,7 @@ def test_what_is_discarded_is_what_no_cut_brings_back(durability: DurabilityName
         disks.append(RecordingDisk(image, draw))
         return disks[-1]
 
-    lives(RawCuts(20, durability, made, discard=True), CUTS_MIN)
+    lives(RawCuts(23, durability, made, discard=True), CUTS_MIN)
     assert sum(len(disk.discards) for disk in disks) > 20
 
 
@@ -107,7 +107,7 @@ class LyingDisk(RecordingDisk):
 def test_a_disk_that_does_not_flush_is_seen_through() -> None:
     """That the harness can fail."""
     with pytest.raises(WrongAfterCut):
-        lives(RawCuts(0, DurabilityName.FDATASYNC, LyingDisk), 2 * CUTS_MIN)
+        lives(RawCuts(1, DurabilityName.FDATASYNC, LyingDisk), 2 * CUTS_MIN)
 
 
 @pytest.mark.loop_step_ms(50)
