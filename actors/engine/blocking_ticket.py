@@ -28,7 +28,8 @@ from penstock.runtime.errors import CallerError
 
 
 class BlockingTicket:
-    """`Ticket` for any number of threads. Ends when it is cancelled, or nobody refers to it any more.
+    """`Ticket` for any number of threads. Ends when it is cancelled, or nobody refers to it any more; that of a pin
+    (`prefetch` with `pin_s`) only when it is cancelled, or by its time; a joined one where it was looked up.
 
     Its numbers are the newest the node has told, and may be read at any time.
     """

@@ -145,7 +145,7 @@ class ClientThread:
             return
         with self._lock:
             if self._ended is None and self._loop is not None:
-                self._loop.call_soon_threadsafe(act)
+                self._loop.call_soon_threadsafe(act, context=self._context)
 
     def _begin(self, request: Request[T], future: Future[T]) -> None:
         assert self._tasks is not None

@@ -120,11 +120,14 @@ class ClientConfig:
     def _check_number(self, name: str, kind: object) -> None:
         value = getattr(self, name)
         if kind == "int":
-            at_most = _AT_MOST.get(name, math.inf)
-            is_count = isinstance(value, int) and value <= at_most
-            _require(is_count, name, f"must be an integer of at most {at_most}, not {value!r}")
+            at_most = _AT_MOST.get(name)
+            is_count = isinstance(value, int) and not isinstance(value, bool)
+            bound = "" if at_most is None else f" of at most {at_most}"
+            is_within = is_count and (at_most is None or value <= at_most)
+            _require(is_within, name, f"must be an integer{bound}, not {value!r}")
         else:
-            is_time = isinstance(value, Real) and math.isfinite(value)
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            is_time = is_number and math.isfinite(value)
             _require(is_time, name, f"must be seconds, and finite, not {value!r}")
         if name in _MAY_BE_0:
             _require(value >= 0, name, f"must not be negative, not {value}")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_more_requests_than_waiting_max_are_refused_by_its_name(node, nodes, spe
         nodes.run(nodes.node.let_go("lookup"))
         assert second.result(5).total_chunks == 3
         assert client._thread.waiting == 0
+
+
+def test_what_is_done_soon_is_done_in_the_threads_own_context(blocking) -> None:
+    """Whoever gives a ticket up may have a context of another loop, and its values must not be kept alive here.
+
+    Seen to fail while it ran in a copy of the caller's context, as no request does.
+    """
+    callers = ContextVar("callers", default="nobody's")
+    callers.set("the caller's")
+    seen: Future[str] = Future()
+    blocking._thread.do_soon(lambda: seen.set_result(callers.get()))
+    assert seen.result(5) == "nobody's"
 
 
 def test_closing_settles_what_is_under_way(nodes, config, spec) -> None:

@@ -183,6 +183,9 @@ def test_the_first_attempt_is_immediate_and_later_ones_are_bounded() -> None:
         ({"ticket_ms": 1.5}, "ticket_ms"),
         ({"lease_ms": 2**32}, "lease_ms"),
         ({"copy_threads": None}, "copy_threads"),
+        ({"copies_max": True}, "copies_max"),
+        ({"ticket_ms": False}, "ticket_ms"),
+        ({"close_within_s": True}, "close_within_s"),
         ({"message_bytes_max": 2**31}, "message_bytes_max"),
         ({"prefill_tokens_per_s": -1}, "prefill_tokens_per_s"),
         ({"prefill_tokens_per_s": 1.5}, "prefill_tokens_per_s"),
@@ -195,6 +198,22 @@ def test_configuration_that_cannot_work_is_refused(changes: dict, path: str) -> 
     with pytest.raises(ConfigError) as refused:
         ClientConfig(**given)
     assert refused.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"copies_max": 1.5}, "must be an integer, not 1.5"),
+        ({"copies_max": True}, "must be an integer, not True"),
+        ({"lease_ms": 2**32}, f"must be an integer of at most {2**32 - 1}, not {2**32}"),
+        ({"lease_ms": "1"}, f"must be an integer of at most {2**32 - 1}, not '1'"),
+    ],
+)
+def test_a_refused_number_is_told_its_bound_if_it_has_one(changes: dict, words: str) -> None:
+    """Seen to fail: where there is no bound, "must be an integer of at most inf" was said, and True was taken."""
+    with pytest.raises(ConfigError) as refused:
+        ClientConfig(address="unix:///tmp/penstock.sock", **changes)
+    assert refused.value.problem == words
 
 
 def test_sizes_beyond_4_gib_are_sizes() -> None:
