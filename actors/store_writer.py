@@ -217,7 +217,7 @@ class StoreWriter(writer.StoreWriter):
                     part = one.keys[start : start + HITS_STEP_CHUNKS * KEY_BYTES]
                     second = _split(self._second.hit(part))
                     for lane in lanes:
-                        lane.queue_chunks(one.shape, second)
+                        await lane.queue_chunks(one.shape, second)
                     await checkpoint()
 
     # What leaves.
@@ -228,7 +228,7 @@ class StoreWriter(writer.StoreWriter):
         objects = 0
         async with anyio.create_task_group() as lanes:
             for one in self._all:
-                for lane, wanted in one.leaving(batch):
+                for lane, wanted in await one.leaving(batch):
                     objects += len(wanted)
                     lanes.start_soon(self._save_in, lane, batch, wanted, room_s, counts)
             del batch

@@ -32,7 +32,7 @@ from penstock.actors.writer_metrics import Fate
 from penstock.actors.writer_parts import Countdown, Part, PartBounds, bytes_taken, cut_parts
 from penstock.actors.writer_queue import Queued, Waiting
 from penstock.actors.writer_retries import Retries
-from penstock.actors.writer_routes import Route
+from penstock.actors.writer_routes import Row
 from penstock.actors.writer_tools import LaneTools
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
@@ -69,7 +69,6 @@ class Lane:
         place: int,
     ) -> None:
         self.tier = tier
-        self.route = Route(tier.routing, place)
         self._number = number
         self._borrower = Borrower(tier.name, place)
         self._target = target
@@ -152,13 +151,13 @@ class Lane:
                 self._queue.add(shape, key, slot, now)
         self._wake.set()
 
-    def queue_chunks(self, shape: Shape, keys: Iterable[bytes]) -> None:
-        """The same of all that is resident of these chunks when it is their turn."""
+    def queue_chunks(self, shape: Shape, rows: Iterable[tuple[bytes, Row]]) -> None:
+        """The same of all that is resident of these slots of chunks when it is their turn."""
         now = _now()
-        for key in keys:
+        for key, row in rows:
             if self._queue.objects >= self._limits.queued_objects_max:
                 return  # asked for by hits; more hits ask again
-            self._queue.add_chunk(shape, key, now)
+            self._queue.add_chunk(shape, key, row, now)
         self._wake.set()
 
     def wants(self, shape: Shape, key: bytes, slot: int) -> bool:
@@ -248,8 +247,8 @@ class Lane:
         """`taken` has left its queue; each of its objects is pending."""
         shape = taken[0][1].shape
         wanted = {key: queued.slots for key, queued in taken}
-        chosen = b"".join([self.route.chosen(shape, key, slots) for key, slots in wanted.items()])
-        ask = l1_saving.Borrow(b"".join(wanted), shape.geometry, chosen)
+        rows = b"".join([queued.wanted() for _, queued in taken])
+        ask = l1_saving.Borrow(b"".join(wanted), shape.geometry, rows)
         try:
             batches = await self._tools.manager.ask(ask, within=self._limits.ask_s)
         except PenstockError as refusal:

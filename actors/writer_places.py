@@ -7,19 +7,20 @@ borrows its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+
+from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import store
 from penstock.actors.api.l1_saving import Borrowed, BorrowedObject
 from penstock.actors.api.types import Shape
 from penstock.actors.core.write_policy import Moment, Tier
 from penstock.actors.writer_lane import Lane
-from penstock.actors.writer_routes import place_of
+from penstock.actors.writer_routes import place_of, rows_by_place
 from penstock.actors.writer_tools import LaneTools
 from penstock.runtime.ref import Ref
 
-T = TypeVar("T")
+STEP_OBJECTS = 512  # in one step of the loop: about a millisecond, or two
 
 
 class StoreLanes:
@@ -74,34 +75,31 @@ class StoreLanes:
 
     def queue(self, shape: Shape, objects: Sequence[tuple[bytes, int]]) -> None:
         """They are saved when there is room, if they are in L1 then."""
-        for lane, own in self._split(shape, objects, objects):
-            lane.queue(shape, own)
+        by_place: dict[int, list[tuple[bytes, int]]] = {}
+        for one in objects:
+            by_place.setdefault(place_of(self.tier.routing, shape, *one), []).append(one)
+        for place, own in by_place.items():
+            self.lanes[place].queue(shape, own)
 
-    def queue_chunks(self, shape: Shape, keys: Sequence[bytes]) -> None:
-        """The same of all that is resident of these chunks when it is their turn."""
-        for lane in self.lanes:
-            if own := [key for key in keys if lane.route.has_slots(shape, key)]:
-                lane.queue_chunks(shape, own)
+    async def queue_chunks(self, shape: Shape, keys: Sequence[bytes]) -> None:
+        """The same of all that is resident of these chunks when it is their turn. Others get theirs between its steps,
+        each of which looks at every slot once, and tells every lane at most once of a chunk."""
+        step = max(1, STEP_OBJECTS // (len(shape.slots) * len(self.lanes)))
+        for start in range(0, len(keys), step):
+            rows = rows_by_place(self.tier.routing, shape, keys[start : start + step])
+            for place, own in rows.items():
+                self.lanes[place].queue_chunks(shape, own)
+            await checkpoint()
 
-    def leaving(self, batch: Borrowed) -> list[tuple[Lane, list[BorrowedObject]]]:
-        """What is to be saved of what leaves: what this store wants then, and what still waits for it."""
-        objects = [*batch]
-        names = [(one.key, one.slot) for one in objects]
-        if self.tier.moment is Moment.LEAVING:
-            return self._split(batch.shape, names, objects)
-        waiting = [
-            (lane, [one for one in own if lane.wants(batch.shape, one.key, one.slot)])
-            for lane, own in self._split(batch.shape, names, objects)
-        ]
-        return [(lane, own) for lane, own in waiting if own]
-
-    def _split(
-        self, shape: Shape, names: Iterable[tuple[bytes, int]], objects: Iterable[T]
-    ) -> list[tuple[Lane, list[T]]]:
-        """`objects`, which are called so, by lane."""
-        if len(self.lanes) == 1:
-            return [(self.lanes[0], [*objects])]
-        parts: dict[int, list[T]] = {}
-        for name, one in zip(names, objects, strict=True):
-            parts.setdefault(place_of(self.tier.routing, shape, *name), []).append(one)
-        return [(self.lanes[place], own) for place, own in parts.items()]
+    async def leaving(self, batch: Borrowed) -> list[tuple[Lane, list[BorrowedObject]]]:
+        """What is to be saved of what leaves: what this store wants then, and what still waits for it. Others get their
+        turn meanwhile."""
+        by_place: dict[int, list[BorrowedObject]] = {}
+        is_wanted = self.tier.moment is Moment.LEAVING
+        for number, one in enumerate(batch, 1):
+            place = place_of(self.tier.routing, batch.shape, one.key, one.slot)
+            if is_wanted or self.lanes[place].wants(batch.shape, one.key, one.slot):
+                by_place.setdefault(place, []).append(one)
+            if not number % STEP_OBJECTS:
+                await checkpoint()
+        return [(self.lanes[place], own) for place, own in by_place.items()]

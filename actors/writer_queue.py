@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import compress
 
 from penstock.actors.api.types import GeometryId, Shape
 from penstock.actors.load_targets import whole_pages
+from penstock.actors.writer_routes import Row
 
 
 @dataclass(slots=True)
 class Queued:
-    """Objects of one chunk that wait. `slots` None: whatever is resident of it when it is borrowed."""
+    """Objects of one chunk that wait. `slots` None: whatever is resident of those of `row` when it is borrowed."""
 
     shape: Shape
     slots: set[int] | None
     since_s: float  # since when the first of them waits
+    row: Row = b""  # of a whole chunk
 
     @property
     def objects(self) -> int:
@@ -24,8 +27,16 @@ class Queued:
 
     def size_bytes(self) -> int:
         """Of the arena."""
-        slots = range(len(self.shape.slots)) if self.slots is None else self.slots
-        return sum(whole_pages(self.shape.slots[slot].bytes) for slot in slots)
+        slots = self.shape.slots
+        if self.slots is None:
+            return sum(whole_pages(one.bytes) for one in compress(slots, self.row))
+        return sum(whole_pages(slots[slot].bytes) for slot in self.slots)
+
+    def wanted(self) -> Row:
+        """Which slots of it to borrow."""
+        if self.slots is None:
+            return self.row
+        return bytes([slot in self.slots for slot in range(len(self.shape.slots))])
 
 
 class Waiting:
@@ -44,10 +55,10 @@ class Waiting:
         self.objects += 1
         self.size_bytes += whole_pages(shape.slots[slot].bytes)
 
-    def add_chunk(self, shape: Shape, key: bytes, since_s: float) -> None:
-        """All of a chunk, unless it is in it."""
+    def add_chunk(self, shape: Shape, key: bytes, row: Row, since_s: float) -> None:
+        """All of these slots of a chunk, unless any of it is in it."""
         if (shape.geometry, key) not in self._chunks:
-            queued = self._chunks[shape.geometry, key] = Queued(shape, None, since_s)
+            queued = self._chunks[shape.geometry, key] = Queued(shape, None, since_s, row)
             self.objects += queued.objects
             self.size_bytes += queued.size_bytes()
 

@@ -12,15 +12,21 @@ def _first(_key: bytes, _device: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """`place_of`: from an object's key and device to the number of a place, below `places`."""
+    """`place_of`: from an object's key and device to the number of a place, below `places`. Unless `is_by_key`, any key
+    will do: whoever has yet to make it need not."""
 
     places: int = 1
     place_of: Callable[[bytes, int], int] = _first
+    is_by_key: bool = False
 
     @staticmethod
     def by_key(places: int) -> Routing:
         """Evenly; by other digits of the key than those that name the folder of the object."""
-        return Routing(places, lambda key, _: int.from_bytes(key[8:16], "little") % places)
+        return Routing(
+            places,
+            lambda key, _: int.from_bytes(key[8:16], "little") % places,
+            is_by_key=places > 1,
+        )
 
     @staticmethod
     def by_device(places: int) -> Routing:

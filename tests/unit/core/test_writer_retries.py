@@ -79,8 +79,8 @@ def test_what_works_of_them_frees_the_others_and_what_works_elsewhere_brings_the
 def test_sums_of_what_waits_are_those_of_its_parts() -> None:
     queue = Waiting()
     queue.add(SHAPE, key(1), 0, 100.0)
-    queue.add_chunk(SHAPE, key(2), 101.0)
-    queue.add_chunk(SHAPE, key(2), 102.0)
+    queue.add_chunk(SHAPE, key(2), b"\1", 101.0)
+    queue.add_chunk(SHAPE, key(2), b"\1", 102.0)
     assert (queue.objects, queue.size_bytes) == (2, 2 * PAGE)
     assert (queue.has(SHAPE, key(2), 0), queue.remove(SHAPE, key(2), 0)) == (True, False)
     assert [one for one, _ in queue.pop_old(110.0, within_s=9.5, chunks_max=9)] == [key(1)]
