@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
+from support.failing_disk import WRITE, FailingDisk, opened
 from support.store_scenes import SEEDS, samples
 from support.store_world import StoreWorld, config, source, store_world
 
@@ -326,3 +328,28 @@ def test_what_cannot_be_taken_back_is_told_of_and_keeps_none_of_its_batch_waitin
         assert told == [SaveOutcome.SAVED] * 3
 
     play_two_folders(seed, scene)
+
+
+@SEEDS
+def test_a_dead_device_of_a_raw_store_is_left_alone_until_it_works(seed: int) -> None:
+    """B14: nobody saves meanwhile. Seen to fail: a probe that asked nothing of the device said that it worked again."""
+    disk = FailingDisk()
+
+    async def open_raw() -> Store:
+        return await opened(disk)
+
+    async def main() -> None:
+        settings = config(breaker=BreakerConfig(failures=1), attempts_max=1)
+        async with store_world(open_raw, settings) as world:
+            await world.wait_recovered()
+            disk.failing = {WRITE: errno.EIO}
+            assert await save_one(world, 1) is SaveOutcome.FAILED
+            for _ in range(60):
+                assert (await world.measure()).state is StoreState.BROKEN
+                await anyio.sleep(1)
+            disk.failing = {}
+            await anyio.sleep(120)
+            assert (await world.measure()).state is StoreState.OPEN
+            assert await save_one(world, 1) is SaveOutcome.SAVED
+
+    simulate(seed, main)
