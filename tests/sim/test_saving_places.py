@@ -47,6 +47,12 @@ def places(world: SavingWorld, keys: bytes) -> list[int]:
     return [routing.place_of(name, names.device(at)) for at, name in enumerate(names)]
 
 
+def saved_at(world: SavingWorld) -> set[int]:
+    """Places that have anything."""
+    objects = world.stores[0].objects.values()
+    return {world.config.routing.place_of(one.key, one.device) for one in objects}
+
+
 def by_place(
     world: SavingWorld, keys: bytes, states: list[ObjectState]
 ) -> tuple[set[ObjectState], set[ObjectState]]:
@@ -137,6 +143,37 @@ def test_what_leaves_is_saved_to_the_others_and_goes(
         side.released.set()
         await anyio.sleep(10.0)
         await world.assert_nothing_is_held()
+
+    play(seed, scene, configured(routing, groups, moments=(Moment.LEAVING,)))
+
+
+@SEEDS
+@ROUTED
+def test_a_place_that_hangs_has_no_room_while_it_holds_what_left_with_its_own(
+    seed: int, routing: Routing, groups: tuple[GroupGeometry, ...]
+) -> None:
+    """B15: what was lent together is held together, that of the other place too.
+
+    Seen to fail where only its own counted: it was lent more, and held more of L1 than its part.
+    """
+
+    async def scene(world: SavingWorld, _: Supervisor) -> None:
+        side = world.stores[0]
+        side.plan.hung_place = HUNG
+        for number in range(24):
+            await world.put(prompt(1, f"{number}"))
+        await world.make_room(8 * PAGE)
+        held_bytes = side.given_bytes
+        assert 0 < held_bytes < SHARE
+        await world.make_room(2 * PAGE)
+        assert side.given_bytes == held_bytes
+        side.plan.hung_place = None
+        side.released.set()
+        await anyio.sleep(10.0)
+        await world.assert_nothing_is_held()
+        assert HUNG not in saved_at(world)
+        await world.make_room(8 * PAGE)
+        assert HUNG in saved_at(world), "it has room again"
 
     play(seed, scene, configured(routing, groups, moments=(Moment.LEAVING,)))
 
