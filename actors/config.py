@@ -50,7 +50,7 @@ class L1Config(Config, frozen=True):
     high_water: float = 0.95  # fraction of the arena taken at which eviction begins by itself
     low_water: float = 0.90  # and at which it stops
     evict_batch: ByteSize = ByteSize(256 * MIB)  # evicted in one step of the loop
-    evict_batch_chunks: Count = 4096  # the same; whichever comes first
+    evict_batch_chunks: Count = 1024  # the same; whichever comes first
     mode: L1Mode = L1Mode.CACHE
     # staging: fraction of the arena for what is to be saved; loads have the rest
     staging_max: float = 0.5
