@@ -127,12 +127,21 @@ def _bind(server: grpc.aio.Server, spec: ListenSpec) -> Address:
         else:
             port = server.add_secure_port(target, credentials)
     except RuntimeError as taken:
-        raise StartFailed(f"cannot listen on {target}: {taken}") from taken
+        raise StartFailed(f"cannot listen on {target}: {_in_the_way(spec.address)}") from taken
     finally:
         os.umask(earlier)
     if isinstance(spec.address, UnixAddress):
         return spec.address
     return type(spec.address)(spec.address.host, port)
+
+
+def _in_the_way(address: Address) -> str:
+    if isinstance(address, UnixAddress):
+        return "what lies there cannot be replaced: remove it, or name another state_dir"
+    return (
+        "another process has that port, or the address is none of this machine's: name another in"
+        " gateway.listen"
+    )
 
 
 def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ from support.nodes import local_node
 from support.raw_engine import attached, channel_to, open_stream
 
 from penstock.protos import control_pb2, control_pb2_grpc, engine_pb2, engine_pb2_grpc
+from penstock.runtime.errors import StartFailed
 
 anyio_test = pytest.mark.anyio
 
@@ -81,6 +83,16 @@ async def test_tcp_with_tls_and_token_serves_who_has_both(certificates: Path) ->
                 stub = engine_pb2_grpc.EngineStub(channel)
                 await stub.Stat(engine_pb2.StatRequest(), metadata=right, timeout=5)
             assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@anyio_test
+async def test_a_port_that_another_process_has_is_named_with_its_key(certificates: Path) -> None:
+    """E4. Seen to fail: the refusal was gRPC's, and advised to set GRPC_VERBOSITY."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartFailed, match=f"{address}: another process .* gateway.listen"):
+            async with local_node(gateway__listen=[listening_on(address, certificates)]):
+                pass
 
 
 @anyio_test
