@@ -26,7 +26,7 @@ WIDE_CHUNK_TOKENS = (
 )  # so that a whole message of tokens is no more chunks than that
 LEASES = 200
 PROGRAM = str(Path(__file__).parents[1] / "support" / "serve_by_cpu_time.py")
-TRIES = 5  # the collector of cycles, or a neighbour in the cache, may come in the midst of a step: not every time
+TRIES = 3  # the collector of cycles may come in the midst of a step: not every time
 
 Act = Callable[[str, RawEngine], Awaitable[None]]
 
