@@ -41,6 +41,12 @@ def configured(
     return SavingConfig(routing=routing, groups=groups, pages=128, **given)  # type: ignore[arg-type]
 
 
+def answer(world: SavingWorld) -> None:
+    """What hung, and all that comes later."""
+    world.stores[0].plan.hung_place = None
+    world.stores[0].released.set()
+
+
 def places(world: SavingWorld, keys: bytes) -> list[int]:
     """Where each object of these chunks belongs, as `stored` tells of them."""
     routing, names = world.config.routing, object_keys(world.shape, keys, world.slots)
@@ -82,8 +88,7 @@ def test_a_place_that_hangs_keeps_its_part_and_the_others_are_saved_to(
         assert by_place(world, everything, states) == ({PENDING}, {SAVED})
         assert side.given_bytes_most <= 2 * SHARE
         assert 0 < side.given_bytes <= SHARE, "what it still reads"
-        side.plan.hung_place = None
-        side.released.set()
+        answer(world)
         (states,) = await world.stored(everything, within=60.0)
         assert set(states) == {SAVED}, "those that were out of time were tried again"
         await world.assert_nothing_is_held()
@@ -112,8 +117,7 @@ def test_a_place_that_hangs_pins_no_more_of_l1_than_its_part(
         await world.l1.ask(l1.Evict(128 * PAGE, 128), within=1)
         usage = await world.l1.ask(l1.Measure(), within=1)
         assert usage.taken_bytes <= SHARE, usage
-        world.stores[0].released.set()
-        world.stores[0].plan.hung_place = None
+        answer(world)
         await world.stored(everything, within=90.0)
         await world.assert_nothing_is_held()
 
@@ -139,8 +143,7 @@ def test_what_leaves_is_saved_to_the_others_and_goes(
         assert await world.make_room(8 * PAGE) >= 8 * PAGE
         saved = {*object_keys(world.shape, everything, world.slots)} & {*side.objects}
         assert saved, "the other place took its own"
-        side.plan.hung_place = None
-        side.released.set()
+        answer(world)
         await anyio.sleep(10.0)
         await world.assert_nothing_is_held()
 
@@ -167,8 +170,7 @@ def test_a_place_that_hangs_has_no_room_while_it_holds_what_left_with_its_own(
         assert 0 < held_bytes < SHARE
         await world.make_room(2 * PAGE)
         assert side.given_bytes == held_bytes
-        side.plan.hung_place = None
-        side.released.set()
+        answer(world)
         await anyio.sleep(10.0)
         await world.assert_nothing_is_held()
         assert HUNG not in saved_at(world)
@@ -225,8 +227,7 @@ def test_what_is_hit_twice_goes_where_it_belongs(
         assert PENDING in hung
         assert SAVED not in hung
         assert others == {SAVED}
-        world.stores[0].plan.hung_place = None
-        world.stores[0].released.set()
+        answer(world)
         await anyio.sleep(30.0)
         (states,) = await world.stored(everything)
         assert set(states) == {SAVED}
@@ -248,8 +249,7 @@ def test_a_place_queues_its_part_and_no_more(seed: int) -> None:
         (states,) = await world.stored(everything, within=4.0)
         assert by_place(world, everything, states) == ({PENDING, FAILED}, {SAVED})
         assert world.count(0, "overflow") == 40 - SHARE // PAGE - 4
-        world.stores[0].plan.hung_place = None
-        world.stores[0].released.set()
+        answer(world)
         await world.stored(everything, within=60.0)
         await world.assert_nothing_is_held()
 

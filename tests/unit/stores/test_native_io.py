@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from anyio.lowlevel import checkpoint
 
 from penstock._native import Caching, Durability, IoBackend, IoEngine
 from penstock.actors.stores import native_io
+from penstock.actors.stores.device import begin_device_io
+from penstock.actors.stores.file import _engines
+from penstock.actors.stores.file_config import FileConfig
 from penstock.actors.stores.native_io import (
     SETTLED_MAX,
     Moves,
     NativeIo,
 )
 from penstock.runtime.log import Log
+from penstock.runtime.units import GIB, ByteSize
 
 BACKENDS = [IoBackend.IO_URING, IoBackend.THREADS]
 Work = Callable[[NativeIo, int, Path], Coroutine[None, None, None]]
@@ -118,10 +123,26 @@ def test_files_are_written_read_measured_and_removed(backend: IoBackend, tmp_pat
     run(work, backend, tmp_path)
 
 
-def test_whichever_engine_is_refused_io_uring_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def _device_engines(folder: Path, log: Log) -> None:
+    begin = partial(NativeIo, depth=2, threads=2, jobs_max=4)
+    await (await begin_device_io(begin, log)).aclose()
+
+
+async def _folder_engines(folder: Path, log: Log) -> None:
+    paths = (str(folder / "a"), str(folder / "b"))
+    engines = await _engines(FileConfig(name="files", paths=paths, capacity=ByteSize(GIB)), log)
+    for one in (engines.reads, *engines.changes):
+        await one.aclose()
+
+
+@pytest.mark.parametrize("begin", [_device_engines, _folder_engines])
+def test_a_later_engine_of_a_store_that_is_refused_io_uring_says_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    begin: Callable[[Path, Log], Coroutine[None, None, None]],
 ) -> None:
-    """Seen to fail: where the first engine of a store had its ring and a later one had not, nobody was told."""
+    """Seen to fail: only the first one was given the log, and that of folders told each engine's."""
     told = iter(["", "no memory may be locked", "no memory may be locked"])
 
     class Refused:
@@ -134,12 +155,7 @@ def test_whichever_engine_is_refused_io_uring_says_so_once(
 
     monkeypatch.setattr(native_io, "IoEngine", Refused)
 
-    async def main() -> None:
-        log = Log("store")
-        for _ in range(3):
-            await NativeIo(depth=2, threads=2, jobs_max=4, log=log).aclose()
-
-    asyncio.run(main())
+    asyncio.run(begin(tmp_path, Log("store")))
     (said,) = [one for one in caplog.messages if "io_by_threads" in one]
     assert "no memory may be locked" in said
 
