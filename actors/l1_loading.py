@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from penstock import _native
-from penstock.actors.api import l1, l1_loading, prefetch
+from penstock.actors.api import l1, l1_loading, loader
 from penstock.actors.api.types import (
     KEY_BYTES,
     NODE_SESSION,
@@ -40,10 +40,10 @@ _COMING = int(_native.Presence.COMING)
 
 @dataclass(slots=True)
 class Served:
-    """A ticket that the prefetcher loads for, or keeps loaded objects for."""
+    """A ticket that a loader loads for, or keeps loaded objects for."""
 
     lookup: l1.Lookup
-    loader: Ref[prefetch.Prefetcher]
+    loader: Ref[loader.Loader]
     hit_chunks: int = 0  # when it was moved last
 
 
@@ -69,9 +69,9 @@ class Loading:
         self._left: dict[TicketId, Served] = {}  # over, and the loader not told
         self._awaits: dict[TicketId, l1_loading.Await] = {}  # of tickets that are served
 
-    def begin(self, lookup: l1.Lookup, loader: Ref[prefetch.Prefetcher]) -> None:
+    def begin(self, lookup: l1.Lookup, by: Ref[loader.Loader]) -> None:
         """Its ticket is open, and the loader is going to be told to fetch."""
-        self._served[lookup.ticket] = Served(lookup, loader)
+        self._served[lookup.ticket] = Served(lookup, by)
         self._table.tell_end(lookup.ticket)
 
     def close(self, ticket: TicketId) -> None:
@@ -241,7 +241,7 @@ class Loading:
                 if self._present(wanted) == _COMING:
                     continue
                 try:
-                    served.loader.tell_nowait(prefetch.Stirred(ticket))
+                    served.loader.tell_nowait(loader.Stirred(ticket))
                 except MailboxFull:
                     continue
                 except ActorStopped:
@@ -268,7 +268,7 @@ class Loading:
         while self._left:
             ticket, left = self._left.popitem()
             try:
-                left.loader.tell_nowait(prefetch.Leave(ticket, left.hit_chunks))
+                left.loader.tell_nowait(loader.Leave(ticket, left.hit_chunks))
             except MailboxFull:
                 self._left[ticket] = left
                 return

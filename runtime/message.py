@@ -18,7 +18,7 @@ from anyio import CancelScope
 
 from penstock.runtime.errors import PenstockError
 
-To = TypeVar("To")
+To_contra = TypeVar("To_contra", contravariant=True)  # who takes all of a kind takes one kind of it
 R = TypeVar("R")
 
 
@@ -31,7 +31,7 @@ class NotAtOnce(enum.Enum):
 NOT_AT_ONCE = NotAtOnce.NOT_AT_ONCE
 
 
-class Msg(Generic[To, R]):
+class Msg(Generic[To_contra, R]):
     """Base of all messages: addressed to actor class `To`, answered with an `R` (None: nothing to
     say).
     """

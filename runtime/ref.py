@@ -23,12 +23,12 @@ from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.mailbox import Mailbox, MailboxStatistics
 from penstock.runtime.message import NOT_AT_ONCE, Envelope, Msg, NotAtOnce
 
-To = TypeVar("To")
+To_co = TypeVar("To_co", covariant=True)
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ref(Generic[To]):
+class Ref(Generic[To_co]):
     """A handle on an actor of class `To`.
 
     It names the mailbox, not the object behind it, and so survives restarts.
@@ -37,7 +37,7 @@ class Ref(Generic[To]):
     mailbox: Mailbox
 
     @classmethod
-    def to(cls, actor: type[To], name: str, *, messages_max: int) -> Ref[To]:
+    def to(cls, actor: type[To_co], name: str, *, messages_max: int) -> Ref[To_co]:
         """A new mailbox for an `actor`; the composition root makes one for each of its actors."""
         return Ref(Mailbox(name, messages_max=messages_max))
 
@@ -48,11 +48,11 @@ class Ref(Generic[To]):
     def statistics(self) -> MailboxStatistics:
         return self.mailbox.statistics()
 
-    def tell_nowait(self, msg: Msg[To, None]) -> None:
+    def tell_nowait(self, msg: Msg[To_co, None]) -> None:
         """Leave a message, now. Raises MailboxFull or ActorStopped."""
         self.mailbox.put_nowait(Envelope(msg, math.inf, None))
 
-    async def tell(self, msg: Msg[To, None], *, within: float = math.inf) -> None:
+    async def tell(self, msg: Msg[To_co, None], *, within: float = math.inf) -> None:
         """Leave a message: wait for room, not for the work.
 
         Raises DeadlineExceeded, ActorStopped, and MissingDeadline as `ask` does.
@@ -64,7 +64,7 @@ class Ref(Generic[To]):
             envelope.room = loop.create_future()
             await self._wait(envelope.room, envelope, deadline)
 
-    async def ask(self, msg: Msg[To, R], *, within: float = math.inf) -> R:
+    async def ask(self, msg: Msg[To_co, R], *, within: float = math.inf) -> R:
         """Wait for room, then for the answer.
 
         At most `within` seconds, and never past the inherited deadline. Raises whatever
@@ -89,7 +89,7 @@ class Ref(Generic[To]):
             # whatever lease it holds, until the collector comes by.
             del msg, reply, envelope
 
-    def ask_now(self, msg: Msg[To, R]) -> R | NotAtOnce:
+    def ask_now(self, msg: Msg[To_co, R]) -> R | NotAtOnce:
         """The answer in this very step, from an actor that has nothing to do and need not wait for anything.
 
         NOT_AT_ONCE otherwise: then nothing has happened, and `ask` is the way. Raises what the actor answers with of

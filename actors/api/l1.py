@@ -13,6 +13,7 @@ from penstock.actors.api.types import (
     GroupGeometry,
     InstanceId,
     LeaseId,
+    Pool,
     SessionId,
     Shortfall,
     TicketId,
@@ -22,7 +23,7 @@ from penstock.runtime.message import Msg
 
 if TYPE_CHECKING:
     from penstock.actors.api.gateway import Gateway
-    from penstock.actors.api.prefetch import Prefetcher
+    from penstock.actors.api.loader import Loader
     from penstock.runtime.ref import Ref
 
 
@@ -208,8 +209,9 @@ class Lookup(Msg["L1Manager", Hit]):
     readers: int
     ticket_s: float
     watcher: Ref[Gateway] | None
-    loader: Ref[Prefetcher] | None = None
+    loader: Ref[Loader] | None = None
     afterwards: Afterwards = Afterwards.KEEP  # when the loader has done with it, or is no more
+    pool: Pool = Pool.CACHE  # that the loader takes its extents from
 
 
 @dataclass(frozen=True, slots=True)

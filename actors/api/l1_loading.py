@@ -10,6 +10,7 @@ from penstock.actors.api.types import (
     GeometryId,
     InstanceId,
     LeaseId,
+    Pool,
     Shortfall,
     TicketId,
 )
@@ -51,13 +52,17 @@ class Survey(Msg["L1Manager", bytes]):
 
 @dataclass(frozen=True, slots=True)
 class ReserveLoad(Msg["L1Manager", LoadLease]):
-    """Extents for the objects of `slots` of consecutive chunks, to be loaded into."""
+    """Extents for the objects of `slots` of consecutive chunks, to be loaded into.
+
+    All of `pool`, whose NO_ROOM and `bytes_missing` are its own. What lies in Pool.PD never becomes resident: it is
+    readable by the tickets it landed for, and gone when the lease's handle has died and the last reader has left."""
 
     keys: bytes
     parent: bytes
     geometry: GeometryId
     slots: tuple[int, ...]
     salt: bytes = field(repr=False)  # the tenant charged
+    pool: Pool = Pool.CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +154,11 @@ class Forsaken:
 @dataclass(frozen=True, slots=True)
 class Forsake(Msg["L1Manager", Forsaken]):
     """A loader begins its life: whatever one before it has promised is void. One bounded step: of its loads, which
-    leave the index (who may still write one keeps its memory), then of its tickets."""
+    leave the index (who may still write one keeps its memory), then of its tickets. Those of another
+    pool's loader are left alone."""
 
     objects_max: int  # about so many objects, or chunks of tickets
+    pool: Pool = Pool.CACHE  # that the loader takes its extents from
 
 
 Other = Land | Move | Hope | Settle | Await | Forsake

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from penstock.actors.api import l1_loading
+from penstock.actors.api.loader import Leave, Loader, Stirred
 from penstock.actors.api.types import Afterwards, InstanceId, SessionId, Shape, TicketId
-from penstock.runtime.actor import Actor
 from penstock.runtime.message import Msg
 
+__all__ = ["Fetch", "FetchNow", "Leave", "Message", "Prefetcher", "Stirred"]
 
-class Prefetcher(Actor["Message"]):
+
+class Prefetcher(Loader):
     """Address of the prefetcher."""
 
 
@@ -40,21 +42,6 @@ class FetchNow(Msg["Prefetcher", l1_loading.Finished | None]):
     is told. None: it goes its way."""
 
     fetch: Fetch
-
-
-@dataclass(frozen=True, slots=True)
-class Leave(Msg["Prefetcher", None]):
-    """This ticket is over: nothing is loaded for it any more, and what was loaded only for it goes."""
-
-    ticket: TicketId
-    hit_chunks: int  # where its watermark was: what lies below is kept
-
-
-@dataclass(frozen=True, slots=True)
-class Stirred(Msg["Prefetcher", None]):
-    """What this ticket waited for by `l1_loading.Await` is there, or given up."""
-
-    ticket: TicketId
 
 
 Message = Fetch | FetchNow | Leave | Stirred

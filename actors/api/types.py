@@ -70,6 +70,13 @@ class Shortfall(Enum):
     QUOTA = "it does not fit into the tenant's quota beside what is held there"
 
 
+class Pool(Enum):
+    """Which part of the arena a load's extents are taken from. Neither part ever serves for the other."""
+
+    CACHE = "l1.bytes: what the cache holds, makes room in by eviction, and charges tenants for"
+    PD = "pd.receive: what other nodes push; all of it is temporary, and no tenant is charged"
+
+
 class Afterwards(Enum):
     """What becomes of a ticket when its loads are over."""
 
