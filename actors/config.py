@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from penstock.actors.cluster_config import ClusterConfig
 from penstock.actors.config_words import Count, PolicyName, TenantQuota, check_quotas
 from penstock.actors.stores.config import WritePolicy
 from penstock.actors.stores.opening import AnyStoreConfig
@@ -289,6 +290,7 @@ class NodeConfig(Config, frozen=True):
     prefetch: PrefetchConfig = PrefetchConfig()
     writer: WriterConfig = WriterConfig()
     stores: tuple[AnyStoreConfig, ...] = ()  # tiers below L1, in this order; see stores/config.py
+    cluster: ClusterConfig | None = None  # none: this node stands alone
     mailbox_max: Count = 8192  # messages waiting for one actor
     ask_within: Seconds = Seconds(5)  # between actors
     drain: Seconds = Seconds(30)  # how long a drain waits that names no time
