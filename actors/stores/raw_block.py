@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 
 import anyio
@@ -47,6 +47,7 @@ from penstock.actors.stores.store import (
     Wanted,
 )
 from penstock.actors.stores.threads import Threads
+from penstock.actors.stores.together import together
 from penstock.runtime.background import Background
 from penstock.runtime.log import Log
 
@@ -58,40 +59,53 @@ LOCK_PAUSE_S = 0.02  # between two attempts to lock what another has
 async def open_raw_block_store(config: RawBlockConfig, context: StoreContext) -> RawBlockStore:
     """Lock, check and replay all devices; blank ones are formatted. Raises StoreRefused, StoreFault."""
     log = Log(f"store.{context.name}")
-    media, io = await _begun(config, context, log)
-    devices = [_device(medium, io, log) for medium in media]
-    closing = Background(partial(_close_all, io, devices, media, context.beside), StoreFault)
+    media, ios = await _begun(config, context, log)
+    devices = [_device(medium, io, log) for medium, io in zip(media, ios, strict=True)]
+    closing = Background(partial(_close_all, ios, devices, media, context.beside), StoreFault)
     async with undone_by(closing.result):  # on a medium that hangs it goes on by itself
-        return await open_over(devices, config, log, io)
+        return await open_over(devices, config, log, ios)
 
 
 async def _begun(
     config: RawBlockConfig, context: StoreContext, log: Log
-) -> tuple[list[Medium], DeviceIo]:
-    """The kernel ends what a killed process had under way only after the process, and its locks with that: a node that
-    is started again at once waits for them."""
-    begin = partial(NativeIo, depth=config.depth, threads=config.threads, jobs_max=config.jobs_max)
+) -> tuple[list[Medium], list[DeviceIo]]:
+    """Each medium has engines of its own. The kernel ends what a killed process had under way only after the process,
+    and its locks with that: a node that is started again at once waits for them."""
+    threads = max(1, config.threads // len(config.places()))
+    begin = partial(NativeIo, depth=config.depth, threads=threads, jobs_max=config.jobs_max)
     give_up_at = anyio.current_time() + config.lock_within
     while True:
         try:
             async with opened_beside(context.beside, partial(_media, config)) as media:
-                return media, await begin_device_io(begin, log)
+                return media, await _engines(len(media), begin, log)
         except MediumBusy:
             if anyio.current_time() >= give_up_at:
                 raise
         await anyio.sleep(LOCK_PAUSE_S)
 
 
+async def _engines(devices: int, begin: Callable[..., NativeIo], log: Log) -> list[DeviceIo]:
+    """One that hangs shall hold up no other."""
+    ios: list[DeviceIo] = []
+    async with AsyncExitStack() as begun:
+        for _ in range(devices):
+            ios.append(await begin_device_io(begin, log))
+            begun.push_async_callback(ios[-1].aclose)
+        begun.pop_all()
+    return ios
+
+
 async def open_over(
-    devices: Sequence[Device], config: RawBlockConfig, log: Log, io: DeviceIo | None = None
+    devices: Sequence[Device], config: RawBlockConfig, log: Log, ios: Sequence[DeviceIo] = ()
 ) -> RawBlockStore:
-    """As above, of devices that are open already: one per place of `config`, in order."""
+    """As above, of devices that are open already: one per place of `config`, in order. `ios`: whatever is to be closed
+    before they are."""
     is_durable = config.durability is DurabilityName.FDATASYNC
     volumes: list[Volume] = []
     for device, place in zip(devices, config.places(), strict=True):
         geometry = _geometry(config, place, device.name, device.size_bytes)
         volumes.append(await open_volume(device, geometry, is_durable=is_durable, log=log))
-    store = RawBlockStore(tuple(volumes), io)
+    store = RawBlockStore(tuple(volumes), ios)
     await store.drop_doubles()
     return store
 
@@ -101,10 +115,10 @@ class RawBlockStore:
 
     ownership = Ownership.EXCLUSIVE
 
-    def __init__(self, volumes: tuple[Volume, ...], io: DeviceIo | None) -> None:
+    def __init__(self, volumes: tuple[Volume, ...], ios: Sequence[DeviceIo]) -> None:
         self._volumes = volumes
         self._of_rank = {one.geometry.rank: one for one in volumes if one.geometry.rank != NO_RANK}
-        self._io = io
+        self._ios = ios
 
     @property
     def transfers(self) -> int:
@@ -145,7 +159,6 @@ class RawBlockStore:
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         outcomes = [DONE] * len(given)
         parts: list[Part] = []
-        answers: list[tuple[list[int], Answer]] = []
         try:
             for some in _steps(len(given)):
                 await checkpoint()
@@ -155,18 +168,24 @@ class RawBlockStore:
                     outcomes[at] = await self._take(given[at], at, on)
                 for part in on.values():
                     part.begin(part.volume.write)
-            for part in parts:
-                for at, one, moved in await part.over():
-                    outcomes[at] = one.was_written(moved)
-            for part in parts:
-                answers += self._commit(part, outcomes)
+            each = [[part for part in parts if part.volume is one] for one in self._volumes]
+            await together(partial(self._log, outcomes), each)
         finally:
             for part in parts:
                 part.give_back()
+        return outcomes
+
+    async def _log(self, outcomes: list[Outcome], parts: Sequence[Part]) -> None:
+        """What is written to one volume, whatever becomes of the others."""
+        answers: list[tuple[list[int], Answer]] = []
+        for part in parts:
+            for at, one, moved in await part.over():
+                outcomes[at] = one.was_written(moved)
+        for part in parts:
+            answers += self._commit(part, outcomes)
         for places, answer in answers:
             for at, why in zip(places, await asyncio.shield(answer), strict=True):
                 outcomes[at] = Outcome(Fate.FAULT, reason=why) if why else outcomes[at]
-        return outcomes
 
     async def delete(self, keys: Keys) -> None:
         """Of what is not there, too: whether its device works is told by trying."""
@@ -215,10 +234,8 @@ class RawBlockStore:
         return 0 if volume is None else self._volumes.index(volume)
 
     async def aclose(self) -> None:
-        for volume in self._volumes:
-            await volume.wait_idle()
-        if self._io is not None:
-            await self._io.aclose()
+        await together(Volume.wait_idle, self._volumes)
+        await together(DeviceIo.aclose, self._ios)
         for volume in self._volumes:
             volume.close()
 
@@ -334,10 +351,10 @@ def _remove_made(media: Sequence[Medium]) -> None:
 
 
 async def _close_all(
-    io: DeviceIo, devices: Sequence[Device], media: Sequence[Medium], beside: Threads
+    ios: Sequence[DeviceIo], devices: Sequence[Device], media: Sequence[Medium], beside: Threads
 ) -> None:
     """Of a store that could not be opened. Whatever is under way ends before the devices are closed."""
-    await io.aclose()
+    await together(DeviceIo.aclose, ios)
     await beside.run(partial(_remove_made, media))
     for device in devices:
         device.close()
