@@ -2,12 +2,12 @@
 the receiver, which takes in what other nodes push.
 
     prefill engine   Send -> transfer id;  WaitSent -> Sent
-    decode engine    l1.Lookup(loader=receiver, pool=Pool.PD), then Expect: L1 tells how the ticket grows, as of any load
+    decode engine    l1.Lookup(loader=receiver, pool=Pool.PD), then Expect: L1 tells how the ticket grows
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from penstock.actors.api.gateway import TicketMoved
@@ -16,13 +16,6 @@ from penstock.actors.api.pd_wire import Reason, TransferId
 from penstock.actors.api.types import InstanceId, SessionId, Shape, TicketId
 from penstock.runtime.errors import CallerError, CapacityError, StaleError
 from penstock.runtime.message import Msg
-
-__all__ = [
-    *("Blocks", "Cancel", "CheckPrompt", "Consumed", "Expect", "MeasureReceived", "MeasureSent"),
-    *("PdReceiver", "PdSender", "PromptTooLong", "Reason", "ReceiverMessage", "Received", "Send"),
-    *("SenderMessage", "Sent", "SentState", "SessionOver", "TooManyTransfers", "TransferId"),
-    *("TransferUnknown", "Usage", "WaitSent"),
-]
 
 
 class TooManyTransfers(CapacityError):
