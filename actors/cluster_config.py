@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from penstock.actors.config_words import Count
+from penstock.actors.directory_config import DirectoryConfig
 from penstock.runtime.config import Config
 from penstock.runtime.membership_config import (
     AnyMembership,
@@ -39,6 +40,7 @@ class ClusterConfig(Config, frozen=True):
     tls_key: Path | None = None
     tls_ca: Path | None = None  # peers' certificates are verified with it
     membership: AnyMembership = StaticConfig()
+    directory: DirectoryConfig = DirectoryConfig()
     # Links: one is dialled to each member.
     dial_within: Seconds = Seconds(5)  # a dial, its handshakes included
     dial_pause: Seconds = Seconds(0.1)  # after a dial that failed; doubled for each next one
