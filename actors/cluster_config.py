@@ -50,9 +50,9 @@ class ClusterConfig(Config, frozen=True):
     links_max: Count = 1024  # each way
     # Of what peers may ask here. What is beyond is refused, or waits in the peer.
     connections_max: Count = 2048  # TCP connections at once; one more is closed
-    handshakes_max: Count = 64  # of them, those that have not shown a certificate yet
-    handshake_within: Seconds = Seconds(5)  # to show it
-    calls_max: Count = 256  # of one connection at once; more wait in the peer
+    handshake_within: Seconds = Seconds(5)  # for a connection to show a certificate
+    calls_max: Count = 256  # of one peer at once; one more is refused
+    calls_per_s_max: Count = 5000  # of one peer
     message_max: ByteSize = ByteSize(4 * MIB)  # one message; a larger one ends its call
     keepalive: Seconds = Seconds(10)  # probes of silent connections
     certificates_every: Seconds = Seconds(1)  # the files are looked at, at most so often
@@ -86,10 +86,6 @@ class ClusterConfig(Config, frozen=True):
         if self.dial_pause > self.dial_pause_max:
             raise ValueError(
                 f"dial_pause must be at most dial_pause_max, {self.dial_pause_max:g} s"
-            )
-        if self.handshakes_max > self.connections_max:
-            raise ValueError(
-                f"handshakes_max must be at most connections_max, {self.connections_max}"
             )
         if not 64 * 1024 <= self.message_max < 1 << 31:
             raise ValueError("message_max must be 64KiB or more, below 2GiB")

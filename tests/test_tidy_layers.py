@@ -24,12 +24,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "runtime/(__init__|errors|message|deadline|log|units|transcript|hazard|begun|config_problems)",
     ),
     ("runtime/(mailbox|ref|service|actor|supervisor|telemetry|actor_metrics|config|watchdog)",),
-    ("runtime/(security|claim|accepting|background|slow_steps|membership|membership_config|channel)",),
+    (
+        "runtime/(security|claim|accepting|background|slow_steps|membership|membership_config|channel)",
+    ),
     (
         "runtime/(grpc_transport|grpc_health|call_places|sim_loop|sim_net|sim_sources|sim_disk)",
         "runtime/(native_channel|grpc_channel|nixl_channel|negotiation|certificates)",
         "runtime/(static|dns|etcd)_[a-z_]+",
-        "runtime/(membership_opening|peer_transport|peer_gate)",
+        "runtime/(membership_opening|peer_transport|peer_gate|strangers)",
     ),
     ("actors/__init__", "actors/api/.*"),
     ("actors/core/.*",),

@@ -57,7 +57,6 @@ REFUSED = [
     ({"tls_key": "/k"}, "needs all three tls_ keys"),
     ({"heartbeat": "0s"}, "heartbeat must be 1 ms"),
     ({"dial_pause": "9s"}, "dial_pause must be at most dial_pause_max"),
-    ({"handshakes_max": 4096}, "handshakes_max must be at most"),
     ({"message_max": "1KiB"}, "message_max must be 64KiB or more"),
     ({"membership": peers("b", "b")}, "two peers are called 'b'"),
     ({"membership": peers("B")}, "id must be 1 to 63"),
