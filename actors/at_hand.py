@@ -160,8 +160,9 @@ class AtHand:
         if lease is NOT_AT_ONCE or not _is_granted(lease):
             return False
         seen.presence = seen.presence or bytes(len(slots))
-        named = [(slot, seen.names[slot]) for slot in slots]
-        targets = load_targets(shape, self._around.memory, lease, slots, named)
+        chunk = want.keys[part.first * KEY_BYTES : part.last * KEY_BYTES]
+        names, keys = [(chunk, slot) for slot in slots], [seen.names[slot] for slot in slots]
+        targets = load_targets(shape, self._around.memory, lease, slots, names=names, keys=keys)
         seen.first = self._around.loads.begin_first(part, lease, tuple(targets))
         return True
 
@@ -215,11 +216,10 @@ class AtHand:
         if lease is NOT_AT_ONCE or not _is_granted(lease):
             return None
         width = len(want.shape.slots)
-        named = [
-            (slot, names[(chunk - want.hit_chunks) * width + slot])
-            for chunk, slot in part.objects()
-        ]
-        targets = load_targets(want.shape, self._around.memory, lease, range(len(named)), named)
+        keys = [names[(chunk - want.hit_chunks) * width + slot] for chunk, slot in part.objects()]
+        places = [(b"", slot) for _, slot in part.objects()]  # what is at hand is found by its key
+        indices, memory = range(len(keys)), self._around.memory
+        targets = load_targets(want.shape, memory, lease, indices, names=places, keys=keys)
         tier = self._around.tiers[part.source]
         answers = tier.ref.ask_now(store.Load(tuple(targets)))
         if answers is NOT_AT_ONCE or not _all_loaded(answers):

@@ -324,15 +324,16 @@ class Fetching:
         places: Sequence[tuple[int, int]],
         first: First | None = None,
     ) -> None:
+        names = [self._name(*place) for place in places]
         if first is None:
-            named = [(slot, self._locating.key(chunk, slot)) for chunk, slot in places]
-            targets = load_targets(self._want.shape, self._around.memory, lease, indices, named)
+            given = (self._want.shape, self._around.memory, lease, indices)
+            targets = load_targets(*given, names=names, keys=self._locating.keys(places))
         self._chunks_begun = max(self._chunks_begun, 2 * (places[-1][0] - places[0][0] + 1))
         self._loads.begin(
             self._want.ticket,
             tier,
             self._deadline,
-            names=[self._name(*place) for place in places],
+            names=names,
             places=places,
             lease=lease,
             indices=indices,

@@ -26,9 +26,14 @@ class Geometries:
         self._geometries_max = geometries_max
         self._numbers: dict[tuple[bytes, tuple[GroupGeometry, ...]], GeometryId] = {}
         self._shapes: list[Shape] = []  # by number; len == len(_numbers) <= geometries_max
+        self._of: dict[bytes, tuple[Shape, ...]] = {}  # the same by their namespaces
 
     def shape(self, number: int) -> Shape:
         return self._shapes[number]
+
+    def shapes_of(self, namespace: bytes) -> tuple[Shape, ...]:
+        """All that were declared for this namespace."""
+        return self._of.get(namespace, ())
 
     def number(self, groups: tuple[GroupGeometry, ...], namespace: bytes) -> GeometryId:
         """The geometry of these groups, registered at first use. Raises TooManyNamespaces, _native.BadArgument."""
@@ -50,7 +55,9 @@ class Geometries:
         ]
         number = GeometryId(self._table.add_geometry(native))
         self._numbers[namespace, groups] = number
-        self._shapes.append(Shape.of(number, namespace, groups))
+        shape = Shape.of(number, namespace, groups)
+        self._shapes.append(shape)
+        self._of[namespace] = (*self._of.get(namespace, ()), shape)
         return number
 
 

@@ -157,6 +157,7 @@ class L1Manager(l1.L1Manager):
                     | l1_saving.DropSaved()
                     | l1_saving.SaveBacklog()
                     | l1_saving.TellShape()
+                    | l1_saving.FindShapes()
                 ):
                     return self._saving.receive(msg)
                 case _:

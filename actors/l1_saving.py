@@ -77,6 +77,8 @@ class Saving:
                 return answer(msg, None)
             case l1_saving.TellShape():
                 return answer(msg, self._geometries.shape(msg.geometry))
+            case l1_saving.FindShapes():
+                return answer(msg, self._geometries.shapes_of(msg.namespace))
             case _:
                 assert_never(msg)
 

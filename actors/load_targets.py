@@ -47,17 +47,20 @@ def load_targets(
     memory: Memory,
     lease: LoadLease,
     indices: Sequence[int],
-    named: Sequence[tuple[int, bytes]],
+    *,
+    names: Sequence[tuple[bytes, int]],
+    keys: Sequence[bytes],
 ) -> list[Target]:
-    """`indices`: of the answers of `lease`; `named`, parallel: slot and key of the object."""
+    """`indices`: of the answers of `lease`; parallel, `names`: chunk and slot of the object, and its `keys`."""
     targets = []
-    for index, (slot, key) in zip(indices, named, strict=True):
+    for index, (chunk, slot), key in zip(indices, names, keys, strict=True):
         start = index * _EXTENT.size
         offset, logical_bytes, _ = _EXTENT.unpack_from(lease.extents.packed, start)
         kind = shape.slots[slot]
         view = memory.view(offset, whole_pages(logical_bytes))
+        size, runs, hold = logical_bytes, kind.runs, lease.hold
         targets.append(
-            Target(key, kind.shard, shape.namespace, logical_bytes, kind.runs, view, lease.hold)
+            Target(key, kind.shard, shape.namespace, size, runs, view, hold, chunk, slot)
         )
     return targets
 

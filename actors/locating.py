@@ -78,11 +78,11 @@ class Locating:
         self._asking = 0  # locates under way
         self._glance: Glance | None = None
 
-    def key(self, chunk: int, slot: int) -> bytes:
-        """The key of a known object."""
-        width = len(self._want.shape.slots)
-        start = ((chunk - self._known.first) * width + slot) * KEY_BYTES
-        return bytes(self._names[start : start + KEY_BYTES])
+    def keys(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Of known objects, by chunk and slot."""
+        names, width, first = self._names, len(self._want.shape.slots), self._known.first
+        starts = [((chunk - first) * width + slot) * KEY_BYTES for chunk, slot in places]
+        return [bytes(names[start : start + KEY_BYTES]) for start in starts]
 
     def begin(self, glance: Glance) -> None:
         """What it tells is not asked again."""

@@ -22,7 +22,7 @@ def object_keys(shape: Shape, chunk_keys: bytes, slots: Sequence[int]) -> Keys:
         for group, shard in kinds
     ]
     devices = b"".join([shard.to_bytes(DEVICE_BYTES, "little") for _, shard in kinds])
-    return Keys(b"".join(named), devices * (len(chunk_keys) // KEY_BYTES))
+    return Keys(b"".join(named), devices * (len(chunk_keys) // KEY_BYTES), chunk_keys, slots)
 
 
 async def object_keys_in_steps(shape: Shape, chunk_keys: bytes, slots: Sequence[int]) -> Keys:
@@ -35,4 +35,4 @@ async def object_keys_in_steps(shape: Shape, chunk_keys: bytes, slots: Sequence[
         parts.append(object_keys(shape, chunk_keys[start : start + step_bytes], slots))
         await checkpoint()
     packed = b"".join(part.packed for part in parts)
-    return Keys(packed, b"".join(part.devices for part in parts))
+    return Keys(packed, b"".join(part.devices for part in parts), chunk_keys, slots)

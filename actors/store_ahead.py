@@ -74,7 +74,7 @@ def wanted_of(
 ) -> list[Wanted]:
     """What a store is asked for. Whatever may still write it keeps `user`."""
     return [
-        Wanted(one.key, one.device, header, one.payload, (user, one.hold))
+        Wanted(one.key, one.device, header, one.payload, (user, one.hold), one)
         for one, header in zip(targets, headers, strict=True)
     ]
 

@@ -198,6 +198,13 @@ class TellShape(Msg["L1Manager", Shape]):
     geometry: GeometryId
 
 
+@dataclass(frozen=True, slots=True)
+class FindShapes(Msg["L1Manager", tuple[Shape, ...]]):
+    """Of this namespace, all that were ever declared here: nearly always one, or none."""
+
+    namespace: bytes  # its digest
+
+
 Message = (
     TakeCommitted
     | TakeHits
@@ -208,4 +215,5 @@ Message = (
     | DropSaved
     | SaveBacklog
     | TellShape
+    | FindShapes
 )

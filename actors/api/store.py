@@ -7,7 +7,7 @@ An object on any store is a header (`stores/header.py`) and a payload. Bytes nev
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,10 +24,15 @@ class StoreActor(Actor["Message"]):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names of objects, packed. `devices`: one little-endian u16 each, the rank of the shard the object is of."""
+    """Names of objects, packed. `devices`: one little-endian u16 each, the rank of the shard the object is of.
+
+    Where they are all objects of these `slots` of some chunks, chunk-major, `chunks` are the keys of those, packed:
+    what is known of a chunk is known of them all."""
 
     packed: bytes
     devices: bytes
+    chunks: bytes = b""
+    slots: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         assert len(self.packed) * DEVICE_BYTES == len(self.devices) * KEY_BYTES
@@ -66,6 +71,8 @@ class Target:
     runs: int  # (layer, component) runs in it
     payload: memoryview = field(repr=False)
     hold: object = field(repr=False)
+    chunk: bytes = b""  # the key of its chunk, where that is known
+    slot: int = 0
 
 
 class Source(NamedTuple):

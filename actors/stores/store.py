@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from penstock.actors.api.store import ArenaUsage, Keys
+from penstock.actors.api.store import ArenaUsage, Keys, Target
 from penstock.actors.api.types import Epoch
 from penstock.actors.core.lossy import LossyNamespaces
 from penstock.actors.stores.threads import Threads
@@ -30,13 +30,14 @@ class Wanted:
     """Read one object: its header into `header`, all of it, and its payload into `payload`, no byte beyond.
 
     Both are writable, page-aligned and whole blocks. Whoever may still write them keeps `hold` alive. Nobody changes
-    it."""
+    it. `target` tells more of what is loaded for L1."""
 
     key: bytes
     device: int
     header: memoryview = field(repr=False)
     payload: memoryview = field(repr=False)
     hold: object = field(repr=False)
+    target: Target | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)  # a frozen one takes four times as long to make, and there are many

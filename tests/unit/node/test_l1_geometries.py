@@ -52,3 +52,16 @@ def test_a_number_is_of_one_namespace_and_its_shape_tells_the_objects_of_a_chunk
     shape = geometries.shape(first)
     assert (shape.geometry, shape.namespace) == (first, NAMESPACE)
     assert shape.slots == (Slot(0, 0, 10, 1), Slot(0, 1, 20, 2), Slot(1, 0, 30, 4))
+
+
+def test_a_namespace_finds_its_own_shapes() -> None:
+    table = _native.Table(
+        arena_bytes=4096, objects_max=64, policy=_native.Policy.LRU, quarantine_bytes_max=4096
+    )
+    geometries = Geometries(table)
+    numbers = [
+        geometries.number(declaration(shard_bytes=size).groups, NAMESPACE) for size in (1, 2)
+    ]
+    geometries.number(declaration().groups, b"m" * 32)
+    assert [shape.geometry for shape in geometries.shapes_of(NAMESPACE)] == numbers
+    assert geometries.shapes_of(b"x" * 32) == ()
