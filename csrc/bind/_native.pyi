@@ -76,6 +76,12 @@ class Presence(enum.IntEnum):
     RESIDENT = 1
     COMING = 2  # somebody writes or loads it
 
+class Pool(enum.Enum):
+    """Which part of the arena."""
+
+    CACHE = 0  # arena_bytes, from offset 0
+    PD = 1  # pd_bytes, behind them
+
 class Rule(enum.Enum):
     """What a hit of n chunks needs of a group, on every shard."""
 
@@ -237,6 +243,12 @@ class Statistics:
     expired_leases: int  # counter
     stale_calls: int  # counter: release, commit, abort or close that found nothing of the caller's
     returned_handles: int  # counter: drained from the return queue
+    pd_bytes_total: int  # of Pool.PD, which nothing above counts bytes of
+    pd_bytes_free: int
+    pd_bytes_reserved: int
+    pd_bytes_loaded: int
+    pd_bytes_quarantined: int  # total = free + reserved + loaded + quarantined
+    pd_largest_free_bytes: int
 
 class Table:
     """The index of L1, the state of every object in it, and who may read, write or evict what.
@@ -251,12 +263,16 @@ class Table:
     objects that sessions other than 0, the node's own, have committed, kept for `take_committed`.
     `fair_share`: `evict` and `victims` spare a tenant within its share of what is taken (less than
     7/8 of it) while another, who is not, has something that may go.
+
+    `arena_bytes` are the cache, Pool.CACHE: the offsets below it. `pd_bytes` lie behind them, are taken by `reserve`
+    with Pool.PD and by nothing else, and are counted apart. Neither pool ever serves for the other.
     """
 
     def __init__(
         self,
         *,
         arena_bytes: int,
+        pd_bytes: int = 0,
         objects_max: int,
         policy: Policy,
         quarantine_bytes_max: int,
@@ -410,9 +426,14 @@ class Table:
         session: int,
         now: float,
         expires: float,
+        pool: Pool = Pool.CACHE,
     ) -> Reserved:
         """Ask for extents for the objects of `slots` (ascending) of consecutive chunks of one
-        prompt.
+        prompt, all of one pool: Pool.CACHE unless given.
+
+        In Pool.PD no tenant is charged and nothing is evicted: `bytes_missing` is what NO_ROOM kept out and the whole
+        pool, empty, would hold beside what was granted. Its objects are temporary: `loaded`, never committed, readable
+        by the tickets that are extended over them, and free when the lease is ended and their readers have left.
 
         `parent`: key of the chunk before the first, b"" at the prompt's start. After the first
         NO_ROOM or QUOTA all that follows is answered the same: nothing beyond a hole is worth room.
@@ -450,7 +471,7 @@ class Table:
         object in turn, as many as its geometry says; b"": not kept. The lease is over when nothing
         of it is left to commit. STALE for everything when the lease is over or another session's;
         the memory of an expired reservation of this session is free then, since its writer is done.
-        Raises BadArgument.
+        Raises BadArgument, for a lease in Pool.PD too.
         """
 
     def commit_some(
@@ -536,9 +557,9 @@ class Table:
         A lease that is left half way is overdue to its owner already. Whoever names it finishes it.
         """
 
-    def forsake_some(self, session: int, objects_max: int) -> Ended:
-        """As `orphan_some`, of its reservations alone: what they are of leaves the index, and their memory comes back
-        when they are ended. The session goes on.
+    def forsake_some(self, session: int, objects_max: int, pool: Pool = Pool.CACHE) -> Ended:
+        """As `orphan_some`, of its reservations in one pool, Pool.CACHE unless given: what they are of leaves the
+        index, and their memory comes back when they are ended. The session goes on.
         """
 
     def end_some(self, session: int, objects_max: int) -> Ended:
@@ -1261,3 +1282,73 @@ def fp8_cast(*, source: Buffer, target: Buffer, runs: int, kind: HalfKind) -> by
 
 def fp8_restore(*, source: Buffer, target: Buffer, runs: int, kind: HalfKind) -> None:
     """The object that was cast. Raises CastRefused. Releases the GIL."""
+
+# --- directory: csrc/core/{cuckoo_filter,directory}.hpp ------------------------------------------
+
+class FilterMalformed(ValueError):
+    """Bytes that are no part of a filter, or of another one."""
+
+def chunk_names(keys: bytes) -> bytes:
+    """Packed names, the first 8 bytes of each key, of packed 32-byte keys. Raises BadKeys."""
+
+class CuckooFilter:
+    """An approximate set of chunks by their packed names: at most 2 bytes each, when it was made for
+    as many, and about one wrong yes in six hundred. The same calls make the same filter everywhere.
+    """
+
+    def __init__(self, buckets: int) -> None:
+        """Raises BadArgument unless there are 64 to 2^32 buckets, of 6 bytes."""
+    @staticmethod
+    def buckets_for(keys: int) -> int:
+        """So that so many names, and a quarter more, fit."""
+    def change(self, gone: bytes, added: bytes) -> bool:
+        """Remove names, which must be in it, then add others. False if that does not fit, which leaves
+        it changed half way: make another. Raises BadArgument for what is not packed names."""
+    def contains(self, name: int) -> bool: ...
+    def copy(self) -> CuckooFilter: ...
+    def part(self, number: int) -> bytes:
+        """A part of the whole, below `parts`, with a checksum: at most 1 MiB. Raises BadArgument."""
+    @property
+    def parts(self) -> int: ...
+    @property
+    def keys(self) -> int: ...
+    @property
+    def keys_max(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def is_sparse(self) -> bool: ...  # a smaller one would do
+
+class Directory:
+    """What peers, numbered by the caller from 0 to 65535, have said they have. Belongs to one thread.
+
+    Every call raises BadArgument for another number, or for names that are not packed.
+    """
+
+    class Taken(enum.Enum):
+        """What a part came to."""
+
+        MORE = 0  # others are missing
+        WHOLE = 1  # what the peer had said before is replaced
+        NO_ROOM = 2  # the peer is forgotten
+
+    def __init__(self, *, bytes_max: int, seed: int = 0) -> None:
+        """`bytes_max` of all filters, whole or coming. `seed`: of the order of equal promises."""
+    def begin(self, peer: int) -> None:
+        """What comes next of this peer is a new snapshot."""
+    def take_part(self, peer: int, part: bytes) -> Directory.Taken:
+        """In any order, some of them twice. Raises FilterMalformed: begin anew."""
+    def change(self, peer: int, gone: bytes, added: bytes) -> bool:
+        """Packed names. False if that does not fit what the peer has said before."""
+    def forget(self, peer: int) -> None: ...
+    def promises(self, keys: bytes, first: int = 0) -> list[tuple[int, int]]:
+        """(peer, chunks): who says yes to the key at `first`, and to how many from there on, the
+        longest first. Raises BadKeys."""
+    def bytes_of(self, peer: int) -> int: ...
+    def keys_of(self, peer: int) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def bytes_max(self) -> int: ...
+    def validate(self) -> None:
+        """Raises AssertionError."""

@@ -32,6 +32,7 @@ using penstock::Key;
 using penstock::KeyBatch;
 using penstock::Outcome;
 using penstock::PolicyKind;
+using penstock::Pool;
 using penstock::Table;
 using Slots = std::vector<std::uint16_t>;
 using Indices = std::vector<std::uint32_t>;
@@ -129,11 +130,13 @@ Acquired acquire(Table& table, const py::bytes& ticket, std::uint32_t rank, cons
 
 Reserved reserve(Table& table, const py::bytes& keys, const py::bytes& parent,
                  std::uint32_t geometry, const Slots& slots, std::uint32_t tenant,
-                 const py::bytes& lease, std::uint64_t session, double now, double expires) {
+                 const py::bytes& lease, std::uint64_t session, double now, double expires,
+                 Pool pool) {
   std::optional<Key> parent_key;
   if (!bytes_of(parent).empty()) parent_key = key_of(parent);
   const Table::Reserved reserved = table.reserve(
-      keys_of(keys), {parent_key, geometry, slots, tenant, id_of(lease), session, now, expires});
+      keys_of(keys),
+      {parent_key, geometry, slots, tenant, id_of(lease), session, now, expires, pool});
   return {packed(reserved.answers), packed(reserved.extents), reserved.bytes_missing,
           reserved.own_bytes_missing};
 }
@@ -275,7 +278,7 @@ void bind_reading(py::class_<Table>& table) {
 void bind_writing(py::class_<Table>& table) {
   table
       .def("reserve", &reserve, "keys"_a, py::kw_only(), "parent"_a, "geometry"_a, "slots"_a,
-           "tenant"_a, "lease"_a, "session"_a, "now"_a, "expires"_a,
+           "tenant"_a, "lease"_a, "session"_a, "now"_a, "expires"_a, "pool"_a = Pool::cache,
            "Ask for extents to write, chunk by chunk.")
       .def(
           "make_ready",
@@ -298,7 +301,7 @@ void bind_life(py::class_<Table>& table) {
       .def("orphan_some", &Table::orphan_some, "session"_a, "objects_max"_a,
            "A step of stream_lost.")
       .def("forsake_some", &Table::forsake_some, "session"_a, "objects_max"_a,
-           "As orphan_some, of its reservations alone.")
+           "pool"_a = Pool::cache, "As orphan_some, of its reservations in one pool alone.")
       .def("end_some", &Table::end_some, "session"_a, "objects_max"_a, "A step of process_gone.")
       .def("instance_gone", &Table::instance_gone, "instance"_a, "Close its tickets.")
       .def("close_some", &Table::close_some, "instance"_a, "chunks_max"_a,
@@ -341,12 +344,14 @@ void bind_table(py::module_& m) {
   bind_answers(m);
   py::class_<Table> table(m, "Table", "The index of L1 and the state of every object in it.");
   table
-      .def(py::init([](std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
-                       std::uint64_t quarantine_bytes_max, std::uint32_t leases_max,
-                       std::uint32_t tickets_max, std::uint32_t story_events_max,
-                       std::uint32_t news_max, bool fair_share, std::uint64_t hash_seed) {
+      .def(py::init([](std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
+                       PolicyKind policy, std::uint64_t quarantine_bytes_max,
+                       std::uint32_t leases_max, std::uint32_t tickets_max,
+                       std::uint32_t story_events_max, std::uint32_t news_max, bool fair_share,
+                       std::uint64_t hash_seed) {
              return std::make_unique<Table>(
                  penstock::TableConfig{.arena_bytes = arena_bytes,
+                                       .pd_bytes = pd_bytes,
                                        .objects_max = objects_max,
                                        .policy = policy,
                                        .quarantine_bytes_max = quarantine_bytes_max,
@@ -357,9 +362,9 @@ void bind_table(py::module_& m) {
                                        .fair_share = fair_share,
                                        .hash_seed = hash_seed});
            }),
-           py::kw_only(), "arena_bytes"_a, "objects_max"_a, "policy"_a, "quarantine_bytes_max"_a,
-           "leases_max"_a = 65536, "tickets_max"_a = 65536, "story_events_max"_a = 0,
-           "news_max"_a = 0, "fair_share"_a = false, "hash_seed"_a = 0)
+           py::kw_only(), "arena_bytes"_a, "pd_bytes"_a = 0, "objects_max"_a, "policy"_a,
+           "quarantine_bytes_max"_a, "leases_max"_a = 65536, "tickets_max"_a = 65536,
+           "story_events_max"_a = 0, "news_max"_a = 0, "fair_share"_a = false, "hash_seed"_a = 0)
       .def(
           "add_geometry",
           [](Table& self, std::vector<Group> groups) {

@@ -19,6 +19,7 @@ using penstock::Group;
 using penstock::HitRule;
 using penstock::Outcome;
 using penstock::PolicyKind;
+using penstock::Pool;
 using penstock::Presence;
 
 void bind_errors(py::module_& m) {
@@ -53,6 +54,10 @@ void bind_words(py::module_& m) {
   py::native_enum<Outcome>(m, "Outcome", "enum.IntEnum", "Whether a lease was still good.")
       .value("OK", Outcome::ok)
       .value("STALE", Outcome::stale)
+      .finalize();
+  py::native_enum<Pool>(m, "Pool", "enum.Enum", "Which part of the arena.")
+      .value("CACHE", Pool::cache)
+      .value("PD", Pool::pd)
       .finalize();
   py::native_enum<HitRule>(m, "Rule", "enum.Enum", "What a hit of n chunks needs of a group.")
       .value("FULL", HitRule::full)
@@ -105,7 +110,13 @@ void bind_statistics(py::module_& m) {
       .def_readonly("discarded_objects", &S::discarded_objects)
       .def_readonly("expired_leases", &S::expired_leases)
       .def_readonly("stale_calls", &S::stale_calls)
-      .def_readonly("returned_handles", &S::returned_handles);
+      .def_readonly("returned_handles", &S::returned_handles)
+      .def_readonly("pd_bytes_total", &S::pd_bytes_total)
+      .def_readonly("pd_bytes_free", &S::pd_bytes_free)
+      .def_readonly("pd_bytes_reserved", &S::pd_bytes_reserved)
+      .def_readonly("pd_bytes_loaded", &S::pd_bytes_loaded)
+      .def_readonly("pd_bytes_quarantined", &S::pd_bytes_quarantined)
+      .def_readonly("pd_largest_free_bytes", &S::pd_largest_free_bytes);
 }
 
 void bind_handles(py::module_& m) {

@@ -7,11 +7,12 @@
 
 namespace penstock {
 
-Contents::Contents(std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
-                   std::uint64_t hash_seed, std::uint32_t story_events_max, bool fair_share)
+Contents::Contents(std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
+                   PolicyKind policy, std::uint64_t hash_seed, std::uint32_t story_events_max,
+                   bool fair_share)
     : store_(objects_max, hash_seed),
-      allocator_(arena_bytes),
-      policy_(make_policy(policy, objects_max, allocator_.pages_total(), *this)),
+      room_(arena_bytes, pd_bytes),
+      policy_(make_policy(policy, objects_max, room_.pages_total(Pool::cache), *this)),
       ledger_(fair_share),
       own_(objects_max),
       story_(story_events_max) {}
@@ -75,10 +76,10 @@ void Contents::drop_reader(ObjectRef ref) {
   assert(object.readers > 0);
   if (--object.readers > 0 || object.state != ObjectState::quarantined) return;
   const Slot& slot = slot_of(ref);
-  ledger_.move(store_.lineage(ref.chunk).tenant, slot.pages, ObjectState::quarantined,
-               ObjectState::free);
+  move(object.page, store_.lineage(ref.chunk).tenant, slot.pages, ObjectState::quarantined,
+       ObjectState::free);
   story_.tell(store_.chunk(ref.chunk).key, Event::freed, object.slot);
-  allocator_.release(object.page, slot.pages);
+  room_.release(object.page, slot.pages);
   store_.remove_object(ref);
   free_if_unheld(ref.chunk);
 }
@@ -156,15 +157,15 @@ void Contents::leave_index(ObjectRef ref, Left& left) {
   if (object.readers > 0) {
     object.state = ObjectState::quarantined;
     store_.set_runs(ref, {});
-    ledger_.move(tenant, pages, from, ObjectState::quarantined);
+    move(object.page, tenant, pages, from, ObjectState::quarantined);
     left.pages_quarantined += pages;
     story_.tell(chunk.key, Event::quarantined, object.slot);
     return;
   }
-  ledger_.move(tenant, pages, from, ObjectState::free);
+  move(object.page, tenant, pages, from, ObjectState::free);
   left.pages_freed += pages;
   story_.tell(chunk.key, Event::freed, object.slot);
-  allocator_.release(object.page, pages);
+  room_.release(object.page, pages);
   store_.remove_object(ref);
 }
 
@@ -181,7 +182,7 @@ std::uint64_t Contents::resident_pages(ChunkId id) const {
 }
 
 std::uint64_t Contents::metadata_bytes() const {
-  return store_.bytes() + allocator_.metadata_bytes() + policy_->extra_bytes() + own_.bytes() +
+  return store_.bytes() + room_.metadata_bytes() + policy_->extra_bytes() + own_.bytes() +
          store_.chunks_ever() * static_cast<std::uint64_t>(sizeof(PolicyNode));
 }
 

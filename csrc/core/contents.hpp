@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "core/arena_room.hpp"
 #include "core/chunk_store.hpp"
-#include "core/extent_allocator.hpp"
 #include "core/geometry.hpp"
 #include "core/ledger.hpp"
 #include "core/own_lists.hpp"
@@ -36,8 +36,9 @@ namespace penstock {
 // objects in flight.
 class Contents final : public ChunkFacts {
  public:
-  Contents(std::uint64_t arena_bytes, std::uint32_t objects_max, PolicyKind policy,
-           std::uint64_t hash_seed, std::uint32_t story_events_max, bool fair_share);
+  Contents(std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
+           PolicyKind policy, std::uint64_t hash_seed, std::uint32_t story_events_max,
+           bool fair_share);
 
   // Every call that touches chunks takes a new stamp from here.
   std::uint64_t next_stamp() { return ++stamp_; }
@@ -92,7 +93,7 @@ class Contents final : public ChunkFacts {
   // Backs the memory that reserving these keys will write, when so many chunks come before them.
   void make_ready(KeyBatch keys, std::size_t chunks_before, std::span<const std::uint32_t> row) {
     store_.make_ready(keys, chunks_before, row.size());
-    allocator_.make_ready(row, chunks_before, keys.size());
+    room_.cache().make_ready(row, chunks_before, keys.size());
   }
   // Writing. The chunk of `key` is made if it is kNoChunk.
   struct Grant {
@@ -100,7 +101,7 @@ class Contents final : public ChunkFacts {
     ObjectRef object;  // if granted
   };
   Grant reserve(const Key& key, ChunkId& id, std::uint16_t geometry, std::uint16_t slot,
-                std::uint32_t tenant);
+                std::uint32_t tenant, Pool pool = Pool::cache);
   // `child` rests on `parent` from now on, unless it rests on something or that would be a circle.
   // To tell, at most `ancestors_left` ancestors are looked at, which becomes less by as many; when
   // they do not suffice the child stays without a parent, so the parent may be evicted
@@ -148,7 +149,7 @@ class Contents final : public ChunkFacts {
   [[nodiscard]] std::uint32_t chunks_with_objects() const { return chunks_with_objects_; }
   [[nodiscard]] std::uint32_t objects_live() const { return objects_live_; }
   [[nodiscard]] std::uint64_t metadata_bytes() const;
-  [[nodiscard]] const ExtentAllocator& allocator() const { return allocator_; }
+  [[nodiscard]] const ArenaRoom& room() const { return room_; }
   [[nodiscard]] Ledger& ledger() { return ledger_; }
   [[nodiscard]] const Ledger& ledger() const { return ledger_; }
   [[nodiscard]] Story& story() { return story_; }
@@ -173,6 +174,15 @@ class Contents final : public ChunkFacts {
   [[nodiscard]] std::uint32_t live(ChunkId id) const {
     return store_.chunk(id).resident + store_.lineage(id).in_flight;
   }
+  // `pages` of a tenant's object, from this page on, go from one state to another.
+  void move(std::uint32_t page, std::uint32_t tenant, std::uint64_t pages, ObjectState from,
+            ObjectState to) {
+    if (room_.pool_of(page) == Pool::cache) {
+      ledger_.move(tenant, pages, from, to);
+    } else {
+      ledger_.move_pd(pages, from, to);
+    }
+  }
   void leave_index(ObjectRef ref, Left& left);
   Left take_out(ChunkId id, Departure why);
   void take_out(ObjectRef resident);
@@ -184,7 +194,7 @@ class Contents final : public ChunkFacts {
   void free_if_unheld(ChunkId id);
 
   ChunkStore store_;
-  ExtentAllocator allocator_;
+  ArenaRoom room_;
   std::deque<Geometry> geometries_;
   std::unique_ptr<Policy> policy_;
   Ledger ledger_;

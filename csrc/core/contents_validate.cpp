@@ -37,7 +37,7 @@ class Contents::Validator {
     check_holders();
     check_extents();
     contents_.policy_->validate();
-    contents_.allocator_.validate();
+    contents_.room_.validate();
   }
 
  private:
@@ -77,8 +77,14 @@ class Contents::Validator {
     const bool quarantined = object.state == ObjectState::quarantined;
     if (quarantined && object.readers == 0) fail("quarantined without a reader", ref.chunk);
     if (object.state == ObjectState::reserved && object.readers > 0) fail("read early", ref.chunk);
-    pages_[static_cast<std::size_t>(object.state)] += slot.pages;
-    if (!quarantined) tenants_[store_.lineage(ref.chunk).tenant] += slot.pages;
+    const Pool pool = contents_.room_.pool_of(object.page);
+    pages(object.state, pool) += slot.pages;
+    if (!quarantined && pool == Pool::cache) {
+      tenants_[store_.lineage(ref.chunk).tenant] += slot.pages;
+    }
+    if (pool == Pool::pd && object.state == ObjectState::resident) {
+      fail("resident in the PD pool", ref.chunk);
+    }
     runs_.push_back({object.page, slot.pages});
     ++objects_;
     const std::uint64_t packed = static_cast<std::uint64_t>(ref.chunk) << 32U | ref.object;
@@ -141,7 +147,7 @@ class Contents::Validator {
     for (const ChunkId member : line) rooted_[member] = true;
   }
 
-  void check_sums() const {
+  void check_sums() {
     if (used_ != store_.chunks_used()) fail("chunk records miscounted", kNoChunk);
     if (indexed_ != store_.chunks_indexed()) fail("index entries miscounted", kNoChunk);
     if (objects_ != store_.objects_used()) fail("object records miscounted", kNoChunk);
@@ -151,15 +157,19 @@ class Contents::Validator {
     }
     if (pages_pinned_ != contents_.pages_pinned_) fail("pinned pages miscounted", kNoChunk);
     if (candidates_ != contents_.policy_->candidates()) fail("candidates miscounted", kNoChunk);
-    std::uint64_t quarantined = pages_[static_cast<std::size_t>(ObjectState::quarantined)];
-    for (const PageRun run : holdings_.quarantined) quarantined += run.pages;
-    if (quarantined != contents_.ledger_.pages(ObjectState::quarantined)) {
-      fail("quarantined pages miscounted", kNoChunk);
+    for (const PageRun run : holdings_.quarantined) {
+      pages(ObjectState::quarantined, contents_.room_.pool_of(run.first)) += run.pages;
     }
-    for (const ObjectState state :
-         {ObjectState::reserved, ObjectState::loaded, ObjectState::resident}) {
-      if (pages_[static_cast<std::size_t>(state)] != contents_.ledger_.pages(state)) {
-        fail("pages of a state miscounted", kNoChunk);
+    for (const Pool pool : {Pool::cache, Pool::pd}) {
+      if (pages(ObjectState::quarantined, pool) !=
+          contents_.ledger_.pages(ObjectState::quarantined, pool)) {
+        fail("quarantined pages miscounted", kNoChunk);
+      }
+      for (const ObjectState state :
+           {ObjectState::reserved, ObjectState::loaded, ObjectState::resident}) {
+        if (pages(state, pool) != contents_.ledger_.pages(state, pool)) {
+          fail("pages of a state miscounted", kNoChunk);
+        }
       }
     }
     const std::uint64_t resident = contents_.ledger_.pages(ObjectState::resident);
@@ -185,18 +195,26 @@ class Contents::Validator {
   void check_extents() {
     runs_.insert(runs_.end(), holdings_.quarantined.begin(), holdings_.quarantined.end());
     std::ranges::sort(runs_, {}, &PageRun::first);
+    const ArenaRoom& room = contents_.room_;
+    const std::uint64_t border = room.pages_total(Pool::cache);
     std::uint64_t end = 0;
-    std::uint64_t pages = 0;
+    std::array<std::uint64_t, kPools> pages{};
     for (const PageRun run : runs_) {
       if (run.first < end) fail("two extents on page " + std::to_string(run.first), kNoChunk);
       end = static_cast<std::uint64_t>(run.first) + run.pages;
-      pages += run.pages;
+      if (run.first < border && end > border) fail("an extent in both pools", kNoChunk);
+      pages[static_cast<std::size_t>(room.pool_of(run.first))] += run.pages;
     }
-    const ExtentAllocator& allocator = contents_.allocator_;
-    if (end > allocator.pages_total()) fail("an extent beyond the arena", kNoChunk);
-    if (pages + allocator.pages_free() != allocator.pages_total()) {
-      fail("pages that are neither free nor anybody's", kNoChunk);
+    if (end > border + room.pages_total(Pool::pd)) fail("an extent beyond the arena", kNoChunk);
+    for (const Pool pool : {Pool::cache, Pool::pd}) {
+      if (pages[static_cast<std::size_t>(pool)] + room.pages_free(pool) != room.pages_total(pool)) {
+        fail("pages that are neither free nor anybody's", kNoChunk);
+      }
     }
+  }
+
+  std::uint64_t& pages(ObjectState state, Pool pool) {
+    return pages_[static_cast<std::size_t>(pool)][static_cast<std::size_t>(state)];
   }
 
   const Contents& contents_;
@@ -208,7 +226,7 @@ class Contents::Validator {
   std::vector<PageRun> runs_;
   std::vector<std::uint64_t> readers_;
   std::vector<std::uint64_t> in_flight_;
-  std::array<std::uint64_t, kObjectStates> pages_{};
+  std::array<std::array<std::uint64_t, kObjectStates>, kPools> pages_{};
   std::unordered_map<std::uint32_t, std::uint64_t> tenants_;
   std::unordered_map<std::uint32_t, std::uint32_t> listed_;  // by tenant
   std::uint64_t pages_pinned_ = 0;

@@ -6,7 +6,7 @@
 namespace penstock {
 
 Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geometry,
-                                  std::uint16_t slot, std::uint32_t tenant) {
+                                  std::uint16_t slot, std::uint32_t tenant, Pool pool) {
   if (id != kNoChunk) {
     const ObjectRef present = store_.find_object(id, slot);
     if (!present.none()) {
@@ -17,11 +17,11 @@ Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geo
   const bool taken = id != kNoChunk && live(id) > 0;
   const std::uint32_t payer = taken ? store_.lineage(id).tenant : tenant;
   const std::uint32_t pages = geometries_[geometry].slots()[slot].pages;
-  if (!ledger_.within_quota(payer, pages)) return {Answer::quota, {}};
+  if (pool == Pool::cache && !ledger_.within_quota(payer, pages)) return {Answer::quota, {}};
   if (!store_.object_room() || (id == kNoChunk && !store_.chunk_room())) {
     return {Answer::no_room, {}};
   }
-  const std::optional<std::uint32_t> page = allocator_.allocate(pages);
+  const std::optional<std::uint32_t> page = room_.allocate(pool, pages);
   if (!page) return {Answer::no_room, {}};
   if (id == kNoChunk) id = store_.create(key, geometry);
   if (!taken) {
@@ -33,7 +33,7 @@ Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geo
   ++store_.lineage(id).in_flight;
   store_.chunk(id).base = 1;
   unqueue(id);
-  ledger_.move(payer, pages, ObjectState::free, ObjectState::reserved);
+  move(*page, payer, pages, ObjectState::free, ObjectState::reserved);
   story_.tell(key, Event::reserved, slot);
   return {Answer::granted, made};
 }
@@ -66,8 +66,8 @@ void Contents::load(ObjectRef ref, std::uint64_t digest, std::span<const std::ui
   object.state = ObjectState::loaded;
   object.digest = digest;
   store_.set_runs(ref, runs);
-  ledger_.move(store_.lineage(ref.chunk).tenant, slot_of(ref).pages, ObjectState::reserved,
-               ObjectState::loaded);
+  move(object.page, store_.lineage(ref.chunk).tenant, slot_of(ref).pages, ObjectState::reserved,
+       ObjectState::loaded);
   story_.tell(store_.chunk(ref.chunk).key, Event::loaded, object.slot);
 }
 
@@ -80,7 +80,7 @@ bool Contents::commit(ObjectRef ref, std::uint64_t digest, std::span<const std::
 
 bool Contents::commit(ObjectRef ref, std::uint64_t stamp) {
   Object& object = store_.object(ref);
-  assert(is_in_flight(object.state));
+  assert(is_in_flight(object.state) && room_.pool_of(object.page) == Pool::cache);
   if (object.damaged) {
     discard(ref);
     return false;
@@ -115,7 +115,7 @@ PageRun Contents::quarantine(ObjectRef reserved) {
   assert(object.state == ObjectState::reserved && object.readers == 0);
   const PageRun run{object.page, slot_of(reserved).pages};
   Lineage& lineage = store_.lineage(reserved.chunk);
-  ledger_.move(lineage.tenant, run.pages, ObjectState::reserved, ObjectState::quarantined);
+  move(run.first, lineage.tenant, run.pages, ObjectState::reserved, ObjectState::quarantined);
   story_.tell(store_.chunk(reserved.chunk).key, Event::quarantined, object.slot);
   --lineage.in_flight;
   update_base(reserved.chunk);
@@ -129,8 +129,8 @@ PageRun Contents::quarantine(ObjectRef reserved) {
 void Contents::free_quarantined(PageRun run) {
   if (run.pages == 0) return;
   // The tenant paid until the object left the index.
-  ledger_.move(0, run.pages, ObjectState::quarantined, ObjectState::free);
-  allocator_.release(run.first, run.pages);
+  move(run.first, 0, run.pages, ObjectState::quarantined, ObjectState::free);
+  room_.release(run.first, run.pages);
 }
 
 }  // namespace penstock

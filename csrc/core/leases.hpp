@@ -36,7 +36,8 @@ struct Lease {
   std::uint64_t session = 0;
   Kind kind = Kind::read;
   bool overdue = false;
-  bool ending = false;  // the rest of its end is bound to follow
+  bool ending = false;      // the rest of its end is bound to follow
+  Pool pool = Pool::cache;  // a write lease's
   std::uint16_t geometry = 0;
   std::vector<std::uint16_t> slots;
   std::vector<ObjectRef> objects;    // by index, chunk-major; none(): nothing there (any more)

@@ -66,6 +66,13 @@ void Ledger::move(std::uint32_t tenant, std::uint64_t pages, ObjectState from, O
   }
 }
 
+void Ledger::move_pd(std::uint64_t pages, ObjectState from, ObjectState to) {
+  assert(to != ObjectState::resident);
+  assert(from == ObjectState::free || pd_pages_[static_cast<std::size_t>(from)] >= pages);
+  if (from != ObjectState::free) pd_pages_[static_cast<std::size_t>(from)] -= pages;
+  if (to != ObjectState::free) pd_pages_[static_cast<std::size_t>(to)] += pages;
+}
+
 std::uint64_t Ledger::pages_of(std::uint32_t tenant) const {
   const auto found = accounts_.find(tenant);
   return found == accounts_.end() ? 0 : found->second.pages;

@@ -10,7 +10,8 @@
 namespace penstock {
 
 // Pages by state, and by tenant under a quota. A tenant pays for what is in the index, in flight or
-// resident; what is quarantined is the engine's debt and not the tenant's.
+// resident; what is quarantined is the engine's debt and not the tenant's, and what lies in
+// Pool::pd nobody's.
 class Ledger {
  public:
   // Without `fair_share` nobody has a share.
@@ -35,8 +36,11 @@ class Ledger {
   // allocator.
   void move(std::uint32_t tenant, std::uint64_t pages, ObjectState from, ObjectState to);
 
-  [[nodiscard]] std::uint64_t pages(ObjectState state) const {
-    return pages_[static_cast<std::size_t>(state)];
+  // The same of an object in Pool::pd, which nobody pays for.
+  void move_pd(std::uint64_t pages, ObjectState from, ObjectState to);
+
+  [[nodiscard]] std::uint64_t pages(ObjectState state, Pool pool = Pool::cache) const {
+    return (pool == Pool::cache ? pages_ : pd_pages_)[static_cast<std::size_t>(state)];
   }
   [[nodiscard]] std::uint64_t pages_of(std::uint32_t tenant) const;
   // All tenants that have pages now.
@@ -53,6 +57,7 @@ class Ledger {
   void forget_if_idle(std::uint32_t tenant);
 
   std::array<std::uint64_t, kObjectStates> pages_{};  // [free] is not kept: the allocator knows
+  std::array<std::uint64_t, kObjectStates> pd_pages_{};
   // With pages, a quota or a weight, no others.
   std::unordered_map<std::uint32_t, Account> accounts_;
   bool fair_share_;

@@ -12,10 +12,16 @@ constexpr std::uint32_t kStoryEventsMax = 1U << 24U;        // of 56 bytes
 constexpr std::size_t kObjectsMax = std::size_t{1} << 20U;  // in one lease
 
 TableConfig checked(const TableConfig& config) {
+  constexpr std::uint64_t kPagesMax = (1ULL << 31U) - 1;
   const std::uint64_t pages = config.arena_bytes / kPageBytes;
-  if (pages == 0 || config.arena_bytes % kPageBytes != 0 || pages >= (1ULL << 31U)) {
+  if (pages == 0 || config.arena_bytes % kPageBytes != 0 || pages > kPagesMax) {
     throw BadArgument("arena_bytes is " + std::to_string(config.arena_bytes) +
                       ": give a multiple of 4096 below 8 TiB");
+  }
+  const std::uint64_t pd_pages = config.pd_bytes / kPageBytes;
+  if (config.pd_bytes % kPageBytes != 0 || pd_pages > kPagesMax - pages) {
+    throw BadArgument("pd_bytes is " + std::to_string(config.pd_bytes) +
+                      ": give a multiple of 4096, and less than 8 TiB with arena_bytes");
   }
   if (config.objects_max == 0 || config.objects_max > (1U << 31U)) {
     throw BadArgument("objects_max is " + std::to_string(config.objects_max) +
@@ -40,8 +46,8 @@ TableConfig checked(const TableConfig& config) {
 
 Table::Table(const TableConfig& config)
     : config_(checked(config)),
-      contents_(config.arena_bytes, config.objects_max, config.policy, config.hash_seed,
-                config.story_events_max, config.fair_share),
+      contents_(config.arena_bytes, config.pd_bytes, config.objects_max, config.policy,
+                config.hash_seed, config.story_events_max, config.fair_share),
       leases_(config.leases_max),
       tickets_(config.tickets_max),
       returns_(std::make_shared<ReturnQueue>()),

@@ -18,6 +18,7 @@
 #include "core/id_book.hpp"
 #include "core/leases.hpp"
 #include "core/return_queue.hpp"
+#include "core/table_config.hpp"
 #include "core/table_types.hpp"
 
 namespace penstock {
@@ -26,21 +27,6 @@ class Picks;
 
 // The node's own session: what it commits is no news to it.
 inline constexpr std::uint64_t kOwnSession = 0;
-
-// The bounds of a table. All bytes are bytes of the arena.
-struct TableConfig {
-  std::uint64_t arena_bytes = 0;
-  std::uint32_t objects_max = 0;  // and chunks; 1 to 2^31
-  PolicyKind policy = PolicyKind::lru;
-  std::uint64_t quarantine_bytes_max =
-      0;  // held back by one instance's overdue leases, before it gets no new ones
-  std::uint32_t leases_max = 65536;  // live and overdue; leases and tickets together at most 2^22
-  std::uint32_t tickets_max = 65536;
-  std::uint32_t story_events_max = 0;
-  std::uint32_t news_max = 0;  // names of committed objects kept for take_committed()
-  bool fair_share = false;     // see Contents::spare()
-  std::uint64_t hash_seed = 0;
-};
 
 // What every table call does for one prompt, chunk by chunk, and one reader or writer. See
 // _native.pyi for the contract of each method; it is not repeated here.
@@ -125,6 +111,7 @@ class Table {
     std::uint64_t session;
     double now;
     double expires;
+    Pool pool = Pool::cache;
   };
   struct Reserved {
     std::vector<Answer> answers;
@@ -190,8 +177,8 @@ class Table {
   // the session between the steps, the last call meets.
   Ended orphan_some(std::uint64_t session, std::uint32_t objects_max);
   Ended end_some(std::uint64_t session, std::uint32_t objects_max);
-  // As orphan_some(), of its reservations alone.
-  Ended forsake_some(std::uint64_t session, std::uint32_t objects_max);
+  // As orphan_some(), of its reservations in one pool alone.
+  Ended forsake_some(std::uint64_t session, std::uint32_t objects_max, Pool pool = Pool::cache);
   // Nobody can use its tickets any more.
   std::uint32_t instance_gone(std::uint64_t instance);
   Ended close_some(std::uint64_t instance, std::uint32_t chunks_max);
@@ -254,6 +241,8 @@ class Table {
     std::uint64_t metadata_bytes;
     std::uint64_t evicted_chunks, evicted_bytes, damaged_objects, discarded_objects;
     std::uint64_t expired_leases, stale_calls, returned_handles;
+    std::uint64_t pd_bytes_total, pd_bytes_free, pd_bytes_reserved, pd_bytes_loaded;
+    std::uint64_t pd_bytes_quarantined, pd_largest_free_bytes;  // nothing else counts Pool::pd
   };
   [[nodiscard]] std::uint64_t free_bytes();
   [[nodiscard]] Statistics statistics();
@@ -335,6 +324,7 @@ class Table {
     Reserved reserved{};
     std::vector<ObjectRef> objects{};
     std::uint32_t granted = 0;
+    std::uint64_t pages_granted = 0;
     std::optional<Answer> refusal{};  // the first NO_ROOM or QUOTA; all that follows gets the same
     bool beyond_help = false;         // what is missing up to here is more than eviction can make
     std::uint32_t ancestors_left = Contents::kAncestorsMax;  // to be looked at for circles
@@ -355,7 +345,7 @@ class Table {
   Outcome settle_write(Lease& lease, const Write& write, Goal goal);
 
   // Life cycle.
-  Ended orphan(const Session& session, Step& step, std::optional<Lease::Kind> only = {});
+  Ended orphan(const Session& session, Step& step, std::optional<Pool> writing_only = {});
   Ended end_all(const Session& session, Step& step);
   Ended close_tickets(std::uint64_t instance, Step& step);
 

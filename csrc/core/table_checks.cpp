@@ -22,23 +22,26 @@ std::uint64_t packed(ObjectRef ref) {
 
 std::uint64_t Table::free_bytes() {
   begin();
-  return contents_.allocator().pages_free() * kPageBytes;
+  return contents_.room().pages_free(Pool::cache) * kPageBytes;
 }
 
 Table::Statistics Table::statistics() {
   begin();
   const Ledger& ledger = contents_.ledger();
-  const auto bytes = [&](ObjectState state) { return ledger.pages(state) * kPageBytes; };
+  const ArenaRoom& room = contents_.room();
+  const auto bytes = [&](ObjectState state, Pool pool = Pool::cache) {
+    return ledger.pages(state, pool) * kPageBytes;
+  };
   const std::uint32_t indexed = contents_.store().chunks_indexed();
   return {
-      .bytes_total = contents_.allocator().pages_total() * kPageBytes,
-      .bytes_free = contents_.allocator().pages_free() * kPageBytes,
+      .bytes_total = room.pages_total(Pool::cache) * kPageBytes,
+      .bytes_free = room.pages_free(Pool::cache) * kPageBytes,
       .bytes_reserved = bytes(ObjectState::reserved),
       .bytes_loaded = bytes(ObjectState::loaded),
       .bytes_resident = bytes(ObjectState::resident),
       .bytes_quarantined = bytes(ObjectState::quarantined),
       .bytes_pinned = contents_.pages_pinned() * kPageBytes,
-      .largest_free_bytes = contents_.allocator().largest_free_pages() * kPageBytes,
+      .largest_free_bytes = room.largest_free_pages(Pool::cache) * kPageBytes,
       .chunks = contents_.chunks_with_objects(),
       .placeholders = indexed - contents_.chunks_with_objects(),
       .objects = contents_.objects_live(),
@@ -54,6 +57,12 @@ Table::Statistics Table::statistics() {
       .expired_leases = counters_.expired_leases,
       .stale_calls = counters_.stale_calls,
       .returned_handles = counters_.returned_handles,
+      .pd_bytes_total = room.pages_total(Pool::pd) * kPageBytes,
+      .pd_bytes_free = room.pages_free(Pool::pd) * kPageBytes,
+      .pd_bytes_reserved = bytes(ObjectState::reserved, Pool::pd),
+      .pd_bytes_loaded = bytes(ObjectState::loaded, Pool::pd),
+      .pd_bytes_quarantined = bytes(ObjectState::quarantined, Pool::pd),
+      .pd_largest_free_bytes = room.largest_free_pages(Pool::pd) * kPageBytes,
   };
 }
 
@@ -110,6 +119,7 @@ void Table::validate_leases(Contents::Holdings& holdings) const {
 }
 
 void Table::validate_lease(const Lease& lease, Contents::Holdings& holdings) const {
+  const ArenaRoom& room = contents_.room();
   std::uint32_t present = 0;
   ChunkId pinned = kNoChunk;
   for (std::size_t i = 0; i < lease.objects.size(); ++i) {
@@ -117,6 +127,9 @@ void Table::validate_lease(const Lease& lease, Contents::Holdings& holdings) con
     if (i % lease.slots.size() == 0) pinned = kNoChunk;
     if (ref.none()) continue;
     ++present;
+    require(
+        lease.kind == Lease::Kind::read || room.pool_of(contents_.object(ref).page) == lease.pool,
+        "a reservation in the wrong part of the arena");
     (lease.kind == Lease::Kind::read ? holdings.readers : holdings.in_flight)
         .push_back(packed(ref));
     if (lease.kind == Lease::Kind::write || i < lease.overdue_until) continue;

@@ -48,21 +48,22 @@ Table::Ended Table::orphan_some(std::uint64_t id, std::uint32_t objects_max) {
   return orphan(found->second, step);
 }
 
-Table::Ended Table::forsake_some(std::uint64_t id, std::uint32_t objects_max) {
+Table::Ended Table::forsake_some(std::uint64_t id, std::uint32_t objects_max, Pool pool) {
   begin();
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return {.count = 0, .over = true};
   Step step(objects_max);
-  return orphan(found->second, step, Lease::Kind::write);
+  return orphan(found->second, step, pool);
 }
 
 // What its owner has given up already is ended, as it would have been.
-Table::Ended Table::orphan(const Session& session, Step& step, std::optional<Lease::Kind> only) {
+Table::Ended Table::orphan(const Session& session, Step& step, std::optional<Pool> writing_only) {
   Ended orphaned;
   for (BookId place = session.first_lease; place != kNoBookId;) {
     const Lease& lease = leases_[place];
     const BookId next = lease.next;
-    const bool meant = !only || lease.kind == *only;
+    const bool meant =
+        !writing_only || (lease.kind == Lease::Kind::write && lease.pool == *writing_only);
     if (meant && (lease.ending || !lease.is_overdue_whole())) {
       if (step.is_over()) return orphaned;
       if (!(lease.ending ? end_lease(place, step) : make_overdue(place, step))) return orphaned;

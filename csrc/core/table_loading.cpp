@@ -126,6 +126,7 @@ bool Table::salvage(const Id& id, std::uint64_t session, const Id& into) {
   }
   lease.objects_left -= count;
   const std::uint16_t geometry = lease.geometry;
+  const Pool pool = lease.pool;
   std::vector<std::uint16_t> slots = lease.slots;
   Step all;
   make_overdue(place, all);
@@ -133,6 +134,7 @@ bool Table::salvage(const Id& id, std::uint64_t session, const Id& into) {
   Lease& left = leases_[open_lease(into, session, Lease::Kind::write,
                                    std::numeric_limits<double>::infinity())];
   left.geometry = geometry;
+  left.pool = pool;
   left.slots = std::move(slots);
   left.objects = std::move(whole);
   left.objects_left = count;

@@ -156,6 +156,11 @@ struct Extent {
   std::uint64_t digest;  // CRC-64/NVME of the object; 0 while it is being written
 };
 
+// Which part of the arena. What lies in `pd` was pushed by another node and is temporary: it never
+// becomes RESIDENT, no tenant is charged for it, and eviction makes no room there.
+enum class Pool : std::uint8_t { cache, pd };
+inline constexpr std::size_t kPools = 2;
+
 enum class Answer : std::uint8_t { granted, resident, in_flight, no_room, quota };
 
 enum class Outcome : std::uint8_t { ok, stale };

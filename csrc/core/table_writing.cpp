@@ -58,6 +58,7 @@ Table::Reserved Table::reserve(KeyBatch keys, const ReserveRequest& request) {
     Lease& lease =
         leases_[open_lease(request.lease, request.session, Lease::Kind::write, request.expires)];
     lease.geometry = static_cast<std::uint16_t>(request.geometry);
+    lease.pool = request.pool;
     lease.slots.assign(request.slots.begin(), request.slots.end());
     lease.objects = std::move(work.objects);
     lease.objects_left = work.granted;
@@ -72,11 +73,13 @@ void Table::reserve_chunk(const Key& key, ChunkId& id, Reservation& work) {
     const std::size_t index = work.reserved.answers.size();
     const Slot& shape = work.geometry->slots()[slot];
     if (!work.refusal) {
-      const Contents::Grant grant = contents_.reserve(
-          key, id, static_cast<std::uint16_t>(request.geometry), slot, request.tenant);
+      const Contents::Grant grant =
+          contents_.reserve(key, id, static_cast<std::uint16_t>(request.geometry), slot,
+                            request.tenant, request.pool);
       work.reserved.answers.push_back(grant.answer);
       if (grant.answer == Answer::granted) {
         ++work.granted;
+        work.pages_granted += shape.pages;
         work.objects[index] = grant.object;
         const std::uint32_t page = contents_.object(grant.object).page;
         work.reserved.extents[index] = {page * kPageBytes, shape.bytes, 0};
@@ -97,15 +100,19 @@ void Table::reserve_chunk(const Key& key, ChunkId& id, Reservation& work) {
 
 // Counted is only what evicting could make room for: from the first object on that would not fit
 // even if nobody else's were kept (under a quota: nothing else of the tenant's), more room helps
-// nothing of this prompt.
+// nothing of this prompt. Nothing is evicted from Pool::pd, but all of it drains.
 void Table::count_missing(std::uint64_t pages, Reservation& work) {
   const Ledger& ledger = contents_.ledger();
   const bool own = work.refusal == Answer::quota;
   std::uint64_t& missing = own ? work.reserved.own_bytes_missing : work.reserved.bytes_missing;
   const std::uint64_t pages_missing = missing / kPageBytes + pages;
+  const ArenaRoom& room = contents_.room();
   const std::uint64_t evictable = ledger.pages(ObjectState::resident) - contents_.pages_pinned();
-  const bool helps = own ? ledger.fits_quota(work.request->tenant, pages_missing)
-                         : pages_missing <= contents_.allocator().pages_free() + evictable;
+  bool helps = pages_missing <= room.pages_free(Pool::cache) + evictable;
+  if (own) helps = ledger.fits_quota(work.request->tenant, pages_missing);
+  if (work.request->pool == Pool::pd) {
+    helps = work.pages_granted + pages_missing <= room.pages_total(Pool::pd);
+  }
   if (!helps) work.beyond_help = true;
   if (!work.beyond_help) missing = pages_missing * kPageBytes;
 }
@@ -140,6 +147,9 @@ Table::Committed Table::settle_writes(const Id& id, const CommitRequest& request
       throw BadArgument("index " + std::to_string(index) + " of a reservation of " +
                         std::to_string(lease.objects.size()) + " objects");
     }
+  }
+  if (goal == Goal::resident && lease.pool == Pool::pd) {
+    throw BadArgument("objects in the PD pool are temporary: they are loaded, and never committed");
   }
   if (lease.overdue) return {settle_overdue_writes(place, request)};
   std::vector<std::uint32_t> indices(request.indices.begin(), request.indices.end());

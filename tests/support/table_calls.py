@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from support.table_twin_borrowing import BorrowingTwin
 from support.table_twin_state import PAGE_BYTES, Refused, TwinGroup
 
-from penstock._native import Answer, Group, Policy, Rule, Table, TableError
+from penstock._native import Answer, Group, Policy, Pool, Rule, Table, TableError
 
 PAGES = 24
+PD_PAGES = 5
 OBJECTS_MAX = 30
 QUARANTINE_PAGES = 6
 NEWS_MAX = 6
@@ -46,6 +47,12 @@ def chain(geometry: int, prompt: str) -> list[bytes]:
     return [key(geometry, prompt[: i + 1]) for i in range(len(prompt))]
 
 
+def two(extents: bytes) -> tuple[array[int], array[int]]:
+    """Offsets and sizes of packed extents."""
+    words = array("Q", extents)
+    return words[0::3], words[1::3]
+
+
 class TableCalls(RuleBasedStateMachine):
     """A native table and its twin, and the calls of readers and writers."""
 
@@ -55,6 +62,7 @@ class TableCalls(RuleBasedStateMachine):
         super().__init__()
         self.table = Table(
             arena_bytes=PAGES * PAGE_BYTES,
+            pd_bytes=PD_PAGES * PAGE_BYTES,
             objects_max=OBJECTS_MAX,
             policy=self.policy,
             quarantine_bytes_max=QUARANTINE_PAGES * PAGE_BYTES,
@@ -63,6 +71,7 @@ class TableCalls(RuleBasedStateMachine):
         )
         self.twin = BorrowingTwin(
             pages=PAGES,
+            pd_pages=PD_PAGES,
             objects_max=OBJECTS_MAX,
             quarantine_pages=QUARANTINE_PAGES,
             lru=self.policy is Policy.LRU,
@@ -134,6 +143,7 @@ class TableCalls(RuleBasedStateMachine):
         session=sessions,
         life=lives,
         disorder=st.sampled_from([None, None, None, "reversed", "doubled", "others"]),
+        pool=st.sampled_from([Pool.CACHE, Pool.CACHE, Pool.PD]),
     )
     def reserve(
         self,
@@ -145,6 +155,7 @@ class TableCalls(RuleBasedStateMachine):
         session: int,
         life: int,
         disorder: str | None,
+        pool: Pool,
     ) -> None:
         keys = chain(geometry, prompt)
         skip = min(skip, len(keys) - 1)
@@ -170,6 +181,7 @@ class TableCalls(RuleBasedStateMachine):
                 session=session,
                 now=self.now,
                 expires=self.now + life,
+                pool=pool,
             )
             seen.append(reserved.extents)
             return [Answer(answer) for answer in reserved.answers]
@@ -185,9 +197,13 @@ class TableCalls(RuleBasedStateMachine):
                 tenant=tenant,
                 session=session,
                 expires=self.now + life,
+                pool=pool,
             ),
         )
         if answers is not None:
+            offsets = [o for o, size in zip(*two(seen[0]), strict=True) if size]
+            border = PAGES * PAGE_BYTES
+            assert all((offset >= border) == (pool is Pool.PD) for offset in offsets)
             lengths = [bytes_ > 0 for bytes_ in array("Q", seen[0])[1::3]]
             assert lengths == [answer == Answer.GRANTED for answer in answers]
 

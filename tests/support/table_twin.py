@@ -24,7 +24,7 @@ from support.table_twin_state import (
     TwinTicket,
 )
 
-from penstock._native import Answer, Outcome
+from penstock._native import Answer, Outcome, Pool
 
 
 class TableTwin(TwinState):
@@ -154,6 +154,7 @@ class TableTwin(TwinState):
         tenant: int,
         session: int,
         expires: float,
+        pool: Pool = Pool.CACHE,
     ) -> list[Answer]:
         self.require_attached(session)
         self.require_room(session)
@@ -167,40 +168,41 @@ class TableTwin(TwinState):
             for slot in slots:
                 last = answers[-1] if answers else Answer.GRANTED
                 over = last in (Answer.NO_ROOM, Answer.QUOTA)
-                answer = last if over else self.answer(key, slot, tenant)
+                answer = last if over else self.answer(key, slot, tenant, pool)
                 answers.append(answer)
                 granted = answer == Answer.GRANTED
-                objects.append(self.make(key, slot, geometry, tenant) if granted else None)
+                made = self.make(key, slot, geometry, tenant, pool) if granted else None
+                objects.append(made)
             chunk = self.chunks.get(key)
             if before and chunk and not chunk.parent and not self.rests_on(before, chunk):
                 chunk.parent = before
                 before.children += 1
             before = chunk
         if any(objects):
-            self.leases[lease_id] = TwinLease(session, True, expires, len(slots), objects)
+            self.leases[lease_id] = TwinLease(session, True, expires, len(slots), objects, pool)
         return answers
 
-    def answer(self, key: bytes, slot: int, tenant: int) -> Answer:
+    def answer(self, key: bytes, slot: int, tenant: int, pool: Pool) -> Answer:
         chunk = self.chunks.get(key)
         present = chunk.objects.get(slot) if chunk else None
         if present:
             return Answer.RESIDENT if present.state == "resident" else Answer.IN_FLIGHT
         payer = chunk.tenant if chunk and chunk.objects else tenant
         quota = self.room.quotas.get(payer, 0)
-        if quota and (self.pages_of(payer) + 1) * PAGE_BYTES > quota:
+        if pool is Pool.CACHE and quota and (self.pages_of(payer) + 1) * PAGE_BYTES > quota:
             return Answer.QUOTA
         records = len(self.live()) + len(self.gone)
-        if records >= self.room.objects or self.pages_free() == 0:
+        if records >= self.room.objects or self.pages_free(pool) == 0:
             return Answer.NO_ROOM
         if chunk is None and len(self.chunks) + len(self.held()) >= self.room.chunks:
             return Answer.NO_ROOM
         return Answer.GRANTED
 
-    def make(self, key: bytes, slot: int, geometry: int, tenant: int) -> TwinObject:
+    def make(self, key: bytes, slot: int, geometry: int, tenant: int, pool: Pool) -> TwinObject:
         chunk = self.chunks.setdefault(key, TwinChunk(key, geometry))
         if not chunk.objects:
             chunk.tenant = tenant
-        chunk.objects[slot] = TwinObject(chunk, slot)
+        chunk.objects[slot] = TwinObject(chunk, slot, pool)
         return chunk.objects[slot]
 
     def rests_on(self, chunk: TwinChunk | None, ancestor: TwinChunk) -> bool:
@@ -219,6 +221,8 @@ class TableTwin(TwinState):
     ) -> list[Outcome]:
         """Commit, or loaded."""
         lease = self.lease_of(lease_id, session, writes=True)
+        if lease and not load and lease.pool is Pool.PD:
+            raise Refused("BadArgument")
         if lease is None or lease.overdue:
             self.prove_written(lease_id, lease, indices)
             return [Outcome.STALE] * max(len(indices), len(digests))
@@ -308,8 +312,11 @@ class TableTwin(TwinState):
     def orphan_some(self, session: int, objects_max: float) -> tuple[int, bool]:
         return self.orphan(self.leases_of(session), objects_max)
 
-    def forsake_some(self, session: int, objects_max: float) -> tuple[int, bool]:
-        writes = [one for one in self.leases_of(session) if self.leases[one].writes]
+    def forsake_some(
+        self, session: int, objects_max: float, pool: Pool = Pool.CACHE
+    ) -> tuple[int, bool]:
+        mine = ((one, self.leases[one]) for one in self.leases_of(session))
+        writes = [one for one, lease in mine if lease.writes and lease.pool is pool]
         return self.orphan(writes, objects_max)
 
     def orphan(self, leases: Sequence[bytes], objects_max: float) -> tuple[int, bool]:

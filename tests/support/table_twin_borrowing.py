@@ -17,10 +17,21 @@ class BorrowingTwin(TableTwin):
     """A twin that keeps news of commits."""
 
     def __init__(
-        self, *, pages: int, objects_max: int, quarantine_pages: int, lru: bool, news_max: int
+        self,
+        *,
+        pages: int,
+        objects_max: int,
+        quarantine_pages: int,
+        lru: bool,
+        news_max: int,
+        pd_pages: int = 0,
     ) -> None:
         super().__init__(
-            pages=pages, objects_max=objects_max, quarantine_pages=quarantine_pages, lru=lru
+            pages=pages,
+            objects_max=objects_max,
+            quarantine_pages=quarantine_pages,
+            lru=lru,
+            pd_pages=pd_pages,
         )
         self.news_max = news_max
         self.news: list[tuple[bytes, int]] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 
-from penstock._native import Rule
+from penstock._native import Pool, Rule
 
 PAGE_BYTES = 4096
 READABLE = frozenset({"resident"})
@@ -34,6 +34,7 @@ class TwinGroup:
 class TwinObject:
     chunk: TwinChunk
     slot: int
+    pool: Pool = Pool.CACHE
     state: str = "reserved"  # reserved, loaded, resident, gone
     digest: int = 0
     damaged: bool = False
@@ -66,6 +67,7 @@ class TwinLease:
     expires: float
     width: int
     objects: list[TwinObject | None]
+    pool: Pool = Pool.CACHE  # of what it writes
     overdue: bool = False
     overdue_until: int = 0  # half way: the rest is as it was
     ending: bool = False  # half way: its last objects are gone
@@ -115,14 +117,21 @@ class Room:
     pages: int
     objects: int
     chunks: int
+    pd_pages: int = 0
     quotas: dict[int, int] = field(default_factory=dict)
 
 
 class TwinState:
     def __init__(
-        self, *, pages: int, objects_max: int, quarantine_pages: int, lru: bool = True
+        self,
+        *,
+        pages: int,
+        objects_max: int,
+        quarantine_pages: int,
+        lru: bool = True,
+        pd_pages: int = 0,
     ) -> None:
-        self.room = Room(pages, objects_max, objects_max)
+        self.room = Room(pages, objects_max, objects_max, pd_pages)
         self.quarantine_pages = quarantine_pages
         self.lru = lru
         self.geometries: list[Sequence[TwinGroup]] = []
@@ -139,17 +148,23 @@ class TwinState:
     def live(self) -> list[TwinObject]:
         return [one for chunk in self.chunks.values() for one in chunk.objects.values()]
 
-    def pages_in(self, state: str) -> int:
-        return sum(one.state == state for one in self.live())
+    def pages_in(self, state: str, pool: Pool = Pool.CACHE) -> int:
+        return sum(one.state == state and one.pool is pool for one in self.live())
 
-    def pages_quarantined(self) -> int:
-        return len(self.gone) + sum(len(lease.quarantined) for lease in self.leases.values())
+    def pages_quarantined(self, pool: Pool = Pool.CACHE) -> int:
+        leases = (lease for lease in self.leases.values() if lease.pool is pool)
+        gone = sum(one.pool is pool for one in self.gone)
+        return gone + sum(len(lease.quarantined) for lease in leases)
 
-    def pages_free(self) -> int:
-        return self.room.pages - len(self.live()) - self.pages_quarantined()
+    def pages_free(self, pool: Pool = Pool.CACHE) -> int:
+        pages = self.room.pages if pool is Pool.CACHE else self.room.pd_pages
+        live = sum(one.pool is pool for one in self.live())
+        return pages - live - self.pages_quarantined(pool)
 
     def pages_of(self, tenant: int) -> int:
-        return sum(one.chunk.tenant == tenant for one in self.live())
+        """What it pays for: nothing of what other nodes push."""
+        mine = (one for one in self.live() if one.chunk.tenant == tenant)
+        return sum(one.pool is Pool.CACHE for one in mine)
 
     def pages_pinned(self) -> int:
         return sum(len(chunk.resident()) for chunk in self.chunks.values() if chunk.pins)

@@ -15,7 +15,7 @@ from support.table_borrowing_calls import BorrowingCalls
 from support.table_calls import chain, instance_of, picks, prompts, sessions
 from support.table_twin_state import PAGE_BYTES, TwinStep
 
-from penstock._native import Policy
+from penstock._native import Policy, Pool
 
 
 class TableMachine(BorrowingCalls):
@@ -39,12 +39,17 @@ class TableMachine(BorrowingCalls):
     @rule(
         session=sessions,
         objects_max=st.integers(1, 6),
-        how=st.sampled_from(["orphan_some", "end_some", "forsake_some"]),
+        how=st.sampled_from(["orphan_some", "end_some"]),
     )
     def leave_in_steps(self, session: int, objects_max: int, how: str) -> None:
         """One step; anything may come before the next."""
         seen = getattr(self.table, how)(session, objects_max)
         assert (seen.count, seen.is_over) == getattr(self.twin, how)(session, objects_max)
+
+    @rule(session=sessions, objects_max=st.integers(1, 6), pool=st.sampled_from(Pool))
+    def forsake_some(self, session: int, objects_max: int, pool: Pool) -> None:
+        seen = self.table.forsake_some(session, objects_max, pool)
+        assert (seen.count, seen.is_over) == self.twin.forsake_some(session, objects_max, pool)
 
     @rule(instance=st.integers(1, 3), chunks_max=st.integers(1, 6))
     def close_some(self, instance: int, chunks_max: int) -> None:
@@ -129,6 +134,10 @@ class TableMachine(BorrowingCalls):
         assert seen.bytes_resident == twin.pages_in("resident") * PAGE_BYTES
         assert seen.bytes_quarantined == twin.pages_quarantined() * PAGE_BYTES
         assert seen.bytes_pinned == twin.pages_pinned() * PAGE_BYTES
+        assert seen.pd_bytes_free == twin.pages_free(Pool.PD) * PAGE_BYTES
+        assert seen.pd_bytes_reserved == twin.pages_in("reserved", Pool.PD) * PAGE_BYTES
+        assert seen.pd_bytes_loaded == twin.pages_in("loaded", Pool.PD) * PAGE_BYTES
+        assert seen.pd_bytes_quarantined == twin.pages_quarantined(Pool.PD) * PAGE_BYTES
         assert seen.objects == len(twin.live())
         assert seen.chunks == sum(bool(chunk.objects) for chunk in twin.chunks.values())
         assert seen.placeholders == sum(not chunk.objects for chunk in twin.chunks.values())
