@@ -1352,3 +1352,73 @@ class Directory:
     def bytes_max(self) -> int: ...
     def validate(self) -> None:
         """Raises AssertionError."""
+
+# --- directory: csrc/core/{cuckoo_filter,directory}.hpp ------------------------------------------
+
+class FilterMalformed(ValueError):
+    """Bytes that are no part of a filter, or of another one."""
+
+def chunk_names(keys: bytes) -> bytes:
+    """Packed names, the first 8 bytes of each key, of packed 32-byte keys. Raises BadKeys."""
+
+class CuckooFilter:
+    """An approximate set of chunks by their packed names: at most 2 bytes each, when it was made for
+    as many, and about one wrong yes in six hundred. The same calls make the same filter everywhere.
+    """
+
+    def __init__(self, buckets: int) -> None:
+        """Raises BadArgument unless there are 64 to 2^32 buckets, of 6 bytes."""
+    @staticmethod
+    def buckets_for(keys: int) -> int:
+        """So that so many names, and a quarter more, fit."""
+    def change(self, gone: bytes, added: bytes) -> bool:
+        """Remove names, which must be in it, then add others. False if that does not fit, which leaves
+        it changed half way: make another. Raises BadArgument for what is not packed names."""
+    def contains(self, name: int) -> bool: ...
+    def copy(self) -> CuckooFilter: ...
+    def part(self, number: int) -> bytes:
+        """A part of the whole, below `parts`, with a checksum: at most 1 MiB. Raises BadArgument."""
+    @property
+    def parts(self) -> int: ...
+    @property
+    def keys(self) -> int: ...
+    @property
+    def keys_max(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def is_sparse(self) -> bool: ...  # a smaller one would do
+
+class Directory:
+    """What peers, numbered by the caller from 0 to 65535, have said they have. Belongs to one thread.
+
+    Every call raises BadArgument for another number, or for names that are not packed.
+    """
+
+    class Taken(enum.Enum):
+        """What a part came to."""
+
+        MORE = 0  # others are missing
+        WHOLE = 1  # what the peer had said before is replaced
+        NO_ROOM = 2  # the peer is forgotten
+
+    def __init__(self, *, bytes_max: int, seed: int = 0) -> None:
+        """`bytes_max` of all filters, whole or coming. `seed`: of the order of equal promises."""
+    def begin(self, peer: int) -> None:
+        """What comes next of this peer is a new snapshot."""
+    def take_part(self, peer: int, part: bytes) -> Directory.Taken:
+        """In any order, some of them twice. Raises FilterMalformed: begin anew."""
+    def change(self, peer: int, gone: bytes, added: bytes) -> bool:
+        """Packed names. False if that does not fit what the peer has said before."""
+    def forget(self, peer: int) -> None: ...
+    def promises(self, keys: bytes, first: int = 0) -> list[tuple[int, int]]:
+        """(peer, chunks): who says yes to the key at `first`, and to how many from there on, the
+        longest first. Raises BadKeys."""
+    def bytes_of(self, peer: int) -> int: ...
+    def keys_of(self, peer: int) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def bytes_max(self) -> int: ...
+    def validate(self) -> None:
+        """Raises AssertionError."""

@@ -10,6 +10,7 @@ void bind_bytes(py::module_& m);
 void bind_catalog(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
+void bind_directory(py::module_& m);
 void bind_dlpack(py::module_& m);
 void bind_io(py::module_& m);
 void bind_objects(py::module_& m);
@@ -26,5 +27,6 @@ PYBIND11_MODULE(_native, m) {
   bind_io(m);
   bind_objects(m);
   bind_table(m);
+  bind_directory(m);
   bind_catalog(m);
 }
