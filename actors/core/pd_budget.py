@@ -30,6 +30,7 @@ class Claim:
     window_bytes: int  # the least that is admitted at a time; 0: all of it
     priority: int
     asked_at: float
+    has_begun: bool = False  # something was admitted
 
     @property
     def next_bytes(self) -> int:
@@ -84,6 +85,7 @@ class ReceiveBudget(Generic[Name]):
             count = min(claim.wanted_bytes, self.free_bytes)
             claim.wanted_bytes -= count
             claim.taken_bytes += count
+            claim.has_begun = True
             self.taken_bytes += count
             admitted.append(Admitted(first, count))
         return admitted
@@ -95,7 +97,7 @@ class ReceiveBudget(Generic[Name]):
         for name, claim in self._claims.items():
             if not claim.wanted_bytes:
                 continue
-            rank = (claim.taken_bytes > 0, claim.priority + (now - claim.asked_at) / self._ageing_s)
+            rank = (claim.has_begun, claim.priority + (now - claim.asked_at) / self._ageing_s)
             if best is None or rank > best:  # at equal rank who came first
                 best, first = rank, name
         return first

@@ -137,7 +137,8 @@ class Budgeting(RuleBasedStateMachine):
         try:
             self.book.ask(name, size, priority=size % 3, now=self.now, window_bytes=window)
         except OverBudget:
-            assert size > 100 and not 0 < window <= 100
+            assert size > 100
+            assert not 0 < window <= 100
 
     @rule()
     def admit(self) -> None:
