@@ -17,6 +17,7 @@ from pathlib import Path
 
 from penstock.actors.config_words import Count
 from penstock.actors.directory_config import DirectoryConfig
+from penstock.actors.pd_config import PdConfig
 from penstock.runtime.config import Config
 from penstock.runtime.membership_config import (
     AnyMembership,
@@ -41,6 +42,7 @@ class ClusterConfig(Config, frozen=True):
     tls_ca: Path | None = None  # peers' certificates are verified with it
     membership: AnyMembership = StaticConfig()
     directory: DirectoryConfig = DirectoryConfig()
+    pd: PdConfig | None = None  # none: nothing is pushed to decode nodes, or taken in
     # Links: one is dialled to each member.
     dial_within: Seconds = Seconds(5)  # a dial, its handshakes included
     dial_pause: Seconds = Seconds(0.1)  # after a dial that failed; doubled for each next one
