@@ -50,6 +50,7 @@ _BLOCK = struct.Struct(f"<8s8s{VOLUME_BYTES}sQQQ8sII")
 _DELETE = struct.Struct("<HBBHHQ32s")
 _PUT = struct.Struct("<HBBHHQ32s16sIQ8s")
 _RUN = struct.Struct("<II")
+_SPOT = struct.Struct("<8xQ48xIQQI4x")  # of a put of one run, what tells where it is
 _KIND_PUT, _KIND_DELETE = 1, 2
 _KIND_AT = 2
 _KEY = slice(16, 48)
@@ -223,6 +224,12 @@ def decode_put(record: bytes) -> Placed:
     runs = runs_of(record)
     _, _, _, device, _, sequence, key, tenant, header_bytes, payload_bytes, told = fields
     return Placed(key, device, tenant, sequence, header_bytes, payload_bytes, told, runs)
+
+
+def decode_spot(record: bytes) -> tuple[int, int, int, int, int]:
+    """Of a put of one run: sequence, bytes of header and payload, the header's checksum, its first slot."""
+    sequence, header_bytes, payload_bytes, told, first = _SPOT.unpack(record)
+    return sequence, header_bytes, payload_bytes, told, first
 
 
 def runs_of(record: bytes) -> tuple[Run, ...]:

@@ -145,6 +145,10 @@ class SlotIndex:
     def get(self, key: bytes) -> bytes | None:
         return self._parts[key[0]].get(key)
 
+    def get_all(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        parts = self._parts
+        return [parts[key[0]].get(key) for key in keys]
+
     def put(self, record: bytes) -> bytes | None:
         """Returns the one it replaces."""
         key = key_of(record)

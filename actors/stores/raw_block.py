@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 
@@ -142,19 +142,19 @@ class RawBlockStore:
         self._begin(reading, wanted, range(len(wanted)))
         return reading
 
-    def _begin(self, reading: Reading, wanted: Sequence[Wanted], some: Iterable[int]) -> None:
+    def _begin(self, reading: Reading, wanted: Sequence[Wanted], some: Sequence[int]) -> None:
         """What is found is read in the same step: then nobody gives its slots to another."""
-        on = {volume: Part(volume) for volume in self._volumes}
-        for at in some:
-            if (found := self._find(wanted[at].key)) is None:
+        for volume in self._volumes:
+            records = volume.index.get_all([wanted[at].key for at in some])
+            there = [one for one in records if one is not None]
+            if not there:
                 continue
-            volume, record = found
-            one = volume.found(record, wanted[at])
-            if isinstance(one, Outcome):
-                reading.told[at] = one
-            else:
-                on[volume].objects[at] = one
-        reading.parts += [part.begin(part.volume.read) for part in on.values() if part.objects]
+            pairs = [*zip(some, records, strict=True)]
+            found = [at for at, one in pairs if one is not None]
+            reading.parts.append(volume.reader.read(found, there, wanted))
+            if len(found) == len(some):
+                return
+            some = [at for at, one in pairs if one is None]
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
         outcomes = [DONE] * len(given)

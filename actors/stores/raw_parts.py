@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from penstock.actors.stores.native_io import Moves
-from penstock.actors.stores.raw_volume import Moving, Volume, were_read
+from penstock.actors.stores.raw_reading import Reads
+from penstock.actors.stores.raw_volume import Moving, Volume
 from penstock.actors.stores.store import Outcome
 
 
@@ -30,10 +31,6 @@ class Part:
         moved = await asyncio.shield(self.moved)
         return zip(self.objects, self.objects.values(), moved, strict=True)
 
-    async def were_read(self) -> list[Outcome]:
-        assert self.moved is not None
-        return were_read([*self.objects.values()], await asyncio.shield(self.moved))
-
     def give_back(self) -> None:
         """The slots of what is left, once nothing is written there any more."""
 
@@ -52,10 +49,15 @@ class Reading:
     """Objects looked for, and those that were found, being read."""
 
     told: list[Outcome]
-    parts: list[Part] = field(default_factory=list)
+    parts: list[Reads] = field(default_factory=list)
 
     async def outcomes(self) -> list[Outcome]:
         for part in self.parts:
-            for at, outcome in zip(part.objects, await part.were_read(), strict=True):
+            outcomes = await part.outcomes()
+            if len(outcomes) == len(self.told):  # as nearly always
+                return outcomes
+            for at, outcome in zip(part.places, outcomes, strict=True):
                 self.told[at] = outcome
+            for at, refusal in part.refused.items():
+                self.told[at] = refusal
         return self.told

@@ -14,11 +14,10 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
-from penstock._native import crc64, crc64_of_each
+from penstock._native import crc64_of_each
 from penstock.actors.core.slot_format import (
     CHECKSUM_BYTES,
     Placed,
@@ -34,17 +33,19 @@ from penstock.actors.core.slot_log import SlotLog
 from penstock.actors.core.slot_space import SlotIndex, SlotSpace
 from penstock.actors.stores.device import Device, whole
 from penstock.actors.stores.header import FIXED_BYTES
-from penstock.actors.stores.native_io import Moves, Piece
+from penstock.actors.stores.native_io import Moves
 from penstock.actors.stores.pages import fresh_pages
 from penstock.actors.stores.raw_commit import Answer, Committer
 from penstock.actors.stores.raw_config import BLOCK_ALIGN_MAX
 from penstock.actors.stores.raw_discard import Discarder
 from penstock.actors.stores.raw_layout import Geometry, told_slots
-from penstock.actors.stores.store import DONE, Fate, Given, Outcome, Wanted
+from penstock.actors.stores.raw_pieces import filled, pieces
+from penstock.actors.stores.raw_reading import Reader
+from penstock.actors.stores.store import DONE, Fate, Given, Outcome
 
 
 class Moving(NamedTuple):
-    """An object on its way into slots, or out of them."""
+    """An object on its way into slots."""
 
     placed: Placed
     header: memoryview
@@ -55,21 +56,6 @@ class Moving(NamedTuple):
     def size_bytes(self) -> int:
         return sum(map(len, self.views))
 
-    def was_read(self, moved: int, checksum: int) -> Outcome:
-        """`checksum`: of what tells the header that was read from any other."""
-        placed = self.placed
-        if moved < 0:
-            return Outcome(Fate.FAULT, reason=f"reading: {os.strerror(-moved)}")
-        if moved < self.size_bytes:
-            reason = f"{moved} of {self.size_bytes} bytes could be read"
-            return Outcome(Fate.FAULT, reason=reason)
-        # Earlier releases told the CRC of whole headers in their records, which no record does now.
-        told = placed.header_checksum
-        if told != _told(checksum) and told != _told(crc64(self.views[0])):
-            reason = "its slots hold something else: a power cut came before it was written"
-            return Outcome(Fate.DAMAGED, reason=reason)
-        return _done(placed.payload_bytes)
-
     def was_written(self, moved: int) -> Outcome:
         if moved >= self.size_bytes:
             return DONE
@@ -79,17 +65,6 @@ class Moving(NamedTuple):
             return Outcome(Fate.FAULT, reason=f"writing: {os.strerror(-moved)}")
         reason = f"{moved} of {self.size_bytes} bytes could be written"
         return Outcome(Fate.FAULT, reason=reason)
-
-
-@lru_cache(maxsize=64)  # most are as long as others, and it takes longer to make than to look up
-def _done(payload_bytes: int) -> Outcome:
-    return Outcome(Fate.DONE, payload_bytes)
-
-
-def were_read(objects: Sequence[Moving], moved: Sequence[int]) -> list[Outcome]:
-    """What became of each, by what was moved of it. Checks all headers in one call."""
-    checksums = crc64_of_each([one.views[0][:FIXED_BYTES] for one in objects])
-    return [*map(Moving.was_read, objects, moved, checksums)]
 
 
 @dataclass(slots=True)
@@ -110,25 +85,29 @@ class Volume:
     ) -> None:
         self.geometry = geometry
         self.index = contents.index
-        self.transfers = 0  # of payloads under way
         self._device = device
         self._layout = contents.layout
         self._space = contents.space
         self._sequence = contents.sequence
         self._is_durable = is_durable
-        self._readers: dict[int, int] = {}  # transfers under way from an object, by its sequence
-        self._read_still: dict[int, tuple[Run, ...]] = {}  # to be free when nobody reads them
         self._unflushed: list[Placed] = []  # to be free after a flush
         self._failed: list[Placed] = []  # to be free after an append, then a flush
         self._deleting_nothing: Answer | None = None
-        # Fills up headers and ends, where they are shorter than the alignment: written, and read into.
-        self._zeros, self._sink = fresh_pages([BLOCK_ALIGN_MAX, BLOCK_ALIGN_MAX])
+        self._writes = 0  # of objects, under way
+        # Fills up headers and ends, where they are shorter than the alignment.
+        (self._zeros,) = fresh_pages([BLOCK_ALIGN_MAX])
         self._freed = Discarder(
             device, contents.layout, contents.space, is_on=geometry.is_discarded
         )
         self._committer = Committer(
             device, contents.layout, contents.log, self, is_durable=is_durable
         )
+        self.reader = Reader(device, contents.layout, geometry, self._freed.free)
+
+    @property
+    def transfers(self) -> int:
+        """Of payloads, under way."""
+        return self._writes + self.reader.transfers
 
     @property
     def told_bytes(self) -> int:
@@ -147,17 +126,6 @@ class Volume:
     def is_known(self, key: bytes) -> bool:
         """Whether it is there, or a save that was begun may still put it there."""
         return self.index.get(key) is not None or self._committer.is_pending(key)
-
-    def found(self, record: bytes, wanted: Wanted) -> Moving | Outcome:
-        """The object that `record` of the index names, to be read in this step of the loop."""
-        placed = decode_put(record)
-        size = placed.payload_bytes
-        if placed.header_bytes > len(wanted.header) or size > len(wanted.payload):
-            there = f"{placed.header_bytes} + {size} bytes"
-            room = f"{len(wanted.header)} + {len(wanted.payload)}"
-            return Outcome(Fate.REFUSED, size, f"it has {there}, there is room for {room}")
-        views = self._views(wanted.header[: placed.header_bytes], wanted.payload[:size], self._sink)
-        return Moving(placed, wanted.header, views, wanted.hold)
 
     def taken_in_rows(self, given: Sequence[Given]) -> list[Moving]:
         """As `taken`, of as many of these, from the first on, as find their slots in a few long rows: most. Looks for
@@ -202,22 +170,30 @@ class Volume:
             header_checksum=checksum,
             runs=runs,
         )
-        views = self._views(given.header, given.payload[: given.payload_bytes], self._zeros)
+        payload = given.payload[: given.payload_bytes]
+        views = filled(self.geometry, given.header, payload, self._zeros)
         return Moving(placed, given.header, views, given.hold)
 
-    def read(self, objects: Sequence[Moving]) -> Moves:
-        """Begin to read them. What was moved of each."""
-        readers = self._readers
-        for one in objects:
-            sequence = one.placed.sequence
-            readers[sequence] = readers.get(sequence, 0) + 1
-        moved = self._transfer(self._device.read, objects)
-        moved.add_done_callback(lambda _: self._were_read(objects))
-        return moved
-
     def write(self, objects: Sequence[Moving]) -> Moves:
-        """Begin to write them. What was moved of each."""
-        return self._transfer(self._device.write, objects)
+        """Begin to write them, together. What was moved of each."""
+        start, slot_bytes = self._layout.slots_at, self.geometry.slot_bytes
+        rows = [
+            pieces(one.placed.runs, one.views, slots_at=start, slot_bytes=slot_bytes)
+            for one in objects
+        ]
+        moved: Moves = asyncio.get_running_loop().create_future()
+
+        def over(told: Moves) -> None:
+            self._writes -= len(objects)
+            left = iter(told.result())
+            if not moved.done():  # else given up
+                moved.set_result([whole([*islice(left, len(row))]) for row in rows])
+
+        self._writes += len(objects)
+        all_pieces = [piece for row in rows for piece in row]
+        told = self._device.write(all_pieces, [one.hold for one in objects])
+        told.add_done_callback(over)
+        return moved
 
     def commit(self, objects: Sequence[Moving]) -> Answer:
         """They were written: log them, after which they are visible."""
@@ -259,8 +235,7 @@ class Volume:
     def validate(self) -> None:
         """When nothing is under way. Raises AssertionError if an invariant does not hold."""
         assert not self.transfers, self.transfers
-        assert not self._readers, self._readers
-        assert not self._read_still, self._read_still
+        self.reader.validate()
         named = [decode_put(record) for part in self.index.parts() for record in part]
         waiting = [*self._unflushed, *self._failed]
         taken = [
@@ -308,61 +283,8 @@ class Volume:
         return flushed
 
     def _let_go(self, placed: Placed) -> None:
-        if placed.sequence in self._readers:
-            self._read_still[placed.sequence] = placed.runs
-        else:
+        if not self.reader.keep(placed):
             self._freed.free(placed.runs)
-
-    # Bytes.
-
-    def _views(self, header: memoryview, payload: memoryview, fill: memoryview) -> list[memoryview]:
-        """What stands one after the other in the slots."""
-        header_bytes, block_bytes = self.geometry.header_bytes, self.geometry.block_bytes
-        behind_header = -len(header) % header_bytes
-        behind = -(len(header) + behind_header + len(payload)) % block_bytes
-        if not behind_header and not behind:
-            return [header, payload]
-        return [header, fill[:behind_header], payload, fill[:behind]]
-
-    def _transfer(
-        self, begin: Callable[[Sequence[Piece], object], Moves], objects: Sequence[Moving]
-    ) -> Moves:
-        """All of them together, answered by what was moved of each."""
-        pieces: list[Piece] = []
-        for one in objects:
-            pieces += self._pieces(one)
-        moved: Moves = asyncio.get_running_loop().create_future()
-
-        def over(told: Moves) -> None:
-            self.transfers -= len(objects)
-            outcomes = told.result()
-            if len(pieces) > len(objects):
-                left = iter(outcomes)
-                outcomes = [whole([*islice(left, len(one.placed.runs))]) for one in objects]
-            if not moved.done():  # else given up
-                moved.set_result(outcomes)
-
-        self.transfers += len(objects)
-        begin(pieces, [one.hold for one in objects]).add_done_callback(over)
-        return moved
-
-    def _pieces(self, one: Moving) -> list[Piece]:
-        """One for each run."""
-        slot_bytes, start = self.geometry.slot_bytes, self._layout.slots_at
-        runs = one.placed.runs
-        if len(runs) == 1:
-            return [(start + runs[0].first * slot_bytes, one.views)]
-        rows = _cut(one.views, [run.slots * slot_bytes for run in runs])
-        pairs = zip(runs, rows, strict=True)
-        return [(start + run.first * slot_bytes, row) for run, row in pairs]
-
-    def _were_read(self, objects: Sequence[Moving]) -> None:
-        for one in objects:
-            sequence = one.placed.sequence
-            self._readers[sequence] -= 1
-            if not self._readers[sequence]:
-                del self._readers[sequence]
-                self._freed.free(self._read_still.pop(sequence, ()))
 
 
 def _checksums(headers: Sequence[memoryview]) -> list[bytes]:
@@ -373,19 +295,3 @@ def _checksums(headers: Sequence[memoryview]) -> list[bytes]:
 
 def _told(checksum: int) -> bytes:
     return checksum.to_bytes(CHECKSUM_BYTES, "little")
-
-
-def _cut(views: list[memoryview], sizes: list[int]) -> list[list[memoryview]]:
-    """Rows of these sizes, the last of which may be shorter."""
-    rows: list[list[memoryview]] = []
-    left = iter(views)
-    view = next(left, None)
-    for size in sizes:
-        row: list[memoryview] = []
-        while size and view is not None:
-            part = view[:size]
-            row.append(part)
-            size -= len(part)  # noqa: PLW2901
-            view = view[len(part) :] if len(part) < len(view) else next(left, None)
-        rows.append(row)
-    return rows
