@@ -50,7 +50,8 @@ class NodeFacts:
     """What Welcome tells of the node."""
 
     epoch: Epoch
-    arena_bytes: int
+    arena_bytes: int  # of the mapping
+    cache_bytes: int  # of what engines write into
     arena_socket: str
 
 
@@ -259,7 +260,7 @@ class Streams:
             self._to,
             limits,
             epoch=self._facts.epoch,
-            fits=sum(sizes[slot] for slot in slots) <= self._facts.arena_bytes,
+            fits=sum(sizes[slot] for slot in slots) <= self._facts.cache_bytes,
             loads=self._loads(attached, read),
         )
 

@@ -23,6 +23,7 @@ from penstock.actors.api.types import (
     Afterwards,
     Extents,
     LeaseId,
+    Pool,
     Shortfall,
     TicketId,
 )
@@ -35,6 +36,7 @@ NO_LEASE = LeaseId(b"")
 NOT_SERVED = -1
 TICKET_BYTES = 16
 _GRANTED = int(_native.Answer.GRANTED)
+_POOLS = {Pool.CACHE: _native.Pool.CACHE, Pool.PD: _native.Pool.PD}
 _COMING = int(_native.Presence.COMING)
 
 
@@ -118,7 +120,7 @@ class Loading:
             case l1_loading.Await():
                 return self._await(msg)
             case l1_loading.Forsake():
-                return self._forsake(msg.objects_max)
+                return self._forsake(msg)
         return None
 
     def _reserve(self, msg: l1_loading.ReserveLoad) -> l1_loading.LoadLease:
@@ -137,11 +139,13 @@ class Loading:
             session=NODE_SESSION,
             now=self._now(),
             expires=math.inf,
+            pool=_POOLS[msg.pool],
         )
         hold = None
         if _GRANTED in reserved.answers:
             hold = self._table.lease_handle(lease, session=NODE_SESSION)
-            self._filled()
+            if msg.pool is Pool.CACHE:
+                self._filled()
         return l1_loading.LoadLease(
             NO_LEASE if hold is None else lease,
             reserved.answers,
@@ -248,20 +252,23 @@ class Loading:
                     pass
             del self._awaits[ticket]
 
-    def _forsake(self, objects_max: int) -> l1_loading.Forsaken:
+    def _forsake(self, msg: l1_loading.Forsake) -> l1_loading.Forsaken:
         """Loads first: then no ticket is promised what they would have brought."""
-        if not self._table.forsake_some(NODE_SESSION, objects_max).is_over:
+        pool = _POOLS[msg.pool]
+        if not self._table.forsake_some(NODE_SESSION, msg.objects_max, pool).is_over:
             return l1_loading.Forsaken(0, is_over=False)
         tickets = chunks = 0
-        while self._served and chunks < objects_max:
-            ticket = next(reversed(self._served))
+        its_own = [ticket for ticket, one in self._served.items() if one.lookup.pool is msg.pool]
+        while its_own and chunks < msg.objects_max:
+            ticket = its_own.pop()
             chunks += 1 + len(self._served[ticket].lookup.keys) // KEY_BYTES
             tickets += 1
             self._settle(ticket, Shortfall.FAILED)
-        if not self._served:
-            self._left.clear()
+        if not its_own:
+            for ticket in [one for one, left in self._left.items() if left.lookup.pool is msg.pool]:
+                del self._left[ticket]
             self.went(self._now())
-        return l1_loading.Forsaken(tickets, is_over=not self._served)
+        return l1_loading.Forsaken(tickets, is_over=not its_own)
 
     def _tell_left(self) -> None:
         """Level-triggered: a loader whose mailbox is full hears at the next end of a ticket, or keeps its own time."""

@@ -18,7 +18,8 @@ def l1_table(config: NodeConfig) -> _native.Table:
     kind = StagedTable if given.mode is L1Mode.STAGING else _native.Table
     return kind(
         arena_bytes=given.bytes,
-        objects_max=given.objects_bound(),
+        pd_bytes=pd_bytes(config),
+        objects_max=given.objects_bound() + pd_bytes(config) // given.object_bytes_min,
         policy=POLICIES[given.policy],
         quarantine_bytes_max=int(given.bytes * given.quarantine_max),
         leases_max=given.leases_max,
@@ -27,6 +28,17 @@ def l1_table(config: NodeConfig) -> _native.Table:
         fair_share=given.fair_share,
         hash_seed=int.from_bytes(os.urandom(8), "little"),
     )
+
+
+def pd_bytes(config: NodeConfig) -> int:
+    """How much of the arena, behind `l1.bytes`, is for what other nodes push."""
+    pd = None if config.cluster is None else config.cluster.pd
+    return 0 if pd is None else pd.receive
+
+
+def arena_bytes(config: NodeConfig) -> int:
+    """All of the arena."""
+    return config.l1.bytes + pd_bytes(config)
 
 
 def write_bound(config: NodeConfig, table: _native.Table) -> WriteBound:

@@ -39,6 +39,12 @@ _STATES: tuple[tuple[str, Callable[[Usage], int]], ...] = (
     ("resident", lambda u: u.resident_bytes),
     ("quarantined", lambda u: u.quarantined_bytes),
 )
+_PD_STATES: tuple[tuple[str, Callable[[Usage], int]], ...] = (
+    ("free", lambda u: u.pd_free_bytes),
+    ("reserved", lambda u: u.pd_reserved_bytes),
+    ("loaded", lambda u: u.pd_loaded_bytes),
+    ("quarantined", lambda u: u.pd_quarantined_bytes),
+)
 
 
 class L1Metrics(Collector):
@@ -53,6 +59,12 @@ class L1Metrics(Collector):
         for state, read in _STATES:
             states.add_metric([state], float(read(usage)))
         yield states
+        if usage.pd_bytes:
+            text = "Bytes of the arena for what other nodes push, by state."
+            pushed = GaugeMetricFamily(PREFIX + "l1_pd_bytes", text, labels=["state"])
+            for state, read in _PD_STATES:
+                pushed.add_metric([state], float(read(usage)))
+            yield pushed
         for name, text, read in _GAUGES:
             yield GaugeMetricFamily(PREFIX + name, text, value=float(read(usage)))
         for name, text, read in _COUNTERS:
@@ -81,4 +93,9 @@ def usage_of(numbers: _native.Statistics, arena_bytes: int, looked: tuple[int, i
         lookups=lookups,
         lookup_chunks=lookup_chunks,
         hit_chunks=hit_chunks,
+        pd_bytes=numbers.pd_bytes_total,
+        pd_free_bytes=numbers.pd_bytes_free,
+        pd_reserved_bytes=numbers.pd_bytes_reserved,
+        pd_loaded_bytes=numbers.pd_bytes_loaded,
+        pd_quarantined_bytes=numbers.pd_bytes_quarantined,
     )

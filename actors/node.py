@@ -38,7 +38,7 @@ from penstock.actors.gateway import Gateway, NodeFacts, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
 from penstock.actors.l1_geometries import longest_hit
-from penstock.actors.l1_making import POLICIES, l1_table, write_bound
+from penstock.actors.l1_making import POLICIES, arena_bytes, l1_table, write_bound
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.metrics_http import MetricsLimits, MetricsServer
 from penstock.actors.node_memory import tell_prefault, wait_for_memory
@@ -150,7 +150,7 @@ class Node:
         with claimed(directory / "node.lock", otherwise=otherwise):
             await wait_for_memory(config)
             with mapped({_native.ArenaRefused: lambda problem: ConfigError("l1.bytes", problem)}):
-                arena = _native.Arena(bytes=config.l1.bytes)
+                arena = _native.Arena(bytes=arena_bytes(config))
             node = Node(config, Epoch(os.urandom(16)), Telemetry())
             try:
                 if config.l1.prefault_threads:
@@ -233,7 +233,7 @@ class Node:
         refs = self._refs
         socket_path = str(self.config.state_dir / ARENA_SOCKET)
         return Streams(
-            facts=NodeFacts(self.epoch, arena.bytes, socket_path),
+            facts=NodeFacts(self.epoch, arena.bytes, self.config.l1.bytes, socket_path),
             limits=limits,
             hello=HelloReader(chunk_tokens=self.config.chunk_tokens, lossy=self._lossy),
             neighbours=Neighbours(

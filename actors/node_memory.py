@@ -8,6 +8,7 @@ from typing import Protocol
 import anyio
 
 from penstock.actors.config import NodeConfig
+from penstock.actors.l1_making import arena_bytes
 from penstock.actors.memory import available_memory, free_huge_page_bytes
 from penstock.runtime.errors import ConfigError, StartFailed
 from penstock.runtime.log import Log
@@ -31,14 +32,16 @@ async def wait_for_memory(config: NodeConfig) -> None:
 
     Raises StartFailed when the memory does not come in time; nothing was taken by then.
     """
-    needed = config.l1.bytes + config.l1.memory_reserve
+    arena = arena_bytes(config)
+    needed = arena + config.l1.memory_reserve
+    what = "l1.bytes" if arena == config.l1.bytes else "l1.bytes and cluster.pd.receive"
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > machine:
         raise ConfigError(
             "l1.bytes",
-            f"{config.l1.bytes} and l1.memory_reserve need {needed} bytes, the machine has {machine}",
+            f"{arena} bytes ({what}) and l1.memory_reserve need {needed}, the machine has {machine}",
         )
-    if free_huge_page_bytes() >= config.l1.bytes:
+    if free_huge_page_bytes() >= arena:
         return
     log = Log("node")
     with anyio.move_on_after(config.l1.memory_within):
@@ -53,8 +56,8 @@ async def wait_for_memory(config: NodeConfig) -> None:
             await anyio.sleep(MEMORY_LOOK_S)
         return
     raise StartFailed(
-        f"l1.bytes = {config.l1.bytes} and l1.memory_reserve need {needed} bytes, but"
-        f" {available.source} leaves {available.bytes}: lower l1.bytes, or end what holds the memory"
+        f"{what} = {arena} and l1.memory_reserve need {needed} bytes, but"
+        f" {available.source} leaves {available.bytes}: lower {what}, or end what holds the memory"
     )
 
 

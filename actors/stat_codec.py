@@ -38,6 +38,11 @@ def stat_reply(
         lookups=usage.lookups,
         lookup_chunks=usage.lookup_chunks,
         hit_chunks=usage.hit_chunks,
+        pd_bytes=usage.pd_bytes,
+        pd_free_bytes=usage.pd_free_bytes,
+        pd_reserved_bytes=usage.pd_reserved_bytes,
+        pd_loaded_bytes=usage.pd_loaded_bytes,
+        pd_quarantined_bytes=usage.pd_quarantined_bytes,
         stores=[_store_stat(one) for one in stores],
     )
 

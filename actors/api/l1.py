@@ -115,6 +115,12 @@ class Usage:
     lookups: int
     lookup_chunks: int
     hit_chunks: int
+    # Of Pool.PD, which nothing above counts bytes of.
+    pd_bytes: int = 0
+    pd_free_bytes: int = 0
+    pd_reserved_bytes: int = 0
+    pd_loaded_bytes: int = 0
+    pd_quarantined_bytes: int = 0
 
     @property
     def taken_bytes(self) -> int:
