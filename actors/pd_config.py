@@ -29,7 +29,6 @@ class PdConfig(Config, frozen=True):
     # One landing and one lease of L1: what it holds is readable when all of it has come.
     part: ByteSize = ByteSize(32 * MIB)
     part_objects: Count = 256  # the same; whichever comes first
-    window: ByteSize = ByteSize(64 * MIB)  # the least that a prompt in windows is granted at a time
     ageing: Seconds = Seconds(1)  # waiting so long for the budget counts as one priority more
     receives_max: Count = 256  # pushes being taken in, or waiting for the budget
     requests_max: Count = 1024  # requests that are expected, or have come before they were
@@ -54,6 +53,6 @@ class PdConfig(Config, frozen=True):
         check_seconds(self, "ageing", "offer_within", "allocation", "transfer", "idle", "query")
         if not self.query * 2 <= self.idle:
             raise ValueError("query must be at most half of idle, or silence is taken for death")
-        for name in ("part", "window", "batch", "inflight"):
+        for name in ("part", "batch", "inflight"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be 0")

@@ -104,18 +104,6 @@ class PdReceiver(Loader):
     """Address of the receiver: the loader of tickets whose prompts other nodes push."""
 
 
-class Blocks(Enum):
-    """What the decode engine has set aside for the prompt of a ticket."""
-
-    AS_THEY_COME = (
-        "it takes what it has room for when it has: the whole prompt is admitted, or none of it"
-    )
-    ALL_HELD = (
-        "room for all of it, held until the end: what is received can go as it is consumed, so that"
-        " prompts larger than the budget come in windows"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Expect(Msg["PdReceiver", None]):
     """Pushes of this request are for this ticket. L1 was asked for it with the receiver as its loader, and is told what
@@ -134,15 +122,6 @@ class Expect(Msg["PdReceiver", None]):
         float  # that the pushes may take; the first offer has `pd.offer_within`, if that is less
     )
     ticket_s: float  # how long the ticket lives
-    blocks: Blocks = Blocks.AS_THEY_COME
-
-
-@dataclass(frozen=True, slots=True)
-class Consumed(Msg["PdReceiver", None]):
-    """The engine has copied the first `chunks` of a prompt whose blocks are ALL_HELD, and reads them here no more."""
-
-    ticket: TicketId
-    chunks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +161,6 @@ class MeasureReceived(Msg["PdReceiver", Usage]):
     pass
 
 
-Received = Expect | Consumed | CheckPrompt | MeasureReceived
+Received = Expect | CheckPrompt | MeasureReceived
 SenderMessage = Send | WaitSent | Cancel | SessionOver | MeasureSent | TicketMoved | Leave | Stirred
 ReceiverMessage = Received | LoaderNews
