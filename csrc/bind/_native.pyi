@@ -217,6 +217,24 @@ class Expired(NamedTuple):
     write_leases: int
     tickets: int
 
+class Changes:
+    """Packed keys of chunks; no chunk is in both."""
+
+    @property
+    def added(self) -> bytes: ...
+    @property
+    def gone(self) -> bytes: ...
+
+class Residents:
+    """A step through the chunks there are."""
+
+    @property
+    def keys(self) -> bytes: ...  # packed
+    @property
+    def cursor(self) -> int: ...  # where the next step begins
+    @property
+    def is_over(self) -> bool: ...
+
 class Statistics:
     """Gauges in arena bytes (whole pages) and counts; counters since the table was made."""
 
@@ -261,6 +279,7 @@ class Table:
     memory as it is used. `quarantine_bytes_max`: see QuarantineFull; per engine instance.
     `hash_seed`: a secret keeps crafted keys from colliding in the index. `news_max`: names of
     objects that sessions other than 0, the node's own, have committed, kept for `take_committed`.
+    `changes_max`: chunks whose coming and going is kept for `take_changes`, about 120 bytes each; 0: none, at no cost.
     `fair_share`: `evict` and `victims` spare a tenant within its share of what is taken (less than
     7/8 of it) while another, who is not, has something that may go.
 
@@ -280,6 +299,7 @@ class Table:
         tickets_max: int = 65536,
         story_events_max: int = 0,
         news_max: int = 0,
+        changes_max: int = 0,
         fair_share: bool = False,
         hash_seed: int = 0,
     ) -> None: ...
@@ -664,6 +684,36 @@ class Table:
     @property
     def news_lost(self) -> int:
         """Counter: the oldest news that gave way to newer news."""
+
+    def take_changes(self, chunks_max: int) -> Changes:
+        """The oldest changes, of at most so many chunks, each of them once: what came and went in between is neither.
+
+        With what `resident_keys` has told since it began they make the chunks that lookups can hit in the records that
+        it has been through. None while `changes_lost`.
+        """
+
+    def resident_keys(self, cursor: int, chunks_max: int) -> Residents:
+        """A step through the next so many records of chunks: those that lookups can hit, less those that `take_changes`
+        will tell of. `cursor` 0 begins anew, and forgets all changes.
+
+        Raises BadArgument if `cursor` is neither 0 nor `changes_cursor`, or the table keeps no changes.
+        """
+
+    @property
+    def changes_due(self) -> bool:
+        """Whether there are changes to be taken, or they were lost."""
+
+    @property
+    def changes_left(self) -> bool:
+        """Whether there are changes to be taken."""
+
+    @property
+    def changes_lost(self) -> bool:
+        """There were more than `changes_max`, or nobody has begun: begin with `resident_keys(0, ...)`."""
+
+    @property
+    def changes_cursor(self) -> int:
+        """Where the last step of `resident_keys` ended."""
 
     def drop_objects(self, keys: bytes, slots: bytes) -> int:
         """Invalidate single objects: one packed u16 slot for each key. Returns how many were

@@ -19,6 +19,7 @@ using namespace penstock::bind;
 
 void bind_table_words(py::module_& m);  // table_words.cpp
 void bind_table_borrowing(py::module_& m, py::class_<penstock::Table>& table);
+void bind_table_changes(py::module_& m, py::class_<penstock::Table>& table);
 void bind_table_settling(py::class_<penstock::Table>& table);
 
 namespace {
@@ -347,8 +348,8 @@ void bind_table(py::module_& m) {
       .def(py::init([](std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
                        PolicyKind policy, std::uint64_t quarantine_bytes_max,
                        std::uint32_t leases_max, std::uint32_t tickets_max,
-                       std::uint32_t story_events_max, std::uint32_t news_max, bool fair_share,
-                       std::uint64_t hash_seed) {
+                       std::uint32_t story_events_max, std::uint32_t news_max,
+                       std::uint32_t changes_max, bool fair_share, std::uint64_t hash_seed) {
              return std::make_unique<Table>(
                  penstock::TableConfig{.arena_bytes = arena_bytes,
                                        .pd_bytes = pd_bytes,
@@ -359,12 +360,14 @@ void bind_table(py::module_& m) {
                                        .tickets_max = tickets_max,
                                        .story_events_max = story_events_max,
                                        .news_max = news_max,
+                                       .changes_max = changes_max,
                                        .fair_share = fair_share,
                                        .hash_seed = hash_seed});
            }),
            py::kw_only(), "arena_bytes"_a, "pd_bytes"_a = 0, "objects_max"_a, "policy"_a,
            "quarantine_bytes_max"_a, "leases_max"_a = 65536, "tickets_max"_a = 65536,
-           "story_events_max"_a = 0, "news_max"_a = 0, "fair_share"_a = false, "hash_seed"_a = 0)
+           "story_events_max"_a = 0, "news_max"_a = 0, "changes_max"_a = 0, "fair_share"_a = false,
+           "hash_seed"_a = 0)
       .def(
           "add_geometry",
           [](Table& self, std::vector<Group> groups) {
@@ -378,5 +381,6 @@ void bind_table(py::module_& m) {
   bind_writing(table);
   bind_life(table);
   bind_table_borrowing(m, table);
+  bind_table_changes(m, table);
   bind_table_settling(table);
 }

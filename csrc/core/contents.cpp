@@ -9,13 +9,14 @@ namespace penstock {
 
 Contents::Contents(std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
                    PolicyKind policy, std::uint64_t hash_seed, std::uint32_t story_events_max,
-                   bool fair_share)
+                   std::uint32_t changes_max, bool fair_share)
     : store_(objects_max, hash_seed),
       room_(arena_bytes, pd_bytes),
       policy_(make_policy(policy, objects_max, room_.pages_total(Pool::cache), *this)),
       ledger_(fair_share),
       own_(objects_max),
-      story_(story_events_max) {}
+      story_(story_events_max),
+      changes_(changes_max, hash_seed) {}
 
 std::uint16_t Contents::add_geometry(std::vector<Group> groups) {
   if (geometries_.size() == UINT16_MAX) {
@@ -145,7 +146,7 @@ void Contents::leave_index(ObjectRef ref, Left& left) {
   const std::uint32_t tenant = store_.lineage(ref.chunk).tenant;
   const ObjectState from = object.state;
   if (from == ObjectState::resident) {
-    --chunk.resident;
+    if (--chunk.resident == 0) changes_.went(chunk.key, ref.chunk);
     if (chunk.pins > 0) pages_pinned_ -= pages;
   } else {
     --store_.lineage(ref.chunk).in_flight;

@@ -9,6 +9,7 @@
 
 #include "core/arena_room.hpp"
 #include "core/chunk_store.hpp"
+#include "core/content_changes.hpp"
 #include "core/geometry.hpp"
 #include "core/ledger.hpp"
 #include "core/own_lists.hpp"
@@ -38,7 +39,7 @@ class Contents final : public ChunkFacts {
  public:
   Contents(std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
            PolicyKind policy, std::uint64_t hash_seed, std::uint32_t story_events_max,
-           bool fair_share);
+           std::uint32_t changes_max, bool fair_share);
 
   // Every call that touches chunks takes a new stamp from here.
   std::uint64_t next_stamp() { return ++stamp_; }
@@ -152,6 +153,8 @@ class Contents final : public ChunkFacts {
   [[nodiscard]] const ArenaRoom& room() const { return room_; }
   [[nodiscard]] Ledger& ledger() { return ledger_; }
   [[nodiscard]] const Ledger& ledger() const { return ledger_; }
+  [[nodiscard]] ContentChanges& changes() { return changes_; }
+  [[nodiscard]] const ContentChanges& changes() const { return changes_; }
   [[nodiscard]] Story& story() { return story_; }
   [[nodiscard]] const Story& story() const { return story_; }
 
@@ -200,6 +203,7 @@ class Contents final : public ChunkFacts {
   Ledger ledger_;
   OwnLists own_;  // candidates of tenants under a quota
   Story story_;
+  ContentChanges changes_;
   std::uint64_t stamp_ = 0;
   std::uint64_t pages_pinned_ = 0;         // of RESIDENT objects in chunks with pins
   std::uint32_t chunks_with_objects_ = 0;  // in the index, with live objects

@@ -36,6 +36,7 @@ class Contents::Validator {
     check_sums();
     check_holders();
     check_extents();
+    check_changes();
     contents_.policy_->validate();
     contents_.room_.validate();
   }
@@ -70,6 +71,18 @@ class Contents::Validator {
     objects_live_ += resident + in_flight;
     if (resident + in_flight > 0) ++chunks_with_objects_;
     if (chunk.pins > 0) pages_pinned_ += contents_.resident_pages(id);
+  }
+
+  // A change that was not told yet says how its chunk is now.
+  void check_changes() {
+    const ContentChanges& changes = contents_.changes_;
+    changes.each([&](const Key& key, int change) {
+      const ChunkId id = contents_.find(key);
+      const bool is_there =
+          id != kNoChunk && id < changes.walked() && store_.chunk(id).resident > 0;
+      if (change < -1 || change > 1) fail("a chunk came or went twice", id);
+      if (change != 0 && is_there != (change > 0)) fail("a change that is not so", id);
+    });
   }
 
   void check_object(ObjectRef ref, const Object& object) {

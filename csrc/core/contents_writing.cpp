@@ -94,6 +94,7 @@ bool Contents::commit(ObjectRef ref, std::uint64_t stamp) {
   if (chunk.pins > 0) pages_pinned_ += pages;
   if (++chunk.resident == 1) {
     policy_->added(ref.chunk, fingerprint(ref.chunk), pages, stamp);
+    changes_.came(chunk.key, ref.chunk);
   } else {
     policy_->resized(ref.chunk, pages);
   }

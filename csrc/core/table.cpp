@@ -47,7 +47,7 @@ TableConfig checked(const TableConfig& config) {
 Table::Table(const TableConfig& config)
     : config_(checked(config)),
       contents_(config.arena_bytes, config.pd_bytes, config.objects_max, config.policy,
-                config.hash_seed, config.story_events_max, config.fair_share),
+                config.hash_seed, config.story_events_max, config.changes_max, config.fair_share),
       leases_(config.leases_max),
       tickets_(config.tickets_max),
       returns_(std::make_shared<ReturnQueue>()),

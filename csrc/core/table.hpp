@@ -228,6 +228,16 @@ class Table {
                        const BorrowRequest& request);
   Evicted evict_these(KeyBatch keys, double now);
   std::uint32_t drop_objects(KeyBatch keys, std::span<const std::uint16_t> slots);
+  // What lookups can hit: table_changes.cpp.
+  struct Residents {
+    std::vector<Key> keys{};
+    std::uint64_t cursor = 0;  // where the next step begins
+    bool over = false;
+  };
+  ContentChanges::Taken take_changes(std::uint32_t chunks_max);
+  Residents resident_keys(std::uint64_t cursor, std::uint32_t chunks_max);
+  [[nodiscard]] const ContentChanges& changes() const { return contents_.changes(); }
+
   // A read lease becomes overdue before its time.
   Outcome let_go(const Id& lease, std::uint64_t session, double now);
   [[nodiscard]] const CommitNews& news() const { return news_; }

@@ -18,8 +18,9 @@ struct TableConfig {
   std::uint32_t leases_max = 65536;  // live and overdue; leases and tickets together at most 2^22
   std::uint32_t tickets_max = 65536;
   std::uint32_t story_events_max = 0;
-  std::uint32_t news_max = 0;  // names of committed objects kept for take_committed()
-  bool fair_share = false;     // see Contents::spare()
+  std::uint32_t news_max = 0;     // names of committed objects kept for take_committed()
+  std::uint32_t changes_max = 0;  // chunks whose coming and going is kept for take_changes()
+  bool fair_share = false;        // see Contents::spare()
   std::uint64_t hash_seed = 0;
 };
 

@@ -20,6 +20,7 @@ PD_PAGES = 5
 OBJECTS_MAX = 30
 QUARANTINE_PAGES = 6
 NEWS_MAX = 6
+CHANGES_MAX = 5  # so few that they are lost at times
 OWN_SESSION, OWN_INSTANCE = 0, 9
 LENGTH_MAX = 6
 GEOMETRIES = (
@@ -68,6 +69,7 @@ class TableCalls(RuleBasedStateMachine):
             quarantine_bytes_max=QUARANTINE_PAGES * PAGE_BYTES,
             story_events_max=256,
             news_max=NEWS_MAX,
+            changes_max=CHANGES_MAX,
         )
         self.twin = BorrowingTwin(
             pages=PAGES,

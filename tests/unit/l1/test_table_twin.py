@@ -11,14 +11,14 @@ from math import inf
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
-from support.table_borrowing_calls import BorrowingCalls
 from support.table_calls import chain, instance_of, picks, prompts, sessions
+from support.table_changes_calls import ChangesCalls
 from support.table_twin_state import PAGE_BYTES, TwinStep
 
 from penstock._native import Policy, Pool
 
 
-class TableMachine(BorrowingCalls):
+class TableMachine(ChangesCalls):
     # Life cycle.
 
     @rule(seconds=st.integers(0, 8))
