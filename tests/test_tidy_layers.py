@@ -29,9 +29,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "runtime/(grpc_transport|grpc_health|call_places|sim_loop|sim_net|sim_sources|sim_disk)",
-        "runtime/(native_channel|grpc_channel|nixl_channel|negotiation|certificates)",
+        "runtime/(native_channel|native_connection|tcp_options|grpc_channel|nixl_channel|negotiation|certificates)",
         "runtime/(static|dns|etcd)_[a-z_]+",
-        "runtime/(membership_opening|peer_transport|peer_gate|strangers)",
+        "runtime/(membership_opening|peer_transport|peer_gate|strangers|member_book)",
     ),
     ("actors/__init__", "actors/api/.*"),
     ("actors/core/.*",),
@@ -39,7 +39,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("actors/node",),
     ("actors/cli/.*", "penstock/.*"),
 )
-NATIVE = r"actors/stores/.*|actors/engine/.*|runtime/native_channel|actors/cli/simulate"
+NATIVE = (
+    r"actors/stores/.*|actors/engine/.*|runtime/native_(channel|connection)|actors/cli/simulate"
+)
 NATIVE += r"|actors/l1_(manager|watching|geometries|expiry|loading|saving|metrics|life_cycle|staging|making|refusals)"
 NATIVE += r"|actors/node"  # the composition root makes the arena and the table
 ENGINE_MAY = (

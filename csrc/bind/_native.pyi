@@ -3,7 +3,7 @@
 import builtins
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from typing_extensions import Buffer
 
@@ -1300,6 +1300,93 @@ class IoEngine:
         """Take and begin no more jobs; cancel those under way, as far as the system can."""
     def close(self) -> None:
         """Stop, and wait for what is under way. What is not told of yet remains for completed()."""
+
+# --- TCP data channels: csrc/io/channel.hpp -------------------------------------------------------
+
+class ChannelEnded(Exception):
+    """The connection is over, or there may be no more of them."""
+
+class ChannelNews(enum.IntEnum):
+    """What told() says, and of what: (kind, id, of, numbers, reason)."""
+
+    CONNECTED = 0  # connection `id`, which was dialled, works
+    ACCEPTED = 1  # who was expected by number `of` came: connection `id`
+    ARRIVED = 2  # pieces `numbers` are whole in landing `id`
+    SENT = 3  # the memory of send `id` is read no more
+    FAILED = 4  # the same, and not all of it was sent
+    DRAINED = 5  # landing `id` is closed, and nobody writes there
+    LOST = 6  # connection `id` is over for `reason`; its sends and landings were told of before
+    REFUSED = 7  # `of` strangers more were not let in, the first of them for `reason`
+
+class _Slot(Protocol):
+    @property
+    def memory(self) -> memoryview: ...
+
+class _Piece(Protocol):
+    @property
+    def number(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def payload(self) -> memoryview: ...
+
+class ChannelEndpoint:
+    """TCP data channels of one node. Belongs to one thread; bytes are moved by threads of its own.
+
+    Slots and pieces, and the buffers they lend, live until their landing or send is over, whatever
+    becomes of the caller. Tokens and names have 16 random bytes, secrets 32. Raises ChannelEnded.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        streams: int,
+        connections_max: int,
+        strangers_max: int,
+        hello_within: float,
+        peer_timeout: float,
+        part_bytes: int,
+        receive_bytes: int,
+        socket_buffer_bytes: int,
+        arrivals_max: int,
+        landings_max: int,
+        pieces_max: int,
+    ) -> None:
+        """See csrc/io/channel_options.hpp; times in seconds. Raises ValueError, and OSError when
+        the system refuses a thread."""
+    @property
+    def event_fd(self) -> int:
+        """Readable while told() has something to say."""
+    def told(self, count_max: int) -> list[tuple[int, int, int, list[int], str]]:
+        """What happened since the last call, the oldest first: so many news and numbers. Never
+        waits."""
+    def listen(self, fd: int) -> None:
+        """Accept from this socket, which listens, does not block, and is the endpoint's now."""
+    def expect(self, secret: bytes) -> int:
+        """The number of this expectation."""
+    def forget(self, number: int) -> None: ...
+    def dial(self, host: str, port: int, name: bytes, secret: bytes) -> int:
+        """The id of a connection on its way to a literal address."""
+    def end(self, connection: int, reason: str) -> None: ...
+    def counts(self, connection: int) -> tuple[int, int, int, int, int]:
+        """Bytes sent and received; pieces sent, received, refused."""
+    def release(self, connection: int) -> None:
+        """After LOST: nothing is known of it any more."""
+    def open_landing(self, connection: int, token: bytes, slots: Sequence[_Slot]) -> int:
+        """Its id. Raises ValueError beyond landings_max, BufferError for memory that may not be
+        written."""
+    def close_landing(self, connection: int, token: bytes) -> bool:
+        """True: nobody writes there. Else DRAINED will say so, or has."""
+    def send(self, connection: int, token: bytes, pieces: Sequence[_Piece]) -> int:
+        """The id of what is on its way; 0: it is sent. At least one piece. Raises ValueError,
+        OverflowError for a number out of its range."""
+    def cancel_send(self, connection: int, id: int) -> bool:
+        """True: none of it is read any more. Else SENT or FAILED will say so, or has."""
+    def close(self) -> None:
+        """End everything, and wait for the threads. told() has the rest."""
 
 # --- bytes: csrc/copy/fp8.hpp --------------------------------------------------------------------
 class CastRefused(ValueError):

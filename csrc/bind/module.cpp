@@ -8,6 +8,7 @@ void bind_arena(py::module_& m);
 void bind_bitmap(py::module_& m);
 void bind_bytes(py::module_& m);
 void bind_catalog(py::module_& m);
+void bind_channel(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_digest(py::module_& m);
 void bind_directory(py::module_& m);
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_native, m) {
   bind_arena(m);
   bind_bitmap(m);
   bind_bytes(m);
+  bind_channel(m);
   bind_copy(m);
   bind_digest(m);
   bind_dlpack(m);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import random
 import secrets
@@ -163,6 +164,7 @@ async def gone(watched: weakref.ReferenceType[Hold]) -> None:
     """Until nobody holds it any more."""
 
     async def look() -> bool:
+        gc.collect()  # frames of a task that was cancelled refer to each other
         return watched() is None
 
     await eventually(look, within=WITHIN_S, what="the hold is let go")
