@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from penstock.actors.api import gateway, l1, l1_loading, prefetch, session
 from penstock.actors.api.types import KEY_BYTES, Afterwards, Shape, Shortfall, TicketId
 from penstock.actors.core.holdings import Holdings
-from penstock.actors.engine_codec import ID_BYTES, check_between, duration_s
+from penstock.actors.engine_codec import ID_BYTES, SHORTFALLS, check_between, duration_s
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.protos import engine_pb2
@@ -18,6 +18,7 @@ from penstock.runtime.message import NOT_AT_ONCE
 from penstock.runtime.ref import Ref
 
 NO_TICKET = TicketId(b"")
+READERS_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,20 @@ class Prefetching:
                 afterwards,
             )
         )
+
+
+def say_hit(
+    reply: engine_pb2.LookupReply, hit: l1.Hit, prompt: ResolvedPrompt, prompts: Prompts
+) -> None:
+    """Fill in what a lookup came to; the prompt is remembered for deltas."""
+    reply.ticket = hit.ticket
+    reply.prompt_id = prompts.remember(prompt)
+    reply.total_chunks = len(prompt.keys) // KEY_BYTES
+    reply.hit_chunks = hit.hit_chunks
+    reply.promised_chunks = hit.promised_chunks
+    reply.final = hit.final
+    if hit.shortfall is not Shortfall.NONE:
+        reply.shortfall = SHORTFALLS[hit.shortfall]
 
 
 def load_duration_s(field: str, milliseconds: int, limits: GatewayLimits) -> float:

@@ -24,20 +24,25 @@ from penstock.actors.api.types import (
     REQUEST_ID_CHARS_MAX,
     Afterwards,
     LeaseId,
-    Shortfall,
     TicketId,
 )
 from penstock.actors.core.holdings import Holdings
 from penstock.actors.engine_codec import (
     ID_BYTES,
-    SHORTFALLS,
     check_between,
     check_id,
     check_indices,
     duration_s,
 )
 from penstock.actors.engine_commits import commit_in_parts
-from penstock.actors.engine_loads import Pace, Prefetching, SessionLoads, load_duration_s
+from penstock.actors.engine_loads import (
+    READERS_MAX,
+    Pace,
+    Prefetching,
+    SessionLoads,
+    load_duration_s,
+    say_hit,
+)
 from penstock.actors.engine_saves import say_stored
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
@@ -50,7 +55,6 @@ from penstock.runtime.ref import Ref
 Later = Coroutine[Any, Any, None]
 Handler = Callable[[Any, engine_pb2.SessionReply], Awaitable[Later | None]]
 
-READERS_MAX = 128
 READY_OBJECTS_A_STEP = 512  # of a reservation: at most two page faults each
 NO_TICKET = TicketId(bytes(ID_BYTES))
 _OK = bytes([0])  # the outcome of an object that is resident
@@ -87,10 +91,10 @@ class EngineRequests:
         """`loads`: None when there is nothing below L1. `fits`: one chunk's objects are not larger than the arena.
         Otherwise no eviction makes room for them."""
         self._attached = attached
-        self._slots = slots
+        self.slots = slots
         self._fits = fits
         self._loads = loads
-        self._prompts = prompts
+        self.prompts = prompts
         self._to = neighbours
         self._limits = limits
         self._epoch = epoch
@@ -131,7 +135,7 @@ class EngineRequests:
             raise InvalidField("lookup.request_id", f"at most {REQUEST_ID_CHARS_MAX} characters")
         ticket_s = self._duration("lookup.ticket_ms", msg.ticket_ms)
         load_s = load_duration_s("lookup.load_ms", msg.load_ms, self._limits)
-        prompt = await self._prompts.resolve(msg.prompt)
+        prompt = await self.prompts.resolve(msg.prompt)
         now = _now()
         name = sha256(prompt.keys).digest() if msg.request_id else b""
         if msg.request_id and (known := self.holdings.request(msg.request_id, now)) is not None:
@@ -161,7 +165,7 @@ class EngineRequests:
             hit = await self._loads.fetch(hit, prompt, pace, Afterwards.KEEP)
             if not hit.ticket:
                 self.holdings.drop_ticket(self._asked_for)
-        self._say_hit(reply.lookup, hit, prompt)
+        say_hit(reply.lookup, hit, prompt, self.prompts)
 
     async def _look_again(
         self, ticket: TicketId, prompt: ResolvedPrompt, reply: engine_pb2.SessionReply
@@ -172,18 +176,8 @@ class EngineRequests:
             hit = await self._to.l1.ask(again)
         except TicketOver:
             return False
-        self._say_hit(reply.lookup, hit, prompt)
+        say_hit(reply.lookup, hit, prompt, self.prompts)
         return True
-
-    def _say_hit(self, reply: engine_pb2.LookupReply, hit: l1.Hit, prompt: ResolvedPrompt) -> None:
-        reply.ticket = hit.ticket
-        reply.prompt_id = self._prompts.remember(prompt)
-        reply.total_chunks = len(prompt.keys) // KEY_BYTES
-        reply.hit_chunks = hit.hit_chunks
-        reply.promised_chunks = hit.promised_chunks
-        reply.final = hit.final
-        if hit.shortfall is not Shortfall.NONE:
-            reply.shortfall = SHORTFALLS[hit.shortfall]
 
     async def _acquire(self, msg: engine_pb2.Acquire, reply: engine_pb2.SessionReply) -> None:
         self._check_moves_bytes()
@@ -194,7 +188,7 @@ class EngineRequests:
         self.holdings.check_lease_room(now)
         lease = await self._to.l1.ask(
             l1.Acquire(
-                ticket, self._attached.session, msg.rank, self._slots, msg.first_chunk, lease_s
+                ticket, self._attached.session, msg.rank, self.slots, msg.first_chunk, lease_s
             )
         )
         self.holdings.add_lease(lease.lease, now + lease_s)
@@ -228,7 +222,7 @@ class EngineRequests:
     ) -> Later | None:
         self._check_moves_bytes()
         lease_s = self._duration("reserve.lease_ms", msg.lease_ms)
-        prompt = await self._prompts.resolve(msg.prompt)
+        prompt = await self.prompts.resolve(msg.prompt)
         if msg.parent and not msg.prompt.HasField("keys"):
             raise InvalidField("reserve.parent", "only with packed keys: other forms know it")
         parent = msg.parent or prompt.parent
@@ -239,7 +233,7 @@ class EngineRequests:
             prompt.keys,
             parent,
             self._attached.geometry,
-            self._slots,
+            self.slots,
             prompt.salt,
             self._attached.session,
             lease_s,
@@ -335,18 +329,18 @@ class EngineRequests:
     # Hints and numbers.
 
     async def _touch(self, msg: engine_pb2.Touch, reply: engine_pb2.SessionReply) -> None:
-        prompt = await self._prompts.resolve(msg.prompt)
+        prompt = await self.prompts.resolve(msg.prompt)
         reply.touched.chunks = await self._to.l1.ask(l1.Touch(prompt.keys))
 
     async def _wait_stored(
         self, msg: engine_pb2.WaitStored, reply: engine_pb2.SessionReply
     ) -> Later | None:
-        prompt = await self._prompts.resolve(msg.prompt)
+        prompt = await self.prompts.resolve(msg.prompt)
         reply.stored.SetInParent()
         if self._to.writer is None:
             return None
         geometry, within_s = self._attached.geometry, msg.within_ms / 1000
-        ask = writer.WaitStored(prompt.keys, geometry, self._slots, within_s)
+        ask = writer.WaitStored(prompt.keys, geometry, self.slots, within_s)
         return say_stored(self._to.writer, ask, reply.stored)
 
     async def _stat(self, _: engine_pb2.StatRequest, reply: engine_pb2.SessionReply) -> Later:
@@ -362,7 +356,7 @@ class EngineRequests:
 
     @property
     def _objects_max(self) -> int:
-        return self._limits.chunks_max * max(1, len(self._slots))
+        return self._limits.chunks_max * max(1, len(self.slots))
 
     def _duration(self, field: str, milliseconds: int) -> float:
         return duration_s(
@@ -373,7 +367,7 @@ class EngineRequests:
         )
 
     def _check_moves_bytes(self) -> None:
-        if not self._slots:
+        if not self.slots:
             raise MovesNoBytes(
                 "this session declared no shard of its own (Hello.own_shards), or is not on this"
                 " machine: it can look up, but neither read nor write objects"

@@ -21,6 +21,7 @@ from penstock.actors.api.types import Epoch, SessionId, Shape
 from penstock.actors.arena_door import SECRET_BYTES
 from penstock.actors.engine_codec import malformed, oversized, refusal, refused_unparsed
 from penstock.actors.engine_loads import SessionLoads
+from penstock.actors.engine_pd import Asker, Pushes, PushRequests
 from penstock.actors.engine_requests import EngineRequests, Neighbours
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.gateway_session import SESSION_REQUEST, EngineSession, Liveness
@@ -136,7 +137,9 @@ class Streams:
         hello: HelloReader,
         neighbours: Neighbours,
         news: Ref[control.Control],
+        pushes: Pushes | None = None,
     ) -> None:
+        """`pushes`: None without `cluster.pd`."""
         self.addresses: tuple[Address, ...] = ()
         self.attached: dict[SessionId, EngineSession] = {}  # len <= limits.streams_max
         self.is_admitting = True
@@ -145,6 +148,7 @@ class Streams:
         self._hello = hello
         self._to = neighbours
         self._news = news
+        self._pushes = pushes
         self._open = 0  # streams, <= limits.streams_max
         self._log = Log("gateway")
 
@@ -175,13 +179,18 @@ class Streams:
         limits = self._limits.for_groups(len(read.declaration.groups))
         liveness = Liveness.PROCESS if is_local else Liveness.HEARTBEATS
         requests = self._requests(attached, read, limits, is_local=is_local)
+        pushing = self._pushing(attached, read, limits, requests)
+        requests.handlers.update(pushing.handlers)
         stream = EngineSession(_Raw(context), attached, requests, limits, liveness)
         self.attached[attached.session] = stream
         self._tell_count()
         try:
             await stream.run(self._welcome(attachment, read, limits, is_local=is_local))
         finally:
-            await self._end(attached, requests)
+            try:
+                await pushing.end(self._limits.hello_within_s)
+            finally:
+                await self._end(attached, requests)
         if stream.end_reason:
             context.set_code(grpc.StatusCode.ABORTED)
             context.set_details(stream.end_reason)
@@ -267,11 +276,27 @@ class Streams:
     def _loads(self, attached: session.Attached, read: ReadHello) -> SessionLoads | None:
         if self._to.prefetcher is None:
             return None
-        declared = read.declaration
-        shape = Shape.of(attached.geometry, declared.namespace_digest, declared.groups)
-        return SessionLoads(
-            self._to.prefetcher, self._to.l1, attached, shape, declared.chunk_tokens
+        chunk_tokens = read.declaration.chunk_tokens
+        shape = _shape(attached, read)
+        return SessionLoads(self._to.prefetcher, self._to.l1, attached, shape, chunk_tokens)
+
+    def _pushing(
+        self,
+        attached: session.Attached,
+        read: ReadHello,
+        limits: GatewayLimits,
+        requests: EngineRequests,
+    ) -> PushRequests:
+        asker = Asker(
+            attached=attached,
+            slots=requests.slots,
+            shape=_shape(attached, read),
+            chunk_tokens=read.declaration.chunk_tokens,
+            prompts=requests.prompts,
+            holdings=requests.holdings,
+            limits=limits,
         )
+        return PushRequests(asker, self._pushes, manager=self._to.l1, watcher=self._to.own)
 
     def _welcome(
         self, attachment: Attachment, read: ReadHello, limits: GatewayLimits, *, is_local: bool
@@ -316,6 +341,11 @@ class _Raw:
     def __init__(self, context: Context) -> None:
         self.read: Callable[[], Awaitable[object]] = context.read
         self.write: Callable[[bytes], Coroutine[Any, Any, None]] = context.write
+
+
+def _shape(attached: session.Attached, read: ReadHello) -> Shape:
+    declared = read.declaration
+    return Shape.of(attached.geometry, declared.namespace_digest, declared.groups)
 
 
 def _is_local(peer: str) -> bool:

@@ -45,6 +45,10 @@ class MovesNoBytes(CallerError):
     """Yours: this session declared no shard of its own, so it can neither read nor write objects."""
 
 
+class NoPushes(CallerError):
+    """Theirs: the node is not configured to push prompts to other nodes, or to take them in. Says what to configure."""
+
+
 class RankTaken(CallerError):
     """Theirs: another living session holds the reader slot of this rank."""
 

@@ -40,7 +40,7 @@ def check_bounds(world: World) -> None:
     require(streams._open <= limits.streams_max, "more streams than gateway.streams_max")
     require(len(streams.attached) <= streams._open, "more streams attached than open")
     for stream in streams.attached.values():
-        requests, prompts = stream._requests, stream._requests._prompts
+        requests, prompts = stream._requests, stream._requests.prompts
         requests.holdings.validate()
         require(stream._carried_on <= limits.inflight_max, "more in flight than inflight_max")
         waiting_max = limits.outgoing_max + limits.inflight_max

@@ -49,6 +49,9 @@ LIMITS = GatewayLimits(
 )
 
 
+ATTACHED = session.Attached(SessionId(1), InstanceId(1), GeometryId(1), 0)
+
+
 class FakeStream:
     """The client's side of a stream: what it sent, what it got, and whether it reads at all."""
 
@@ -120,6 +123,7 @@ class World:
             fake_eviction(),
             fake_gateway(),
         )
+        self.others: list[Fake] = []  # stand-ins of a kind of world
         self.stream = FakeStream()
         prompts = Prompts(
             RootDigests(namespace()),
@@ -127,7 +131,7 @@ class World:
             chunks_max=limits.chunks_max,
             kept_bytes_max=limits.kept_prompt_bytes_max,
         )
-        attached = session.Attached(SessionId(1), InstanceId(1), GeometryId(1), 0)
+        attached = ATTACHED
         to = Neighbours(self.gateway.ref, self.l1.ref, self.sessions.ref, self.eviction.ref)
         self.requests = EngineRequests(
             attached, (0,), prompts, to, limits, epoch=b"e" * 16, loads=self.loads(attached)
@@ -157,7 +161,7 @@ def play(
 ) -> None:
     async def main() -> None:
         world = kind(limits, liveness)
-        fakes: list[Fake] = [world.l1, world.sessions, world.eviction, world.gateway]
+        fakes = [world.l1, world.sessions, world.eviction, world.gateway, *world.others]
         async with supervise(*(one.spec for one in fakes)), anyio.create_task_group() as tasks:
             tasks.start_soon(world.serve)
             with anyio.fail_after(1000):
