@@ -25,9 +25,18 @@ def l1_table(config: NodeConfig) -> _native.Table:
         leases_max=given.leases_max,
         tickets_max=given.tickets_max,
         news_max=given.news_max if config.stores else 0,
+        changes_max=changes_max(config),
         fair_share=given.fair_share,
         hash_seed=int.from_bytes(os.urandom(8), "little"),
     )
+
+
+def changes_max(config: NodeConfig) -> int:
+    """Chunks whose coming and going is kept for the directory: none in a node that stands alone, or whose lookups never
+    hit L1."""
+    if config.cluster is None or config.l1.mode is L1Mode.STAGING:
+        return 0
+    return config.cluster.directory.changes_max
 
 
 def pd_bytes(config: NodeConfig) -> int:

@@ -1,9 +1,8 @@
 """The L1 manager: who may read, write or evict each object of host memory.
 
 One per node, and the only one who touches the native table. Every rule is in there; here messages become calls, ids
-are drawn, the clock is read, and tickets that can still grow are watched. Others hold a Ref[l1.L1Manager].
-
-Its crash ends the epoch: a table is never served by a second manager.
+are drawn, the clock is read, and tickets that can still grow are watched. Others hold a Ref[l1.L1Manager]. Its crash
+ends the epoch: a table is never served by a second manager.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from anyio import wait_readable
 
 from penstock import _native
-from penstock.actors.api import eviction, l1, l1_loading, l1_saving, writer
+from penstock.actors.api import directory, eviction, l1, l1_contents, l1_loading, l1_saving, writer
 from penstock.actors.api.types import (
     KEY_BYTES,
     NODE_INSTANCE,
@@ -29,6 +29,7 @@ from penstock.actors.api.types import (
 )
 from penstock.actors.core.quota import Tenants
 from penstock.actors.core.watches import Watch, Watches
+from penstock.actors.l1_contents import Contents
 from penstock.actors.l1_expiry import Expiry
 from penstock.actors.l1_geometries import Geometries
 from penstock.actors.l1_life_cycle import LifeCycle, LifeCycleMessage
@@ -65,9 +66,9 @@ class L1Manager(l1.L1Manager):
         store_writer: Ref[writer.StoreWriter] | None = None,
         hits_max: int = 0,
         bound: WriteBound = UNBOUNDED,
+        told: Ref[directory.Directory] | None = None,
     ) -> None:
         """`beside`: what goes on beside its messages, such as telling how far the arena is backed.
-
         `store_writer`: who saves below L1, if anybody does. `hits_max`: chunks of hits kept for it, if it counts them.
         `bound`: of what is written. In staging `table` is a `StagedTable`, through which that is only on its way.
         """
@@ -94,10 +95,10 @@ class L1Manager(l1.L1Manager):
             evicted=self._room,
         )
         self._bound = bound
+        self._contents = Contents(table, told)
+        self._border = self._contents.around(mapped(REFUSALS))
         self._pressure_told = False  # and not taken yet
-        self._lookups = 0
-        self._lookup_chunks = 0
-        self._hit_chunks = 0
+        self._lookups = self._lookup_chunks = self._hit_chunks = 0
 
     async def on_start(self) -> None:
         self._telemetry.collect_from(L1Metrics(self._measure))
@@ -108,7 +109,7 @@ class L1Manager(l1.L1Manager):
             self.start_soon(self._beside, name="l1 beside")
 
     def receive(self, msg: l1.Message) -> object:
-        with _BORDER:
+        with self._border:
             match msg:
                 case l1.Lookup():
                     return answer(msg, self._lookup(msg))
@@ -163,7 +164,7 @@ class L1Manager(l1.L1Manager):
                 case _:
                     return self._receive_other(msg)
 
-    def _receive_other(self, msg: l1_loading.Other | LifeCycleMessage) -> object:
+    def _receive_other(self, msg: _OtherMessage) -> object:
         match msg:
             case (
                 l1_loading.Land()
@@ -174,6 +175,8 @@ class L1Manager(l1.L1Manager):
                 | l1_loading.Forsake()
             ):
                 return self._loading.receive(msg)
+            case l1_contents.TakeChanges() | l1_contents.ResidentKeys():
+                return self._contents.receive(msg)
             case _:
                 done = self._life_cycle.receive(msg)
                 self._loading.sweep()  # each step ends few tickets, and all steps may end many
@@ -362,13 +365,11 @@ class L1Manager(l1.L1Manager):
 
     def _tell_pressure(self) -> None:
         """Above high water: once, until the controller takes it."""
-        if self._pressure_told:
+        taken = self._arena_bytes - self._table.free_bytes
+        if self._pressure_told or taken <= self._high_water_bytes:
             return
-        if self._arena_bytes - self._table.free_bytes > self._high_water_bytes:
-            try:
-                self._eviction_controller.tell_nowait(eviction.Pressure())
-            except (MailboxFull, ActorStopped):
-                return
+        with suppress(MailboxFull, ActorStopped):
+            self._eviction_controller.tell_nowait(eviction.Pressure())
             self._pressure_told = True
 
     def _ended(self, now: float) -> None:
@@ -391,7 +392,7 @@ class L1Manager(l1.L1Manager):
 
 
 _GRANTED = int(_native.Answer.GRANTED)
-_BORDER = mapped(REFUSALS)
+_OtherMessage = l1_loading.Other | l1_contents.Message | LifeCycleMessage
 
 
 def _now() -> float:

@@ -42,7 +42,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 NATIVE = (
     r"actors/stores/.*|actors/engine/.*|runtime/native_(channel|connection)|actors/cli/simulate"
 )
-NATIVE += r"|actors/l1_(manager|watching|geometries|expiry|loading|saving|metrics|life_cycle|staging|making|refusals)"
+NATIVE += r"|actors/l1_(manager|watching|geometries|expiry|loading|saving|contents|metrics)"
+NATIVE += r"|actors/l1_(life_cycle|staging|making|refusals)|actors/directory_(own|peers)"
 NATIVE += r"|actors/node"  # the composition root makes the arena and the table
 ENGINE_MAY = (
     r"runtime/.*|actors/(api|core|engine)/.*|actors/(keys|weights|__init__)|penstock/__init__"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from penstock.actors.api import l1_loading, l1_saving
+from penstock.actors.api import l1_contents, l1_loading, l1_saving
 from penstock.actors.api.types import (
     Afterwards,
     Extents,
@@ -354,5 +354,5 @@ Message = (
     AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | CloseSome
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
     | MakeReady | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
-    | l1_loading.Message | l1_saving.Message
+    | l1_contents.Message | l1_loading.Message | l1_saving.Message
 )  # fmt: skip

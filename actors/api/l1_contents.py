@@ -46,7 +46,7 @@ class Residents:
     keys: bytes = field(repr=False)  # packed
     cursor: int  # for the next step
     is_over: bool
-    chunks: int  # that L1 has about now, for whoever makes room for them
+    chunks: int  # of the first step: that L1 has about now, for whoever makes room for them
 
 
 @dataclass(frozen=True, slots=True)
