@@ -33,6 +33,7 @@ class Bundle:
     ca: bytes
     names: frozenset[str]  # the certificate's DNS names
     expires: float  # seconds since 1970
+    client: ssl.SSLContext = field(repr=False)  # of a handshake with a peer whose name is not known
 
 
 class Certificates:
@@ -104,7 +105,7 @@ class Certificates:
             raise ConfigError(f"{self._section}.tls_ca", "is needed to know peers by")
         before = self._signature()
         try:
-            shown = _proven(self._files.certificate, self._files.key, self._files.ca)
+            shown, client = _proven(self._files.certificate, self._files.key, self._files.ca)
             read = [path.read_bytes() for path in self._paths()]
         except (OSError, ssl.SSLError, _NoPassword) as refused:
             raise ConfigError(
@@ -122,7 +123,8 @@ class Certificates:
                 f" {self._node_id}: peers would refuse it. Issue one with the DNS name {self._node_id}",
             )
         certificate, key, ca = read
-        return Bundle(certificate, key, ca, names, ssl.cert_time_to_seconds(shown["notAfter"]))
+        expires = ssl.cert_time_to_seconds(shown["notAfter"])
+        return Bundle(certificate, key, ca, names, expires, client)
 
     def _words(self, refused: Exception) -> str:
         if isinstance(refused, ssl.SSLCertVerificationError):
@@ -157,9 +159,11 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
     return known.st_ino, known.st_mtime_ns, known.st_size
 
 
-def _proven(certificate: Path, key: Path, ca: Path) -> Mapping[str, Any]:
-    """What the certificate says, after a handshake of it with itself, both ways verified. Raises OSError,
-    ssl.SSLError, _NoPassword."""
+def _proven(certificate: Path, key: Path, ca: Path) -> tuple[Mapping[str, Any], ssl.SSLContext]:
+    """What the certificate says, after a handshake of it with itself, both ways verified; and the dialer's context.
+
+    Raises OSError, ssl.SSLError, _NoPassword.
+    """
 
     def refuse_password() -> str:
         raise _NoPassword
@@ -184,4 +188,5 @@ def _proven(certificate: Path, key: Path, ca: Path) -> Mapping[str, Any]:
     server.getpeercert()  # raises unless its side is done, too
     if shown is None:
         raise ssl.SSLError("no certificate was shown")
-    return shown
+    client.context.set_alpn_protocols(["h2"])
+    return shown, client.context

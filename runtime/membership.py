@@ -6,10 +6,14 @@ it goes on with the last members known and says so in `degraded`. Which links ar
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
+from anyio import CancelScope
 
 from penstock.runtime.errors import UnavailableError
 
@@ -32,14 +36,16 @@ class Membership(Protocol):
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Without this node; sorted by id; each id once."""
+        """Without this node; sorted by id; each id once. Who is not among them any more is not dialled again; a link
+        that is there may stay."""
 
     @property
     def degraded(self) -> str:
         """Empty, or one sentence: what is wrong with the source. Running links stay."""
 
     async def wait_changed(self, seen: int) -> int:
-        """A count of the changes of `members` and `degraded` so far, once it is above `seen`; begin with 0."""
+        """A count of the changes of `members` and `degraded` so far, once it is above `seen`; begin with 0. Raises
+        nothing but bugs of the source, which end whoever follows it."""
 
     async def announce(self, me: Member) -> None:
         """Tell the source where this node is, where it has to be told. Does not wait for it to be heard."""
@@ -58,6 +64,7 @@ class Roll:
         self._degraded = ""
         self._count = 1  # so that who begins with 0 hears of what is known at once
         self._changed = anyio.Event()
+        self._bug: BaseException | None = None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -70,6 +77,8 @@ class Roll:
     async def wait_changed(self, seen: int) -> int:
         while self._count <= seen:
             await self._changed.wait()
+        if self._bug is not None:
+            raise self._bug
         return self._count
 
     def know(self, members: dict[str, Member]) -> int:
@@ -94,3 +103,22 @@ class Roll:
         self._count += 1
         self._changed.set()
         self._changed = anyio.Event()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """What keeps this up to date has ended: in order, or by a bug."""
+        if not task.cancelled():
+            self._bug = task.exception()
+            self._tell()
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None], roll: Roll) -> AsyncIterator[None]:
+    """Keep `roll` up to date by `work` while the body runs. A bug in it is raised by `wait_changed`."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(roll.ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with CancelScope(shield=True):
+            await asyncio.wait([task])
