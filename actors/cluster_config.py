@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock.actors.channels_config import ChannelsConfig
 from penstock.actors.config_words import Count
 from penstock.actors.directory_config import DirectoryConfig
 from penstock.actors.pd_config import PdConfig
+from penstock.actors.peers_config import ReadsConfig
 from penstock.runtime.config import Config
 from penstock.runtime.membership_config import (
     AnyMembership,
@@ -41,7 +43,9 @@ class ClusterConfig(Config, frozen=True):
     tls_key: Path | None = None
     tls_ca: Path | None = None  # peers' certificates are verified with it
     membership: AnyMembership = StaticConfig()
+    channels: ChannelsConfig = ChannelsConfig()
     directory: DirectoryConfig = DirectoryConfig()
+    reads: ReadsConfig = ReadsConfig()
     pd: PdConfig | None = None  # none: nothing is pushed to decode nodes, or taken in
     # Links: one is dialled to each member.
     dial_within: Seconds = Seconds(5)  # a dial, its handshakes included

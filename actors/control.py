@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from anyio import CancelScope
 
 from penstock.actors.api import control, eviction, gateway, store
 from penstock.actors.api.control import HealthState, NodeHealth, PartHealth
 from penstock.actors.api.errors import InvalidField, TooManyInFlight
+from penstock.actors.api.peers import ClusterUsage, Peers, PeerState
+from penstock.actors.api.peers import Measure as MeasurePeers
 from penstock.actors.api.store import StoreState, StoreUsage
 from penstock.runtime.errors import ActorCrashed, ActorStopped, DeadlineExceeded, PenstockError
 from penstock.runtime.log import Log
@@ -26,6 +28,8 @@ from penstock.runtime.supervisor import ChildHealth, ChildState
 from penstock.runtime.telemetry import Telemetry
 
 STORE_ASK_S = 1.0  # a store's actor that takes longer to say how it is, is not well
+_Said: TypeAlias = "StoreUsage | ClusterUsage | PenstockError"
+AWAY_TOLD_MAX = 5  # peers, by name
 
 _STATES = {
     ChildState.STARTING: HealthState.STARTING,
@@ -64,6 +68,7 @@ class Control(control.Control):
         evictor: Ref[eviction.EvictionController],
         engines: Ref[gateway.Gateway],
         stores: Sequence[Ref[store.StoreActor]],
+        peers: Ref[Peers] | None = None,
         children: Callable[[], list[ChildHealth]],
         telemetry: Telemetry,
         stop: Callable[[], None],
@@ -72,6 +77,7 @@ class Control(control.Control):
         self._evictor = evictor
         self._gateway = engines
         self._stores = stores
+        self._peers = peers
         self._children = children
         self._telemetry = telemetry
         self._stop = stop
@@ -119,7 +125,12 @@ class Control(control.Control):
         within = min(self._limits.ask_s, STORE_ASK_S)
         asks = [one.ask(store.Measure(), within=within) for one in self._stores]
         names = [one.name for one in self._stores]
-        said = dict(zip(names, await gather_asks(asks), strict=True))
+        told: list[_Said] = [*await gather_asks(asks)]
+        if self._peers is not None:
+            cluster = await gather_asks([self._peers.ask(MeasurePeers(), within=within)])
+            told += cluster
+            names.append(self._peers.name)
+        said = dict(zip(names, told, strict=True))
         parts = tuple(_part(child, said.get(child.name)) for child in self._children())
         if self._draining is not None:
             state = HealthState.DRAINING
@@ -174,15 +185,30 @@ class Control(control.Control):
                 return
 
 
-def _part(child: ChildHealth, said: StoreUsage | PenstockError | None) -> PartHealth:
-    """`said`: what a store answered about itself; None for all other parts."""
+def _part(child: ChildHealth, said: _Said | None) -> PartHealth:
+    """`said`: what a store, or who keeps the links to peers, answered about itself; None for all other parts."""
     state = _STATES[child.state]
     details = [] if child.last_crash is None else [f"last crash: {child.last_crash}"]
     if isinstance(said, StoreUsage):
         if said.state is StoreState.BROKEN and state is HealthState.SERVING:
             state = HealthState.DEGRADED
         details += [said.detail] if said.detail else []
+    elif isinstance(said, ClusterUsage):
+        trouble = _cluster_trouble(said)
+        state = HealthState.DEGRADED if trouble and state is HealthState.SERVING else state
+        details += trouble
     elif said is not None:
         state = HealthState.DEGRADED if state is HealthState.SERVING else state
         details.append(str(said))
     return PartHealth(child.name, state, child.restarts_total, "; ".join(details))
+
+
+def _cluster_trouble(said: ClusterUsage) -> list[str]:
+    """What is wrong with the cluster, as this node sees it."""
+    trouble = [f"membership: {said.degraded}"] if said.degraded else []
+    away = [one for one in said.peers if one.state is not PeerState.LINKED]
+    if away:
+        told = ", ".join(f"{one.node_id} ({one.detail})" for one in away[:AWAY_TOLD_MAX])
+        more = f", and {len(away) - AWAY_TOLD_MAX} more" if len(away) > AWAY_TOLD_MAX else ""
+        trouble.append(f"{len(away)} of {len(said.peers)} peers away: {told}{more}")
+    return trouble

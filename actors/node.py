@@ -31,16 +31,16 @@ from penstock.actors.config import L1Mode, NodeConfig
 from penstock.actors.control import Control, ControlLimits
 from penstock.actors.core.lossy import LossyNamespaces
 from penstock.actors.core.quota import Tenants
-from penstock.actors.core.store_ledger import PUT_MAX
 from penstock.actors.engine_requests import Neighbours
 from penstock.actors.eviction_controller import EvictionController, SavesDown, Watermarks
 from penstock.actors.gateway import Gateway, NodeFacts, Streams
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.hello import HelloReader
 from penstock.actors.l1_geometries import longest_hit
-from penstock.actors.l1_making import POLICIES, arena_bytes, l1_table, write_bound
+from penstock.actors.l1_making import arena_bytes, l1_table, write_bound
 from penstock.actors.l1_manager import L1Manager
 from penstock.actors.metrics_http import MetricsLimits, MetricsServer
+from penstock.actors.node_cluster import Cluster, Surrounding, clustered
 from penstock.actors.node_memory import tell_prefault, wait_for_memory
 from penstock.actors.node_settings import (
     address_text,
@@ -65,6 +65,7 @@ from penstock.actors.services import SERVICE_NAMES, NodeServices
 from penstock.actors.sessions import SessionLimits, Sessions
 from penstock.actors.store_actor import StoreActor
 from penstock.actors.store_writer import StoreWriter
+from penstock.actors.stores.catalogs import make_catalog
 from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.actors.stores.store import StoreContext
@@ -101,6 +102,7 @@ class Node:
         self.is_draining = False
         self._stopping = asyncio.Event()
         self._refs = _Refs(config)
+        self._cluster = Cluster(Surrounding(config, epoch, telemetry, self._refs.l1))
         self._digester = Digester()
         self._lossy = LossyNamespaces()  # learned by the gateway, asked by stores
 
@@ -142,6 +144,7 @@ class Node:
         Raises ConfigError, StartFailed (no memory, address taken), and Escalated when an
         actor that may not be restarted died.
         """
+        config = clustered(config)
         for one in config.gateway.listen:
             spec = listen_spec(one, config)
             check_exposure(spec.address, tls=spec.tls, token=spec.token)
@@ -205,6 +208,7 @@ class Node:
             ChildSpec(refs.sessions, lambda: self._make_sessions(door), restarts_max=0)
         )
         await supervisor.start(ChildSpec(refs.control, lambda: self._make_control(supervisor)))
+        await self._cluster.start(supervisor, arena)
 
         def make_gateway() -> Gateway:
             return Gateway(
@@ -268,23 +272,19 @@ class Node:
             store_writer=self._refs.writer if self.config.stores else None,
             hits_max=hits_max(self.config),
             bound=write_bound(self.config, table),
+            told=self._cluster.directory,
         )
 
     def _store_child(self, config: AnyStoreConfig, all_: memoryview) -> ChildSpec[store.StoreActor]:
-        opener = StoreOpener(config, StoreContext(config.name, self.epoch, self._lossy, all_))
-        tools = store_tools(config, partial(self._make_catalog, config), self._digester)
+        context = StoreContext(
+            config.name, self.epoch, self._lossy, all_, reach=self._cluster.reach
+        )
+        opener = StoreOpener(config, context)
+        tools = store_tools(config, partial(make_catalog, config), self._digester)
         return store_spec(
             config,
             self._refs.stores[config.name],
             lambda: StoreActor(opener, config=config, tools=tools, telemetry=self.telemetry),
-        )
-
-    def _make_catalog(self, config: AnyStoreConfig, capacity_bytes: int) -> _native.Catalog:
-        return _native.Catalog(
-            objects_max=config.objects_max + PUT_MAX,
-            capacity_bytes=capacity_bytes,
-            policy=POLICIES[config.policy],
-            hash_seed=int.from_bytes(os.urandom(8), "little"),
         )
 
     def _make_prefetcher(self, arena: _native.Arena) -> Prefetcher:
@@ -365,6 +365,7 @@ class Node:
             evictor=self._refs.eviction,
             engines=self._refs.gateway,
             stores=tuple(self._refs.stores.values()),
+            peers=self._cluster.peers,
             children=supervisor.health,
             telemetry=self.telemetry,
             stop=self.stop,

@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.actors.api.directory import Directory
 from penstock.actors.api.types import Epoch
 from penstock.runtime.actor import Actor
 from penstock.runtime.channel import ChannelKind, Connection
 from penstock.runtime.errors import CallerError, CapacityError, UnavailableError
 from penstock.runtime.message import Msg
+from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
 
 
 class Peers(Actor["Message"]):
@@ -58,7 +61,7 @@ class ReadAsk:
     chunk_keys: bytes  # packed, of different chunks
     objects: bytes  # packed (u32 position in chunk_keys, u16 slot)
     grant: bytes = field(repr=False)  # of the landing, which has a slot for each
-    logical_bytes: int  # of all of them together
+    slot_bytes: int  # of all its slots together
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +194,12 @@ class Measure(Msg["Peers", ClusterUsage]):
 
 
 Message = FindLink | Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a store reaches other nodes: who may have something, and how to ask them."""
+
+    directory: Ref[Directory]
+    peers: Ref[Peers]
+    telemetry: Telemetry

@@ -35,6 +35,7 @@ class Refusal(enum.Enum):
     TOO_MANY = "too_many"
     LATE = "late"
     SILENT = "silent"
+    TOLD = "told"  # the other side has refused, and said why
     ENDED = "ended"  # by the other side, or by this one in order
 
 

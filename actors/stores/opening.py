@@ -15,6 +15,7 @@ from penstock.actors.stores.mooncake import open_mooncake_store
 from penstock.actors.stores.mooncake_config import MooncakeConfig
 from penstock.actors.stores.nixl import open_nixl_store
 from penstock.actors.stores.nixl_config import NixlConfig
+from penstock.actors.stores.peer_config import PeerStoreConfig
 from penstock.actors.stores.plugin import PluginConfig, open_plugin
 from penstock.actors.stores.raw_block import open_raw_block_store
 from penstock.actors.stores.raw_config import RawBlockConfig
@@ -36,6 +37,7 @@ AnyStoreConfig: TypeAlias = (
     | MooncakeConfig
     | NixlConfig
     | DaxConfig
+    | PeerStoreConfig
 )
 """Records of all types; told apart by their `type`. Their files import no library of a backend when loaded."""
 
@@ -87,5 +89,9 @@ async def _open(config: AnyStoreConfig, context: StoreContext) -> Store:
             return await open_nixl_store(config, context)
         case DaxConfig():
             return await open_dax_store(config, context)
+        case PeerStoreConfig():
+            from penstock.actors.stores.peer import open_peer_store
+
+            return await open_peer_store(config, context)
         case _:
             assert_never(config)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from penstock.actors.api.peers import Reach
 from penstock.actors.api.store import ArenaUsage, Keys, Target
 from penstock.actors.api.types import Epoch
 from penstock.actors.core.lossy import LossyNamespaces
@@ -269,3 +270,4 @@ class StoreContext:
     beside: Threads = field(
         default_factory=lambda: Threads("store", BESIDE_MAX), repr=False
     )  # for opening and closing, of all lives of the store: a medium that hangs keeps no more threads than these
+    reach: Reach | None = field(default=None, repr=False)  # of other nodes, where there are any
