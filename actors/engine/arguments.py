@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Mapping
 from numbers import Real
 from typing import TypeVar
@@ -18,6 +19,8 @@ from penstock.actors.api.types import EXTRA_BYTES_MAX, REQUEST_ID_CHARS_MAX
 from penstock.actors.keys import NO_EXTRAS
 
 UINT32_MAX = 2**32 - 1
+NODE_ID = re.compile(r"[a-z0-9.-]{1,63}")
+NODE_ID_WORDS = "1 to 63 of a-z, 0-9, - and ."
 
 
 T = TypeVar("T")
@@ -61,6 +64,33 @@ def read_request_id(value: object) -> str:
     except UnicodeEncodeError:
         raise InvalidField("request_id", "cannot be encoded as UTF-8") from None
     return value
+
+
+def read_node_id(name: str, value: object) -> str:
+    """The name of a node in its cluster. Raises InvalidField."""
+    if not isinstance(value, str):
+        raise InvalidField(name, f"must be a string, not {_kind(value)}")
+    if NODE_ID.fullmatch(value) is None:
+        raise InvalidField(name, f"must be the id of a node: {NODE_ID_WORDS}")
+    return value
+
+
+def read_transfer_ms(value: object) -> int:
+    """Seconds that a push may take, in whole milliseconds, rounded up; None: 0, the node's default. Raises
+    InvalidField."""
+    if value is None:
+        return 0
+    if not isinstance(value, Real):
+        raise InvalidField("transfer_s", f"must be seconds, not {_kind(value)}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 < seconds <= UINT32_MAX / 1000:
+        raise InvalidField(
+            "transfer_s", f"must be above 0 and at most {UINT32_MAX // 1000} s, not {value}"
+        )
+    return math.ceil(seconds * 1000)
 
 
 def read_extras(value: object) -> Mapping[int, bytes]:

@@ -26,6 +26,7 @@ from penstock.actors.engine.accounts import ClientStatistics
 from penstock.actors.engine.answers import Prefetched, Saves
 from penstock.actors.engine.arguments import read_instance
 from penstock.actors.engine.blocking_ticket import BlockingTicket
+from penstock.actors.engine.blocking_transfer import BlockingTransfer
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.client_thread import ClientThread
 from penstock.actors.engine.config import ClientConfig
@@ -192,6 +193,70 @@ class BlockingClient:
             return Prefetched(found.total_chunks, found.hit_chunks, found.promised_chunks, pin)
 
         return self._thread.submit(prefetch)
+
+    def pd_send(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        target: str,
+        request_id: str,
+        keys: bytes | Sequence[bytes] | None = None,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
+        priority: int = 0,
+        transfer_s: float | None = None,
+        within: float | None = None,
+    ) -> Future[BlockingTransfer]:
+        """`Client.pd_send`."""
+
+        async def pd_send() -> BlockingTransfer:
+            transfer = await self._client.pd_send(
+                tokens,
+                target=target,
+                request_id=request_id,
+                keys=keys,
+                salt=salt,
+                adapter=adapter,
+                extras=extras,
+                priority=priority,
+                transfer_s=transfer_s,
+                within=within,
+            )
+            return BlockingTransfer(transfer, self._thread)
+
+        return self._thread.submit(pd_send)
+
+    def pd_expect(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        request_id: str,
+        keys: bytes | Sequence[bytes] | None = None,
+        readers: int = 1,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
+        transfer_s: float | None = None,
+        within: float | None = None,
+    ) -> Future[BlockingTicket]:
+        """`Client.pd_expect`."""
+
+        async def pd_expect() -> BlockingTicket:
+            ticket = await self._client.pd_expect(
+                tokens,
+                request_id=request_id,
+                keys=keys,
+                readers=readers,
+                salt=salt,
+                adapter=adapter,
+                extras=extras,
+                transfer_s=transfer_s,
+                within=within,
+            )
+            return BlockingTicket(ticket, self._thread)
+
+        return self._thread.submit(pd_expect)
 
     def touch(
         self,

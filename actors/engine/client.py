@@ -24,7 +24,6 @@ from penstock.actors.engine.arguments import (
     read_wait,
     read_within,
 )
-from penstock.actors.engine.attached_process import AttachedProcess
 from penstock.actors.engine.config import Backoff, ClientConfig, ClientTls, Start
 from penstock.actors.engine.copying import BlockIds
 from penstock.actors.engine.counting import Loaded, Stored
@@ -32,6 +31,8 @@ from penstock.actors.engine.errors import StaleEpoch, StaleGrant
 from penstock.actors.engine.key_record import key_record
 from penstock.actors.engine.keyspace import Prompt
 from penstock.actors.engine.prompt_memory import whole
+from penstock.actors.engine.pushes import PdTransfer
+from penstock.actors.engine.pushing_process import PushingProcess
 from penstock.actors.engine.session import Found, Session
 from penstock.actors.engine.spec import (
     EngineSpec,
@@ -54,6 +55,7 @@ __all__ = [
     "EngineSpec",
     "GroupSpec",
     "Loaded",
+    "PdTransfer",
     "Place",
     "Prefetched",
     "SaveState",
@@ -67,7 +69,7 @@ __all__ = [
 ]
 
 
-class Client(AttachedProcess):
+class Client(PushingProcess):
     """One engine process's client. Belongs to the event loop that entered it."""
 
     # Reading.

@@ -137,18 +137,18 @@ class Session:
         )
 
         def accept(reply: SessionReply) -> Found:
-            found = _body(reply, "lookup").lookup
+            found = body_of(reply, "lookup").lookup
             if found.total_chunks != total_chunks:
                 if found.ticket:
                     self.end_ticket(found.ticket)
                 raise ProtocolBroken(
                     f"the node counts {found.total_chunks} chunks in a prompt of {total_chunks}"
                 )
-            return self._found(found)
+            return self.found(found)
 
-        return await self._ask(SessionRequest(lookup=body), within, accept, Found.undo)
+        return await self.ask(SessionRequest(lookup=body), within, accept, Found.undo)
 
-    def _found(self, found: engine_pb2.LookupReply) -> Found:
+    def found(self, found: engine_pb2.LookupReply) -> Found:
         known = self._tickets.get(found.ticket) if found.ticket else None
         ticket = known or Ticket(
             self, found.ticket, chunk_tokens=self.chunk_tokens, total_chunks=found.total_chunks
@@ -187,7 +187,7 @@ class Session:
         )
 
         def accept(reply: SessionReply) -> AcquiredLease:
-            acquired = _body(reply, "acquired").acquired
+            acquired = body_of(reply, "acquired").acquired
             known = self._leases.get(acquired.lease)
             if isinstance(known, ReadLease):
                 return AcquiredLease(known, is_new=False)
@@ -199,12 +199,12 @@ class Session:
             self._leases[acquired.lease] = lease
             return AcquiredLease(lease, is_new=True)
 
-        return await self._ask(SessionRequest(acquire=body), within, accept, AcquiredLease.undo)
+        return await self.ask(SessionRequest(acquire=body), within, accept, AcquiredLease.undo)
 
     async def release(self, lease: bytes, damaged: list[int]) -> bool:
         """Whether the bytes copied under the lease count."""
         request = SessionRequest(release=engine_pb2.Release(lease=lease, damaged=damaged))
-        return await self._ask_last(request, lambda reply: _body(reply, "released").released.ok)
+        return await self._ask_last(request, lambda reply: body_of(reply, "released").released.ok)
 
     # Writing.
 
@@ -215,7 +215,7 @@ class Session:
         body = engine_pb2.Reserve(prompt=prompt, parent=parent, lease_ms=self.config.lease_ms)
 
         def accept(reply: SessionReply) -> WriteLease:
-            reserved = _body(reply, "reserved").reserved
+            reserved = body_of(reply, "reserved").reserved
             try:
                 lease = WriteLease(self, reserved, chunks=chunks)
             except ProtocolBroken:
@@ -225,7 +225,7 @@ class Session:
                 self._leases[lease.name] = lease
             return lease
 
-        return await self._ask(SessionRequest(reserve=body), within, accept, WriteLease.drop)
+        return await self.ask(SessionRequest(reserve=body), within, accept, WriteLease.drop)
 
     async def commit(
         self,
@@ -241,12 +241,12 @@ class Session:
         body = engine_pb2.Commit(lease=lease, indices=indices, digests=digests, runs=runs)
 
         def accept(reply: SessionReply) -> bytes:
-            outcomes = _body(reply, "committed").committed.outcomes
+            outcomes = body_of(reply, "committed").committed.outcomes
             if len(outcomes) != objects:
                 raise ProtocolBroken(f"{len(outcomes)} outcomes for {objects} objects")
             return outcomes
 
-        return await self._ask(SessionRequest(commit=body), within, accept)
+        return await self.ask(SessionRequest(commit=body), within, accept)
 
     # Hints and tools.
 
@@ -257,10 +257,10 @@ class Session:
         body = engine_pb2.Prefetch(prompt=prompt, load_ms=self.config.load_ms, pin_ms=pin_ms)
 
         def accept(reply: SessionReply) -> tuple[engine_pb2.Prefetched, Ticket | None]:
-            prefetched = _body(reply, "prefetched").prefetched
+            prefetched = body_of(reply, "prefetched").prefetched
             return prefetched, self._pinned(prefetched) if prefetched.ticket else None
 
-        return await self._ask(SessionRequest(prefetch=body), within, accept, _unpin)
+        return await self.ask(SessionRequest(prefetch=body), within, accept, _unpin)
 
     def _pinned(self, prefetched: engine_pb2.Prefetched) -> Ticket:
         ticket = Ticket(
@@ -280,8 +280,8 @@ class Session:
 
     async def touch(self, prompt: engine_pb2.Prompt, *, within: float | None) -> int:
         request = SessionRequest(touch=engine_pb2.Touch(prompt=prompt))
-        return await self._ask(
-            request, within, lambda reply: _body(reply, "touched").touched.chunks
+        return await self.ask(
+            request, within, lambda reply: body_of(reply, "touched").touched.chunks
         )
 
     async def wait_stored(self, prompt: engine_pb2.Prompt, *, within: float) -> engine_pb2.Stored:
@@ -291,15 +291,15 @@ class Session:
         within_ms = min(int(within * 1000), allowed_ms - spare_ms)
         ask = engine_pb2.WaitStored(prompt=prompt, within_ms=within_ms)
         request = SessionRequest(wait_stored=ask)
-        return await self._ask(
-            request, (within_ms + spare_ms) / 1000, lambda reply: _body(reply, "stored").stored
+        return await self.ask(
+            request, (within_ms + spare_ms) / 1000, lambda reply: body_of(reply, "stored").stored
         )
 
     async def stat(self, *, within: float | None) -> engine_pb2.StatReply:
         request = SessionRequest(stat=engine_pb2.StatRequest())
-        return await self._ask(request, within, lambda reply: _body(reply, "stat").stat)
+        return await self.ask(request, within, lambda reply: body_of(reply, "stat").stat)
 
-    async def _ask(
+    async def ask(
         self,
         request: SessionRequest,
         within: float | None,
@@ -322,6 +322,10 @@ class Session:
     def end_ticket(self, ticket: bytes) -> None:
         self._tickets.pop(ticket, None)
         self._stream.tell_last_word(SessionRequest(cancel=engine_pb2.Cancel(ticket=ticket)))
+
+    def end_push(self, transfer: bytes) -> None:
+        request = SessionRequest(pd_cancel=engine_pb2.PdCancel(transfer=transfer))
+        self._stream.tell_last_word(request)
 
     def end_read(self, lease: bytes, damaged: list[int]) -> None:
         self._leases.pop(lease, None)
@@ -373,7 +377,7 @@ class Session:
             )
 
 
-def _body(reply: SessionReply, name: str) -> SessionReply:
+def body_of(reply: SessionReply, name: str) -> SessionReply:
     if reply.WhichOneof("body") != name:
         raise ProtocolBroken(f"the node answers {reply.WhichOneof('body')} where {name} is due")
     return reply

@@ -89,6 +89,7 @@ class FakeNode:
         self.objects: dict[bytes, list[bytes]] = {}  # chunk key -> extent record per group
         self.tickets: dict[bytes, bytes] = {}  # ticket -> keys
         self.leases: dict[bytes, list[bytes]] = {}  # write: keys; read: nothing
+        self.pushes: dict[bytes, engine_pb2.PdSent] = {}  # by transfer
         self.visitors: list[SocketStream] = []
         self._next_offset = 0
 
@@ -303,6 +304,25 @@ class FakeNode:
 
     def _wait_stored(self, request: Request, reply: Reply) -> None:
         reply.stored.SetInParent()
+
+    def _pd_send(self, _: Request, reply: Reply) -> None:
+        reply.pd_send.transfer = os.urandom(16)
+        self.pushes[reply.pd_send.transfer] = engine_pb2.PdSent()
+
+    def _pd_wait(self, request: Request, reply: Reply) -> None:
+        reply.pd_wait.CopyFrom(self.pushes[request.pd_wait.transfer])
+
+    def _pd_cancel(self, request: Request, reply: Reply) -> None:
+        reply.pd_cancel.ok = self.pushes.pop(request.pd_cancel.transfer, None) is not None
+
+    def _pd_expect(self, request: Request, reply: Reply) -> None:
+        """Of what is there the watermark begins, and everything is promised."""
+        keys = self._keys(request.pd_expect.prompt)
+        hit = next((n for n, key in enumerate(keys) if key not in self.objects), len(keys))
+        found = reply.lookup
+        found.total_chunks, found.hit_chunks, found.promised_chunks = len(keys), hit, len(keys)
+        found.ticket = os.urandom(16)
+        self.tickets[found.ticket] = b"".join(keys)
 
     def _stat(self, request: Request, reply: Reply) -> None:
         reply.stat.epoch = self.epoch

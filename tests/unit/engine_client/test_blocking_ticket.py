@@ -13,9 +13,12 @@ from support.eventually import eventually_sync
 
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.blocking_ticket import BlockingLease, BlockingTicket
+from penstock.actors.engine.blocking_transfer import BlockingTransfer
 from penstock.actors.engine.client import Client, Loaded
 from penstock.actors.engine.errors import BadBlocks, ClientClosed, RequestRefused, StaleGrant
 from penstock.actors.engine.leases import ReadLease
+from penstock.actors.engine.pushes import PdTransfer
+from penstock.actors.engine.pushing_process import PushingProcess
 from penstock.actors.engine.ticket import Ticket
 from penstock.protos import common_pb2, engine_pb2
 from penstock.runtime.errors import CallerError
@@ -47,7 +50,8 @@ def opening(nodes):
 
 
 def public(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
+    kinds = (kind, PushingProcess) if kind is Client else (kind,)
+    return {name for one in kinds for name in vars(one) if not name.startswith("_")}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,7 @@ def public(kind: type) -> set[str]:
             | {"wait_moved", "ready_within_s"},
         ),
         (BlockingLease, ReadLease, set()),
+        (BlockingTransfer, PdTransfer, {"cancel_nowait", "over"}),
         (BlockingClient, Client, {"close"}),
     ],
 )
