@@ -131,10 +131,13 @@ class PeerSummary:
     def _changes(self, changes: Changes) -> Step:
         if self.state is Hearing.EMPTY or changes.log != self._log:
             return Step.RESYNC
+        if self.state is Hearing.GATHERING:
+            is_later = changes.end > self._next or changes.first == self._next
+            return Step.RESYNC if is_later else Step.IGNORE  # parts are sent before what follows
         if changes.end <= self._next:
             return Step.IGNORE
-        if self.state is Hearing.GATHERING or changes.first != self._next:
-            return Step.RESYNC  # of what comes before it is whole, or instead of a lost one
+        if changes.first != self._next:
+            return Step.RESYNC
         self._next = changes.end
         return Step.APPLY
 
