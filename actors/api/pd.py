@@ -12,6 +12,7 @@ from enum import Enum
 
 from penstock.actors.api.gateway import TicketMoved
 from penstock.actors.api.loader import Leave, Loader, LoaderNews, Stirred
+from penstock.actors.api.pd_streams import StreamMessage
 from penstock.actors.api.pd_wire import Reason, TransferId
 from penstock.actors.api.types import InstanceId, SessionId, Shape, TicketId
 from penstock.runtime.errors import CallerError, CapacityError, StaleError
@@ -163,4 +164,4 @@ class MeasureReceived(Msg["PdReceiver", Usage]):
 
 Received = Expect | CheckPrompt | MeasureReceived
 SenderMessage = Send | WaitSent | Cancel | SessionOver | MeasureSent | TicketMoved | Leave | Stirred
-ReceiverMessage = Received | LoaderNews
+ReceiverMessage = Received | LoaderNews | StreamMessage
