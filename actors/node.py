@@ -235,20 +235,15 @@ class Node:
 
     def _streams(self, arena: _native.Arena, limits: GatewayLimits) -> Streams:
         refs = self._refs
+        below = (refs.prefetcher, refs.writer) if self.config.stores else (None, None)
         socket_path = str(self.config.state_dir / ARENA_SOCKET)
         return Streams(
             facts=NodeFacts(self.epoch, arena.bytes, self.config.l1.bytes, socket_path),
             limits=limits,
             hello=HelloReader(chunk_tokens=self.config.chunk_tokens, lossy=self._lossy),
-            neighbours=Neighbours(
-                refs.gateway,
-                refs.l1,
-                refs.sessions,
-                refs.eviction,
-                refs.prefetcher if self.config.stores else None,
-                refs.writer if self.config.stores else None,
-            ),
+            neighbours=Neighbours(refs.gateway, refs.l1, refs.sessions, refs.eviction, *below),
             news=refs.control,
+            pushes=self._cluster.pushes,
         )
 
     def _make_l1(self, arena: _native.Arena) -> L1Manager:

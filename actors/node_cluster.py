@@ -3,6 +3,8 @@
 node
  |- ...                  all that a node has that stands alone
  |- directory            who has what
+ |- pd_sender            pushes what engines here prefill
+ |- pd_receiver          takes in what other nodes push
  |- peer_server          what peers ask here
  '- peers                links to all members
 
@@ -18,8 +20,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from penstock.actors.api.directory import Directory
+from penstock.actors.api.pd import PdReceiver, PdSender
 from penstock.actors.api.peers import Peers, Reach, StreamHandler
 from penstock.actors.config import NodeConfig
+from penstock.actors.engine_pd import Pushes
+from penstock.actors.pd_config import PdConfig
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.actors.stores.peer_config import PeerStoreConfig
 from penstock.runtime.ref import Ref
@@ -33,6 +38,15 @@ if TYPE_CHECKING:
     from penstock.runtime.telemetry import Telemetry
 
 PEER_STORE = "peers"
+
+
+def _pushes(config: PdConfig | None, messages_max: int) -> Pushes | None:
+    """Whom engines ask of pushes."""
+    if config is None:
+        return None
+    sender = Ref.to(PdSender, "pd_sender", messages_max=messages_max)
+    receiver = Ref.to(PdReceiver, "pd_receiver", messages_max=messages_max)
+    return Pushes(sender, receiver if config.receive else None, config.transfer)
 
 
 def clustered(config: NodeConfig) -> NodeConfig:
@@ -60,6 +74,7 @@ class Cluster:
         self.directory: Ref[Directory] | None = None
         self.peers: Ref[Peers] | None = None
         self.reach: Reach | None = None
+        self.pushes: Pushes | None = None
         self.address = ""  # that peers reach it at, once it is served
         self._around = around
         self._streams: dict[str, StreamHandler] = {}
@@ -69,6 +84,7 @@ class Cluster:
             self.directory = Ref.to(Directory, "directory", messages_max=messages_max)
             self.peers = Ref.to(Peers, "peers", messages_max=around.config.mailbox_max)
             self.reach = Reach(self.directory, self.peers, around.telemetry)
+            self.pushes = _pushes(config.pd, around.config.mailbox_max)
 
     def serve_streams(self, streams: Mapping[str, StreamHandler]) -> None:
         """Further methods for peers, before `start`."""
@@ -81,6 +97,13 @@ class Cluster:
             return
         from penstock.actors.node_peers import PeerParts
 
+        if config.pd is not None and self.pushes is not None:
+            from penstock.actors.node_pd import PdParts
+
+            pd_parts = PdParts(config.pd, self._around, self.pushes, self.reach.peers, memory)
+            self.serve_streams(pd_parts.streams())
+            for child in pd_parts.children():
+                await supervisor.start(child)
         parts = PeerParts(config, self._around, self.reach, memory)
         await supervisor.start(parts.directory_child())
         await supervisor.start(await parts.server_child(self._streams, self._bound))
