@@ -1,0 +1,208 @@
+"""What a directory keeps of its peers and tells of itself, step by step: refusals, bounds, large summaries."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+
+import pytest
+
+from penstock.actors.api import directory
+from penstock.actors.api.directory import UPDATE_BYTES_MAX, Heard, PeerUpdate, WatchId
+from penstock.actors.core.summary import NAME_BYTES, Changes, Part, Update
+from penstock.actors.directory_codec import MalformedUpdate, decode, encode
+from penstock.actors.directory_own import OwnSummary
+from penstock.actors.directory_peers import PeerSummaries
+from penstock.protos import directory_pb2
+
+EPOCH = b"e" * 16
+
+
+def keys(count: int, name: str = "p") -> bytes:
+    return b"".join(hashlib.sha256(f"{name}/{at}".encode()).digest() for at in range(count))
+
+
+def own_of(*chunks: bytes) -> OwnSummary:
+    own = OwnSummary(backlog_bytes_max=1 << 20, watchers_max=4)
+    own.begin(sum(map(len, chunks)) // 32)
+    for step in chunks:
+        assert own.learn(step)
+    own.known()
+    return own
+
+
+def updates(own: OwnSummary, watch: WatchId) -> list[bytes]:
+    """All that there is for this watch."""
+    got = []
+    while (update := own.next_update(watch)) is not None:
+        got.append(update)
+        own.validate()
+    return got
+
+
+class Peers(PeerSummaries):
+    def __init__(self, *, bytes_max: int = 1 << 20, peers_max: int = 4) -> None:
+        super().__init__(bytes_max=bytes_max, peers_max=peers_max)
+
+    def tell(self, node_id: str, *given: bytes, epoch: bytes = EPOCH) -> list[Heard]:
+        heard = [self.hear(PeerUpdate(node_id, epoch, one)) for one in given]
+        self.validate()
+        return heard
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        Part(log=2**64 - 1, sequence=2**63, part=3, parts=9, filter=b"filter"),
+        Changes(log=0, first=1, gone=bytes(NAME_BYTES), added=bytes(3 * NAME_BYTES)),
+        Changes(log=7, first=2**62, gone=b"", added=b""),
+    ],
+)
+def test_an_update_is_the_same_after_the_wire(update: Update) -> None:
+    assert decode(encode(update)) == update
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"\xff\xff\xff",
+        os.urandom(64),
+        directory_pb2.DirectoryUpdate(log=1).SerializeToString(),
+        encode(Changes(1, 1, b"", bytes(NAME_BYTES + 1))),
+        encode(Changes(1, 1, bytes(3), b"")),
+        encode(Part(1, 1, 0, 1, bytes(UPDATE_BYTES_MAX))),
+    ],
+)
+def test_what_is_no_update_is_refused_and_the_peer_is_asked_anew(wrong: bytes) -> None:
+    with pytest.raises(MalformedUpdate):
+        decode(wrong)
+    peers = Peers()
+    own = own_of(keys(5))
+    assert peers.tell("a", *updates(own, own.watch())) == [Heard.KEPT]
+    assert peers.tell("a", wrong) == [Heard.RESYNC]
+    assert peers.promised(keys(5), 0) == ()
+    assert (peers.resyncs, peers.bytes) == (1, 0)
+
+
+@pytest.mark.parametrize("at", [0, 5, 9, 17, 25, 40, -1])
+def test_a_damaged_part_is_refused(at: int) -> None:
+    own = own_of(keys(5))
+    (update,) = updates(own, own.watch())
+    part = decode(update)
+    assert isinstance(part, Part)
+    damaged = bytearray(part.filter)
+    damaged[at] ^= 1
+    peers = Peers()
+    assert peers.tell("a", encode(replace(part, filter=bytes(damaged)))) == [Heard.RESYNC]
+    assert peers.tell("a", update) == [Heard.KEPT]
+    assert peers.promised(keys(6), 1) == (("a", 4),)
+
+
+def test_changes_that_do_not_fit_the_filter_have_the_peer_asked_anew() -> None:
+    own = own_of(keys(5))
+    peers = Peers()
+    peers.tell("a", *updates(own, own.watch()))
+    part = decode(updates(own, own.watch())[0])
+    foreign = Changes(part.log, 2, gone=bytes(NAME_BYTES), added=b"")
+    assert peers.tell("a", encode(foreign)) == [Heard.RESYNC]
+    assert peers.promised(keys(5), 0) == ()
+
+
+def test_parts_that_say_too_few_of_themselves_are_refused() -> None:
+    """A snapshot of one part that is said to be of two: the filter is whole before all of it is there."""
+    own = own_of(keys(5))
+    part = decode(updates(own, own.watch())[0])
+    assert isinstance(part, Part)
+    peers = Peers()
+    assert peers.tell("a", encode(replace(part, parts=2))) == [Heard.RESYNC]
+    assert peers.bytes == 0
+
+
+def test_another_epoch_begins_with_nothing() -> None:
+    own = own_of(keys(5))
+    peers = Peers()
+    peers.tell("a", *updates(own, own.watch()))
+    assert peers.promised(keys(5), 0) == (("a", 5),)
+    still = own.still(own.watch())
+    assert peers.tell("a", still) == [Heard.KEPT]
+    assert peers.tell("a", still, epoch=b"f" * 16) == [Heard.RESYNC]
+    assert peers.promised(keys(5), 0) == ()
+
+
+def test_more_peers_than_may_be_are_not_kept() -> None:
+    own = own_of(keys(5))
+    (update,) = updates(own, own.watch())
+    peers = Peers(peers_max=2)
+    assert [peers.tell(name, update)[0] for name in "abcd"] == [Heard.KEPT] * 2 + [
+        Heard.NO_ROOM
+    ] * 2
+    assert peers.dropped == ("c", "d")
+    peers.tell("e", update)
+    assert (peers.dropped, peers.refused) == (("c", "d"), 3), "no more are named than may be kept"
+    peers.gone("a")
+    assert peers.tell("d", update) == [Heard.KEPT]
+    assert peers.dropped == ("c",)
+    assert {one.node_id for one in peers.promised(keys(5), 0)} == {"b", "d"}
+    peers.gone("c")
+    assert peers.dropped == ()
+
+
+def test_bytes_of_all_peers_are_bounded_and_one_that_outgrows_them_is_dropped() -> None:
+    own = own_of(keys(5))
+    (update,) = updates(own, own.watch())
+    peers = Peers(bytes_max=1000)
+    assert [peers.tell(name, update)[0] for name in "abc"] == [
+        Heard.KEPT,
+        Heard.KEPT,
+        Heard.NO_ROOM,
+    ]
+    assert peers.bytes <= 1000
+    large = own_of(keys(1000))
+    assert peers.tell("a", *updates(large, large.watch())) == [Heard.NO_ROOM]
+    assert peers.dropped == ("a", "c")
+    assert [one.node_id for one in peers.measure()] == ["b"]
+
+
+def test_a_large_summary_goes_in_parts_and_its_copy_is_let_go() -> None:
+    own = own_of(*(keys(100_000, f"p{step}") for step in range(8)))
+    size = own.summary_bytes
+    assert size <= 2 * own.keys
+    watch, other = own.watch(), own.watch()
+    first = own.next_update(watch)
+    assert first is not None
+    assert len(first) <= UPDATE_BYTES_MAX
+    assert own.summary_bytes == 2 * size
+    came, went = keys(2, "new"), keys(3, "p0")
+    assert own.change(came, went)
+    got = [first, *updates(own, watch)]
+    assert len(got) == 3
+    peers = Peers(bytes_max=1 << 22)
+    assert peers.tell("a", *got) == [Heard.KEPT] * 3
+    assert own.next_update(other) is not None
+    own.unwatch(other)
+    own.validate()
+    assert own.summary_bytes == size, "nobody is being sent it"
+    assert peers.keys == own.keys == 799_999
+    assert peers.promised(came, 0) == (("a", 2),)
+    assert peers.promised(keys(4, "p0"), 3) == (("a", 1),)
+
+
+def test_a_walk_that_finds_more_than_it_was_told_begins_anew_with_more_room() -> None:
+    own = OwnSummary(backlog_bytes_max=1 << 20, watchers_max=4)
+    steps = [keys(100, f"p{step}") for step in range(20)]
+    walks = 0
+    while not own.is_known:
+        own.begin(10)
+        walks += 1
+        if all(own.learn(step) for step in steps):
+            own.known()
+    assert own.keys == 2000
+    assert 1 < walks < 16
+    watch = own.watch()
+    with pytest.raises(directory.WatchOver):
+        own.still(WatchId(watch + 1))
+    own.forget()
+    assert own.next_update(watch) is None
+    assert own.still(watch) == b""
