@@ -31,7 +31,8 @@ class TcpChannelConfig(Config, frozen=True):
     advertise: str = ""  # host:port, as others reach it; empty: where it listens
     streams: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1  # of one connection, side by side
     threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1  # that move the bytes of all of them
-    waiting_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024  # strangers not yet known
+    # accepted, and not yet known; one more turns the oldest away
+    strangers_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
 
     def __post_init__(self) -> None:
         if self.listen:
@@ -83,7 +84,6 @@ class ChannelsConfig(Config, frozen=True):
     kinds: tuple[ChannelKind, ...] = (ChannelKind.TCP, ChannelKind.GRPC)
     # Beyond loopback, tcp and nixl are offered only with this: whoever is on the way can read what they carry.
     insecure_data_channel: bool = False
-    connect_within: Seconds = Seconds(5)  # for one kind; then the next one is tried
     tcp: TcpChannelConfig = TcpChannelConfig()
     grpc: GrpcChannelConfig = GrpcChannelConfig()
     nixl: NixlChannelConfig = NixlChannelConfig()
@@ -93,8 +93,6 @@ class ChannelsConfig(Config, frozen=True):
             raise ValueError("kinds: name at least one of tcp, grpc, nixl")
         if len(set(self.kinds)) != len(self.kinds):
             raise ValueError("kinds: each at most once")
-        if not 0.01 <= self.connect_within <= 600:
-            raise ValueError(f"connect_within must be 10ms to 10m, not {self.connect_within:g} s")
 
     def offered(self, listen: TcpAddress) -> tuple[ChannelKind, ...]:
         """What a node whose peers reach it at `listen` has of these, in their order.

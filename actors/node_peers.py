@@ -27,6 +27,7 @@ from penstock.actors.peers import Peers as PeersActor
 from penstock.runtime.certificates import Certificates
 from penstock.runtime.channel import ChannelKind, Endpoint
 from penstock.runtime.grpc_channel import GrpcEndpoint
+from penstock.runtime.log import Log
 from penstock.runtime.membership import Member
 from penstock.runtime.membership_config import peer_address
 from penstock.runtime.membership_opening import open_membership
@@ -182,6 +183,13 @@ def _limits(config: ClusterConfig) -> PeerLimits:
 def _endpoints(config: ClusterConfig) -> list[Endpoint]:
     """In the order in which this node likes them. Raises ConfigError, StartFailed."""
     address = peer_address("cluster.listen", config.listen)
+    log = Log("channels")
+    for kind in config.channels.withheld(address):
+        log.warning(
+            "channel_withheld",
+            kind=kind.value,
+            reason="it is plaintext beyond this machine: see cluster.channels.insecure_data_channel",
+        )
     made: list[Endpoint] = []
     for kind in config.channels.offered(address):
         match kind:
@@ -203,6 +211,10 @@ def _tcp(config: ClusterConfig, address: TcpAddress) -> Endpoint:
     advertise = peer_address("advertise", given.advertise) if given.advertise else None
     return TcpEndpoint(
         TcpChannelOptions(
-            listen=listen, advertise=advertise, streams=given.streams, threads=given.threads
+            listen=listen,
+            advertise=advertise,
+            streams=given.streams,
+            threads=given.threads,
+            strangers_max=given.strangers_max,
         )
     )

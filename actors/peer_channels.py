@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import grpc
 
 from penstock.actors.core.link_words import Offered
-from penstock.runtime.channel import Accepted, ChannelKind, ChannelLost, Connection, Endpoint
+from penstock.runtime.channel import Accepted, Connection, Endpoint
 from penstock.runtime.grpc_channel import GrpcEndpoint, data_handler
 from penstock.runtime.log import Log
+from penstock.runtime.negotiation import connect
 
 
 class PeerChannels:
@@ -57,16 +58,9 @@ class PeerChannels:
             one.over(channel, metadata) if isinstance(one, GrpcEndpoint) else one
             for one in self._endpoints
         ]
-        known = {kind.value: kind for kind in ChannelKind}
-        offers = [(known[one.kind], one.offer) for one in theirs if one.kind in known]
-        for kind, offer in offers:
-            for one in ours:
-                if one.kind is kind and offer:
-                    try:
-                        return await one.dial(offer, secret, within=within_s)
-                    except ChannelLost as lost:
-                        self._log.warning("channel_falls_back", kind=kind.value, reason=str(lost))
-        raise ChannelLost("no data channel that both sides have works")
+        offers = [(one.kind, one.offer) for one in theirs]
+        done = await connect(ours, offers, secret, within=within_s, log=self._log)
+        return done.connection
 
     async def aclose(self) -> None:
         for one in self._endpoints:

@@ -48,7 +48,7 @@ class GrpcEndpoint:
         self._connections: set[GrpcConnection] = set()
         self._is_closed = False
         self._log = Log("grpc_channel")
-        self.refused = 0  # streams that were not expected
+        self.strangers_refused = 0  # streams that were not expected
 
     def offer(self) -> bytes:
         return OFFER
@@ -111,7 +111,7 @@ class GrpcEndpoint:
         stream = RawStream(context.read, context.write)
         accepted = await self._meet(stream)
         if accepted is None or self._is_closed:
-            self.refused += 1
+            self.strangers_refused += 1
             self._log.warning_once("stranger_refused", peer=context.peer())
             return
         # Before any write: one that is cancelled half-way must not leave gRPC to send this twice.

@@ -50,7 +50,6 @@ def test_a_node_that_would_have_no_channel_left_is_refused() -> None:
         ({"kinds": []}, "name at least one"),
         ({"kinds": ["tcp", "tcp"]}, "at most once"),
         ({"kinds": ["udp"]}, "udp"),
-        ({"connect_within": 0}, "connect_within"),
         ({"tcp.listen": "unix:///tmp/socket"}, "listen"),
         ({"tcp.advertise": "10.0.0.1:0"}, "needs a port"),
         ({"tcp.streams": 0}, "streams"),

@@ -75,7 +75,7 @@ def test_a_stream_that_says_nothing_is_closed_in_time() -> None:
     async def scene(it: World) -> None:
         call = await it.stream()
         assert await call.read() is grpc.aio.EOF
-        assert it.listener.refused == 1
+        assert it.listener.strangers_refused == 1
 
     play(scene, show_within_s=0.05)
 
@@ -88,7 +88,7 @@ def test_a_stream_that_shows_no_secret_is_closed_unanswered(first: bytes) -> Non
         it.expect()
         call = await it.stream(first)
         assert await call.read() is grpc.aio.EOF
-        assert it.listener.refused == 1
+        assert it.listener.strangers_refused == 1
         assert it.came == []
         await it.dial()  # who knows it still comes in
         assert len(it.came) == 1
