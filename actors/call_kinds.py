@@ -1,9 +1,19 @@
-"""Which of a node's calls share places: neither engines' tools, nor operators, nor probes can shut each other out."""
+"""Which permission each of a node's calls needs, and which share places: neither engines' tools, nor operators, nor
+probes can shut each other out.
+"""
 
 from __future__ import annotations
 
 from penstock.actors.config import NodeConfig
 from penstock.runtime.call_places import CallPlaces, Places
+from penstock.runtime.identity import Needs, Permission
+
+PERMISSIONS: Needs = {
+    "/penstock.v1.Control": Permission.ADMIN,
+    "/penstock.v1.Engine": Permission.ENGINE,
+    "/penstock.v1.Engine/Health": None,
+}
+"""Of an identity that calls by TCP. Health checks and reflection are for every token."""
 
 
 def call_places(config: NodeConfig) -> CallPlaces:

@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.actors.cluster_config import ClusterConfig
 from penstock.actors.config_words import Count, PolicyName, TenantQuota, check_quotas
+from penstock.actors.identity_config import IdentityConfig
 from penstock.actors.stores.config import WritePolicy
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.runtime.config import Config
@@ -114,7 +115,10 @@ class ListenConfig(Config, frozen=True):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None  # client certificates are asked for and verified with it
-    token_file: Path | None = None  # the bearer token of TCP clients; first line of the file
+    token_file: Path | None = (
+        None  # a bearer token of TCP clients, which may do all; first line of the file
+    )
+    identities: tuple[IdentityConfig, ...] = ()  # tokens that may do less
 
     def __post_init__(self) -> None:
         if self.address:
@@ -126,6 +130,9 @@ class ListenConfig(Config, frozen=True):
             raise ValueError("tls_certificate and tls_key go together")
         if self.tls_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_ca needs tls_certificate and tls_key")
+        names = [one.name for one in self.identities]
+        if len(set(names)) != len(names):
+            raise ValueError("identities: two have one name")
 
 
 class GatewayConfig(Config, frozen=True):

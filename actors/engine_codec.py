@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.actors.api.errors import (
+    Denied,
     InstanceMismatch,
     InvalidField,
     RankTaken,
@@ -37,6 +38,7 @@ _CODES: tuple[tuple[type[PenstockError], common_pb2.ErrorCode.ValueType], ...] =
     (InstanceMismatch, common_pb2.ERROR_CODE_MISMATCH),
     (VersionMismatch, common_pb2.ERROR_CODE_VERSION),
     (UnknownSecret, common_pb2.ERROR_CODE_DENIED),
+    (Denied, common_pb2.ERROR_CODE_DENIED),
     (ActorCrashed, common_pb2.ERROR_CODE_INTERNAL),
     (CallerError, common_pb2.ERROR_CODE_INVALID),
     (CapacityError, common_pb2.ERROR_CODE_EXHAUSTED),

@@ -36,6 +36,7 @@ from penstock.runtime.errors import MailboxFull, PenstockError
 from penstock.runtime.grpc_health import Serving, ServingHealth
 from penstock.runtime.grpc_transport import ListenSpec, serving
 from penstock.runtime.hazard import hazard
+from penstock.runtime.identity import calling
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
@@ -259,6 +260,7 @@ class Streams:
             chunk_tokens=read.declaration.chunk_tokens,
             chunks_max=limits.chunks_max,
             kept_bytes_max=limits.kept_prompt_bytes_max,
+            tenants=calling().tenants,
         )
         slots = read.declaration.slots if is_local else ()
         sizes = [size for group in read.declaration.groups for size in group.shard_bytes]

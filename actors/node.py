@@ -147,7 +147,7 @@ class Node:
         config = clustered(config)
         for one in config.gateway.listen:
             spec = listen_spec(one, config)
-            check_exposure(spec.address, tls=spec.tls, token=spec.token)
+            check_exposure(spec.address, tls=spec.tls, tokens=spec.identities)
         directory = private_directory(config.state_dir)
         otherwise = "another node keeps its sockets here; stop it, or choose another state_dir"
         with claimed(directory / "node.lock", otherwise=otherwise):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from penstock.actors.api import gateway
 from penstock.actors.arena_door import DoorLimits
+from penstock.actors.call_kinds import PERMISSIONS
 from penstock.actors.config import ListenConfig, NodeConfig
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.grpc_transport import ListenSpec
+from penstock.runtime.identity import LOCAL, Identities, Identity
 from penstock.runtime.ref import Ref
 from penstock.runtime.security import (
     Address,
@@ -33,7 +36,7 @@ def address_text(address: Address) -> str:
 
 
 def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
-    """Raises ConfigError for a token file that cannot be read or is empty."""
+    """Raises ConfigError for a token file that cannot be read or is empty, and for one token of two identities."""
     address = parse_address(listen.address or f"unix://{config.state_dir / ENGINE_SOCKET}")
     tls = None
     if listen.tls_certificate is not None and listen.tls_key is not None:
@@ -41,7 +44,8 @@ def listen_spec(listen: ListenConfig, config: NodeConfig) -> ListenSpec:
     return ListenSpec(
         address,
         tls,
-        None if listen.token_file is None else _read_token(listen.token_file),
+        _identities(listen),
+        PERMISSIONS,
         message_bytes_max=config.gateway.transport_message_max,
         keepalive_s=config.gateway.keepalive,
         calls_max=_calls_max(config),
@@ -96,13 +100,29 @@ def door_limits(config: NodeConfig) -> DoorLimits:
     )
 
 
-def _read_token(path: Path) -> Secret:
+def _identities(listen: ListenConfig) -> Identities | None:
+    """Raises ConfigError."""
+    known: list[tuple[Secret, Identity]] = []
+    if listen.token_file is not None:
+        key = "gateway.listen.token_file"
+        known.append((_read_token(key, listen.token_file), replace(LOCAL, name="token_file")))
+    for position, one in enumerate(listen.identities):
+        key = f"gateway.listen.identities.{position}.token_file"
+        token = _read_token(key, one.token_file)
+        if any(token == other for other, _ in known):
+            raise ConfigError(key, f"{one.name} has the token of another identity: make it its own")
+        tenants = None if one.tenants is None else frozenset(map(str.encode, one.tenants))
+        known.append((token, Identity(one.name, frozenset(one.permissions), tenants)))
+    return Identities(known) if known else None
+
+
+def _read_token(key: str, path: Path) -> Secret:
     try:
         token = path.read_text().partition("\n")[0].strip()
     except OSError as unreadable:
-        raise ConfigError("gateway.listen.token_file", f"{path}: {unreadable.strerror}") from None
+        raise ConfigError(key, f"{path}: {unreadable.strerror}") from None
     if not token:
-        raise ConfigError("gateway.listen.token_file", f"{path}: the first line is empty")
+        raise ConfigError(key, f"{path}: the first line is empty")
     return Secret(token)
 
 

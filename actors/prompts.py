@@ -7,12 +7,12 @@ remembered, oldest forgotten first, so that a growing conversation need not be s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from anyio.lowlevel import checkpoint
 
-from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
+from penstock.actors.api.errors import Denied, InvalidField, PromptForgotten, TooLarge
 from penstock.actors.api.types import EXTRA_BYTES_MAX, KEY_BYTES
 from penstock.actors.core.namespace import ADAPTER_BYTES_MAX, SALT_BYTES_MAX, RootDigests
 from penstock.actors.keys import NO_EXTRAS, chunk_keys
@@ -44,12 +44,20 @@ class Prompts:
     """Key chains of one session. `kept_bytes_max` bounds what is remembered of them."""
 
     def __init__(
-        self, roots: RootDigests, *, chunk_tokens: int, chunks_max: int, kept_bytes_max: int
+        self,
+        roots: RootDigests,
+        *,
+        chunk_tokens: int,
+        chunks_max: int,
+        kept_bytes_max: int,
+        tenants: Set[bytes] | None = None,
     ) -> None:
+        """`tenants`: salts that prompts of this session may have; None: any, and keys of the client's making."""
         self._roots = roots
         self._chunk_tokens = chunk_tokens
         self._chunks_max = chunks_max
         self._kept_bytes_max = kept_bytes_max
+        self._tenants = tenants
         self._kept: OrderedDict[int, ResolvedPrompt] = OrderedDict()  # by prompt id, oldest first
         self._kept_bytes = 0  # sum of kept_bytes in _kept, <= kept_bytes_max
         self._made = 0
@@ -67,8 +75,9 @@ class Prompts:
     async def resolve(self, prompt: engine_pb2.Prompt) -> ResolvedPrompt:
         """The keys of a prompt. Others get their turn while a long one is hashed.
 
-        Raises InvalidField, TooLarge, PromptForgotten.
+        Raises InvalidField, TooLarge, PromptForgotten, Denied.
         """
+        check_tenant(prompt, self._tenants)
         if len(prompt.salt) > SALT_BYTES_MAX:
             raise InvalidField("prompt.salt", f"at most {SALT_BYTES_MAX} bytes")
         if len(prompt.adapter) > ADAPTER_BYTES_MAX:
@@ -195,3 +204,23 @@ async def chain_in_steps(
 def _refuse_extras(prompt: engine_pb2.Prompt) -> None:
     if prompt.extras:
         raise InvalidField("prompt.extras", "only with tokens: ready keys have them hashed in")
+
+
+def check_tenant(prompt: engine_pb2.Prompt, tenants: Set[bytes] | None) -> None:
+    """Raises Denied unless a token that is bound to `tenants` (None: to none) may name this prompt.
+
+    Keys are refused whole: nobody can see in them which salt they were made with. A delta has the salt of its base,
+    which was checked.
+    """
+    if tenants is None:
+        return
+    form = prompt.WhichOneof("form")
+    if form == "keys" or (form == "delta" and prompt.delta.WhichOneof("more") == "keys"):
+        raise Denied(
+            "this token is bound to tenants, and keys do not show theirs: send tokens and the salt"
+        )
+    if prompt.salt not in tenants and not (form == "delta" and not prompt.salt):
+        raise Denied(
+            "this token is bound to other tenants: name a salt that it may use, or have this one"
+            " added to the tenants of its identity, in gateway.listen"
+        )

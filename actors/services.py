@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError, Message
 
 from penstock.actors.api import control, l1, session, store
 from penstock.actors.api.control import HealthState
-from penstock.actors.api.errors import InvalidField, TooLarge, UnknownStore
+from penstock.actors.api.errors import Denied, InvalidField, TooLarge, UnknownStore
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.namespace import DIGEST_BYTES
-from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps
+from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps, check_tenant
 from penstock.actors.stat_codec import stat_reply
 from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, ScanBounds, parse, shape_of
 from penstock.protos import control_pb2, engine_pb2
@@ -27,6 +27,7 @@ from penstock.runtime.errors import (
     StaleError,
     UnavailableError,
 )
+from penstock.runtime.identity import calling
 from penstock.runtime.ref import Ref, gather_asks
 
 Request = TypeVar("Request", bound=Message)
@@ -37,6 +38,7 @@ PATH_CHARS_MAX = 4096
 SERVICE_NAMES = ("penstock.v1.Engine", "penstock.v1.Control")
 
 _STATUS: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
+    (Denied, grpc.StatusCode.PERMISSION_DENIED),
     (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
     (CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StaleError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -143,6 +145,7 @@ class NodeServices(grpc.GenericRpcHandler):
     async def _peek(self, msg: engine_pb2.PeekRequest) -> engine_pb2.PeekReply:
         if len(msg.namespace_digest) != DIGEST_BYTES:
             raise InvalidField("namespace_digest", f"a digest has {DIGEST_BYTES} bytes")
+        check_tenant(msg.prompt, calling().tenants)
         found = await self._sessions.ask(session.FindGeometry(msg.namespace_digest))
         match msg.prompt.WhichOneof("form"):
             case "keys":

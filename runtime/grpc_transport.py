@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 from anyio import CancelScope
@@ -18,15 +17,13 @@ from penstock.runtime.call_places import CallPlaces
 from penstock.runtime.claim import claimed
 from penstock.runtime.errors import ConfigError, StartFailed
 from penstock.runtime.grpc_health import ServingHealth
+from penstock.runtime.identity import Identities, IdentityGuard, Needs
 from penstock.runtime.security import (
     Address,
-    Secret,
     TlsFiles,
     UnixAddress,
     check_exposure,
 )
-
-AUTHORIZATION = "authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +32,11 @@ class ListenSpec:
 
     address: Address
     tls: TlsFiles | None
-    token: Secret | None  # asked on TCP; a Unix socket is guarded by its file mode
+    identities: Identities | None  # asked on TCP; a Unix socket is guarded by its file mode
+    needs: Needs  # which permission of an identity a call needs
     message_bytes_max: int  # larger ones end their call; contracts set a smaller bound of their own
     keepalive_s: float  # a silent connection is probed this often
     calls_max: int  # at once on one connection, of all kinds; more wait in the client
-
-
-class TokenGuard(grpc.aio.ServerInterceptor):
-    """Asks for `authorization: Bearer <token>` on every call; compares in constant time."""
-
-    def __init__(self, token: Secret) -> None:
-        self._token = token
-
-        async def refuse(_: object, context: grpc.aio.ServicerContext[object, object]) -> None:
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "token missing or wrong: send the metadata 'authorization: Bearer <token>'",
-            )
-
-        self._refusals: dict[tuple[bool, bool], grpc.RpcMethodHandler[Any, Any]] = {
-            (False, False): grpc.unary_unary_rpc_method_handler(refuse),
-            (True, True): grpc.stream_stream_rpc_method_handler(refuse),
-            (False, True): grpc.unary_stream_rpc_method_handler(refuse),
-            (True, False): grpc.stream_unary_rpc_method_handler(refuse),
-        }
-
-    async def intercept_service(self, continuation, handler_call_details):  # type: ignore[no-untyped-def]
-        handler = await continuation(handler_call_details)
-        offered = dict(handler_call_details.invocation_metadata).get(AUTHORIZATION, "")
-        if handler is None or self._token.matches(str(offered).removeprefix("Bearer ")):
-            return handler
-        return self._refusals[handler.request_streaming, handler.response_streaming]
 
 
 @asynccontextmanager
@@ -82,10 +53,10 @@ async def serving(
     Yields the address bound, which has the real port where 0 was asked. Closes `health` at the end. Raises
     ConfigError for an exposed address without TLS and token, StartFailed when the address is taken.
     """
-    check_exposure(spec.address, tls=spec.tls, token=spec.token)
+    check_exposure(spec.address, tls=spec.tls, tokens=spec.identities)
     guards: list[grpc.aio.ServerInterceptor] = [places]
-    if spec.token is not None and not isinstance(spec.address, UnixAddress):
-        guards.insert(0, TokenGuard(spec.token))  # strangers take no place
+    if spec.identities is not None and not isinstance(spec.address, UnixAddress):
+        guards.insert(0, IdentityGuard(spec.identities, spec.needs))  # strangers take no place
     server = grpc.aio.server(interceptors=guards, options=_options(spec))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(health.service_names, server)

@@ -109,11 +109,14 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host.strip("[]"), int(port))
 
 
-def check_exposure(address: Address, *, tls: TlsFiles | None, token: Secret | None) -> None:
-    """Refuse to serve beyond this machine in the clear or to anybody. Raises ConfigError."""
+def check_exposure(address: Address, *, tls: TlsFiles | None, tokens: object | None) -> None:
+    """Refuse to serve beyond this machine in the clear or to anybody. `tokens`: what is asked for.
+
+    Raises ConfigError.
+    """
     if isinstance(address, UnixAddress) or address.is_loopback:
         return
-    wanted = (("tls_certificate with tls_key", tls), ("token_file", token))
+    wanted = (("tls_certificate with tls_key", tls), ("token_file or identities", tokens))
     missing = [name for name, given in wanted if given is None]
     if missing:
         raise ConfigError(

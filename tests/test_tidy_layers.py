@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "runtime/(security|claim|accepting|background|slow_steps|membership|membership_config|channel)",
     ),
     (
-        "runtime/(grpc_transport|grpc_health|call_places|sim_loop|sim_net|sim_sources|sim_disk)",
+        "runtime/(grpc_transport|identity|grpc_health|call_places|sim_loop|sim_net|sim_sources|sim_disk)",
         "runtime/(native_channel|native_connection|tcp_options|grpc_channel|grpc_stream|grpc_frames|channel_landings|nixl_[a-z]+|negotiation|certificates)",
         "runtime/(static|dns|etcd)_[a-z_]+",
         "runtime/(membership_opening|peer_transport|peer_gate|strangers|member_book)",

@@ -37,6 +37,10 @@ class UnknownSecret(CallerError):
     """Yours: no session has this secret. It may have ended; attach again."""
 
 
+class Denied(CallerError):
+    """Yours: the token that you came with does not stand for that."""
+
+
 class UnknownNamespace(CallerError):
     """Yours: no session has declared this namespace to this node."""
 

@@ -9,19 +9,25 @@ import anyio
 import pytest
 from support.declarations import CHUNK_TOKENS, keys, namespace
 
-from penstock.actors.api.errors import InvalidField, PromptForgotten, TooLarge
+from penstock.actors.api.errors import Denied, InvalidField, PromptForgotten, TooLarge
 from penstock.actors.core.namespace import RootDigests
 from penstock.actors.keys import chunk_keys
 from penstock.actors.prompts import CHUNKS_A_STEP, Prompts, ResolvedPrompt
 from penstock.protos.engine_pb2 import ChunkExtra, Delta, Prompt
 
 
-def made(*, chunks_max: int = 64, kept_bytes_max: int = 1 << 20) -> Prompts:
+def made(
+    *,
+    chunks_max: int = 64,
+    kept_bytes_max: int = 1 << 20,
+    tenants: frozenset[bytes] | None = None,
+) -> Prompts:
     return Prompts(
         RootDigests(namespace()),
         chunk_tokens=CHUNK_TOKENS,
         chunks_max=chunks_max,
         kept_bytes_max=kept_bytes_max,
+        tenants=tenants,
     )
 
 
@@ -210,3 +216,22 @@ def test_a_prompt_larger_than_the_memory_is_answered_and_forgotten() -> None:
     base = prompts.remember(resolved(prompts, Prompt(keys=keys(3))))
     with pytest.raises(PromptForgotten):
         resolved(prompts, Prompt(delta=Delta(base=base)))
+
+
+def test_a_session_bound_to_tenants_names_their_prompts_only() -> None:
+    """D6, A13: by a delta neither. Seen to fail with deltas let through whatever they bring."""
+    bound = made(tenants=frozenset({b"a", b""}))
+    base = resolved(bound, Prompt(tokens=tokens(CHUNK_TOKENS), salt=b"a"))
+    number = bound.remember(base)
+    more = tokens(CHUNK_TOKENS, first=CHUNK_TOKENS)
+    assert resolved(bound, Prompt(delta=Delta(base=number, tokens=more))).salt == b"a"
+    assert resolved(bound, Prompt(tokens=tokens(CHUNK_TOKENS))).salt == b""
+    for prompt in (
+        Prompt(tokens=tokens(CHUNK_TOKENS), salt=b"b"),
+        Prompt(keys=keys(1), salt=b"a"),
+        Prompt(keys=keys(1)),
+        Prompt(delta=Delta(base=number, keys=keys(1))),
+        Prompt(delta=Delta(base=number, tokens=more), salt=b"b"),
+    ):
+        with pytest.raises(Denied, match="this token is bound to"):
+            resolved(bound, prompt)

@@ -90,15 +90,15 @@ TLS = TlsFiles(Path("cert.pem"), Path("key.pem"))
 
 @pytest.mark.parametrize("text", LOCAL)
 def test_this_machine_is_served_in_the_clear(text: str) -> None:
-    check_exposure(parse_address(text), tls=None, token=None)
+    check_exposure(parse_address(text), tls=None, tokens=None)
 
 
 @pytest.mark.parametrize("text", EXPOSED)
 @pytest.mark.parametrize(
     ("tls", "token", "missing"),
     [
-        (None, None, "tls_certificate with tls_key and token_file"),
-        (TLS, None, "token_file"),
+        (None, None, "tls_certificate with tls_key and token_file or identities"),
+        (TLS, None, "token_file or identities"),
         (None, Secret("t"), "tls_certificate with tls_key"),
     ],
 )
@@ -111,5 +111,5 @@ def test_beyond_it_tls_and_a_token_are_needed(
     """
     address = parse_address(text)
     with pytest.raises(ConfigError, match=f"needs {missing}: set"):
-        check_exposure(address, tls=tls, token=token)
-    check_exposure(address, tls=TLS, token=Secret("t"))
+        check_exposure(address, tls=tls, tokens=token)
+    check_exposure(address, tls=TLS, tokens=Secret("t"))
