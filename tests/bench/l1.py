@@ -24,6 +24,7 @@ CHUNK_TOKENS = 256
 KEYS = 10_000_000
 KEYS_FEW = 10_000
 NEWS_MAX = 65_536  # the default of l1.news_max
+CHANGES_MAX = 262_144  # the default of cluster.directory.changes_max
 KEYS_OF_RUNS = 512_000  # of objects with 64 runs
 
 
@@ -61,9 +62,11 @@ def add_hash_rows(report: Report, options: Options) -> None:
 
 
 def add_table_rows(report: Report, options: Options) -> None:
-    """Without a suffix: 10 million keys resident. `_10k`: ten thousand. `_news`: with stores below, told of commits."""
+    """Without a suffix: 10 million keys resident. `_10k`: ten thousand. `_news`: with stores below, told of commits.
+    `_changes`: with peers, told of what comes and goes."""
     many, few = FullTable.of(KEYS), FullTable.of(KEYS_FEW)
     told = FullTable.of(KEYS_FEW, news_max=NEWS_MAX)
+    watched = FullTable.of(KEYS_FEW, changes_max=CHANGES_MAX)
     cases = {
         "lookup_release_us_per_key": many.reading_us_per_key,
         "lookup_release_prompt_us_per_key": many.prompt_reading_us_per_key,
@@ -72,6 +75,8 @@ def add_table_rows(report: Report, options: Options) -> None:
         "reserve_commit_us_per_key_10k": few.writing_us_per_key,
         "reserve_commit_news_us_per_key_10k": told.writing_us_per_key,
         "take_committed_us_per_key_10k": told.taking_us_per_key,
+        "reserve_commit_changes_us_per_key_10k": watched.writing_us_per_key,
+        "take_changes_us_per_key_10k": watched.taking_changes_us_per_key,
     }
     for key, sample in interleaved(cases, rounds=options.rounds).items():
         report.add(key, sample, unit="us")

@@ -38,9 +38,15 @@ class FullTable:
 
     @staticmethod
     def of(
-        keys: int, policy: Policy = Policy.LRU, *, runs: int = 1, news_max: int = 0
+        keys: int,
+        policy: Policy = Policy.LRU,
+        *,
+        runs: int = 1,
+        news_max: int = 0,
+        changes_max: int = 0,
     ) -> FullTable:
-        """`news_max`: as with stores below, commits are told of."""
+        """`news_max`: as with stores below, commits are told of. `changes_max`: as with peers, so is what comes and
+        goes."""
         objects_max = keys + BATCHES * BATCH_KEYS
         table = Table(
             arena_bytes=objects_max * OBJECT_BYTES,
@@ -48,6 +54,7 @@ class FullTable:
             policy=policy,
             quarantine_bytes_max=OBJECT_BYTES,
             news_max=news_max,
+            changes_max=changes_max,
         )
         table.attach(NODE_SESSION, instance=NODE_INSTANCE)
         group = Group(rule=Rule.FULL, shard_bytes=[OBJECT_BYTES], shard_runs=[runs])
@@ -60,6 +67,8 @@ class FullTable:
             full.write(prompt)
         grown_bytes = _rss_bytes() - before_bytes
         full = replace(full, rss_bytes_per_object=grown_bytes / (len(prompts) * BATCH_KEYS))
+        if changes_max:
+            assert table.resident_keys(0, objects_max).is_over
         full.writing_us_per_key()  # the first touch of every record is the kernel's time, not ours
         return full
 
@@ -125,7 +134,28 @@ class FullTable:
         took_s = time.perf_counter() - started
         for keys in prompts:
             assert self.table.drop(keys) == BATCH_KEYS
+        self._take_changes()
         return _us_per_key(took_s)
+
+    def taking_changes_us_per_key(self) -> float:
+        """What the directory's turn costs of 51,200 chunks that came and 51,200 that went."""
+        took_s = 0.0
+        prompts = _new_prompts(BATCHES)
+        for turn in (self.write, self.table.drop):
+            for keys in prompts:
+                turn(keys)
+            started = time.perf_counter()
+            taken = self._take_changes()
+            took_s += time.perf_counter() - started
+            assert taken == BATCHES * BATCH_KEYS
+        return _us_per_key(took_s) / 2
+
+    def _take_changes(self) -> int:
+        taken = 0
+        while self.table.changes_left:
+            changes = self.table.take_changes(4096)
+            taken += (len(changes.added) + len(changes.gone)) // KEY_BYTES
+        return taken
 
     def taking_us_per_key(self) -> float:
         """What the store writer's turn costs: news of 51,200 commits, taken and lent 256 at a time, and given back."""
