@@ -10,6 +10,7 @@ more. A peer that is slow holds what it may hold at a time, until its time is ov
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ from penstock.actors.stores.header import FIXED_BYTES, header_bytes
 from penstock.actors.stores.new_headers import make_headers
 from penstock.runtime.channel import Piece
 from penstock.runtime.deadline import deadline_within, time_left
-from penstock.runtime.errors import DeadlineExceeded, PenstockError
+from penstock.runtime.errors import DeadlineExceeded, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.ref import Ref
 
@@ -115,7 +116,11 @@ class PeerReads:
             deadline_within(within_s),
             anyio.move_on_after(within_s),
         ):
-            told = await self._serve(link, ask, wants, peer)
+            try:
+                told = await self._serve(link, ask, wants, peer)
+            except (PenstockError, asyncio.CancelledError) as given_up:
+                forget_frames(given_up)  # they would hold what was lent
+                raise
             self._metrics.served(link.node_id, told.outcomes)
             return told
         raise DeadlineExceeded(f"a read by {link.node_id} was not over within {within_s:g} s")

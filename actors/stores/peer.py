@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from anyio import CancelScope, create_task_group
@@ -29,6 +30,7 @@ from penstock.actors.api.peers import (
     ReadTold,
 )
 from penstock.actors.api.store import Keys
+from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.core.breaker import Attempt, BreakerLimits
 from penstock.actors.core.peer_trust import PeerTrust
 from penstock.actors.peer_metrics import ReadMetrics
@@ -50,7 +52,6 @@ from penstock.runtime.deadline import deadline_at, time_left
 from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
-from penstock.runtime.message import NOT_AT_ONCE
 
 TELLING_SHARE = 0.05  # of a load's time, left to tell what came of it
 ASK_S = 1.0  # what the directory and the keeper of links may take; both answer at once
@@ -59,6 +60,15 @@ SLOW_SHARE = (
     0.5  # of the time a peer is given: who was waited for so long and gave nothing has failed
 )
 PEERS_MAX = 1024  # remembered
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Whom to ask."""
+
+    node_id: str
+    chunks: int  # in a row, that it promises
+    has_another: bool  # somebody else promises the first of them, too
 
 
 class PeerStore:
@@ -81,11 +91,12 @@ class PeerStore:
         self._log = Log(f"store[{config.name}]")
 
     async def locate(self, keys: Keys) -> bytes:
-        """As many chunks from the first as one peer promises, all of their objects."""
+        """As many chunks from the first as peers promise one after the other, all of their objects."""
         if not keys.chunks or not keys.slots:
             return bytes(len(keys))
-        _, chunks = await self._best(keys.chunks, frozenset())
-        there = chunks * len(keys.slots)
+        left, there = keys.chunks, 0
+        while left and (best := await self._best(left, frozenset())) is not None:
+            left, there = left[best.chunks * KEY_BYTES :], there + best.chunks * len(keys.slots)
         return b"\1" * there + bytes(len(keys) - there)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
@@ -93,7 +104,10 @@ class PeerStore:
         load = PeerLoad(wanted)
         left_s = time_left(at_most=self._config.load_within) * (1 - TELLING_SHARE)
         with deadline_at(asyncio.get_running_loop().time() + left_s):
-            await self._bring(load, range(len(load.chunks)), frozenset())
+            try:
+                await self._bring(load, range(len(load.chunks)), frozenset())
+            finally:
+                load.let_go()
         return load.outcomes
 
     async def save(self, given: Sequence[Given]) -> list[Outcome]:
@@ -124,57 +138,49 @@ class PeerStore:
             return
         async with create_task_group() as parts:
             while chunks and time_left() > 0:
-                node_id, count = await self._best(load.packed(chunks), tried)
-                if count:
+                best = await self._best(load.packed(chunks), tried)
+                count = 1 if best is None else best.chunks
+                if best is not None:
                     run = chunks[:count]
-                    parts.start_soon(self._from, node_id, load, run, tried, name="read of a peer")
-                chunks = chunks[max(1, count) :]
+                    parts.start_soon(self._from, best, load, run, tried, name="read of a peer")
+                chunks = chunks[count:]
 
-    async def _best(self, keys: bytes, tried: frozenset[str]) -> tuple[str, int]:
-        """Who promises the longest run of these chunks, from the first; 0 of them: nobody promises that."""
+    async def _best(self, keys: bytes, tried: frozenset[str]) -> _Choice | None:
+        """Who promises the longest run of these chunks, from the first. None: nobody promises that."""
         try:
             promises = await self._reach.directory.ask(Promised(keys), within=ASK_S)
         except PenstockError as trouble:
             self._log.warning_once("no_directory", str(trouble), reason=str(trouble))
-            return "", 0
-        now = asyncio.get_running_loop().time()
-        for promise in promises:
-            if promise.node_id not in tried and self._trust.is_trusted(promise.node_id, now):
-                return promise.node_id, promise.chunks
-        return "", 0
-
-    def _has_another(self, keys: bytes, tried: frozenset[str]) -> bool:
-        """Whether somebody else promises the first of these, as far as can be said in this step."""
-        try:
-            promises = self._reach.directory.ask_now(Promised(keys))
-        except PenstockError:
-            return False
-        if promises is NOT_AT_ONCE or len(tried) >= self._config.peers_max:
-            return False
-        now = asyncio.get_running_loop().time()
-        return any(
-            one.node_id not in tried and self._trust.is_trusted(one.node_id, now)
+            return None
+        now = _now()
+        able = [
+            one
             for one in promises
-        )
+            if one.node_id not in tried and self._trust.is_trusted(one.node_id, now)
+        ]
+        if not able:
+            return None
+        has_another = len(able) > 1 and len(tried) + 1 < self._config.peers_max
+        return _Choice(able[0].node_id, able[0].chunks, has_another)
 
     # Asking.
 
     async def _from(
-        self, node_id: str, load: PeerLoad, run: Sequence[int], tried: frozenset[str]
+        self, best: _Choice, load: PeerLoad, run: Sequence[int], tried: frozenset[str]
     ) -> None:
         """A run of one peer, and what it did not give of the next."""
-        tried |= {node_id}
+        node_id = best.node_id
         try:
             link = await self._reach.peers.ask(FindLink(node_id), within=ASK_S)
             for chunks in load.cut(run, link.limits):
-                await self._ask(link, PeerPart(load, chunks, tried))
+                await self._ask(link, PeerPart(load, chunks), has_another=best.has_another)
         except PenstockError as away:
             self._log.warning_once("peer_away", node_id, peer=node_id, reason=str(away))
         left = [chunk for chunk in run if load.is_open(chunk)]
         if left:
-            await self._bring(load, left, tried)
+            await self._bring(load, left, tried | {node_id})
 
-    async def _ask(self, link: PeerLink, part: PeerPart) -> None:
+    async def _ask(self, link: PeerLink, part: PeerPart, *, has_another: bool) -> None:
         """Once. What has come of it is in the load's outcomes. Raises no PenstockError."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -182,7 +188,10 @@ class PeerStore:
         if attempt is None:
             return
         arrivals = Arrivals(len(part.places), partial(self._trust.waited, link.node_id))
-        with _Trial(self._trust, link.node_id, attempt, self._config.read_within) as trial:
+        trial = _Trial(
+            self._trust, link.node_id, attempt, self._config.read_within, has_another=has_another
+        )
+        with trial:
             told = await self._read(link, part, arrivals, trial)
         await hazard("peer_store.after_read")
         came, absent = 0, 0
@@ -208,8 +217,8 @@ class PeerStore:
         told: ReadTold | None = None
         try:
             with CancelScope(deadline=asyncio.get_running_loop().time() + within_s) as time:
-                another = partial(self._goes_on_elsewhere, part, trial, time)
-                with Patience(arrivals, self._trust.patience_s(link.node_id), another):
+                over = partial(trial.is_over, time)
+                with Patience(arrivals, self._trust.patience_s(link.node_id), over):
                     told = await link.read(part.ask(landing.grant), within=within_s)
                     await _all_there(link, part, told, arrivals)
             if time.cancelled_caught:
@@ -226,24 +235,26 @@ class PeerStore:
             await landing.close()
         return told
 
-    def _goes_on_elsewhere(self, part: PeerPart, trial: _Trial, time: CancelScope) -> bool:
-        """It is slow: whether another peer has the same, and is asked for it now."""
-        if not self._has_another(part.keys, part.tried):
-            return False
-        trial.slow()
-        time.cancel()
-        return True
-
 
 class _Trial:
     """One try of a peer: what is learned from it, once. Nothing, if whoever asked gave up for reasons of their own."""
 
-    def __init__(self, trust: PeerTrust, node_id: str, attempt: Attempt, given_s: float) -> None:
+    def __init__(
+        self,
+        trust: PeerTrust,
+        node_id: str,
+        attempt: Attempt,
+        given_s: float,
+        *,
+        has_another: bool,
+    ) -> None:
+        """`has_another`: somebody else promises what this one was asked for."""
         self.outcome = "failed"  # of what did not come, for metrics
         self._trust = trust
         self._node_id = node_id
         self._attempt = attempt
         self._given_s = given_s
+        self._has_another = has_another
         self._is_settled = False
 
     def __enter__(self) -> _Trial:
@@ -262,10 +273,13 @@ class _Trial:
             self._is_settled = True
             self._trust.failed(self._node_id, self._attempt, _now(), reason)
 
-    def slow(self) -> None:
-        """Another is asked in its place."""
-        self.outcome = "slow"
-        self.failed("it sent nothing for long")
+    def is_over(self, time: CancelScope) -> bool:
+        """It is slow: whether its part is asked of another one now."""
+        if self._has_another:
+            self.outcome = "slow"
+            self.failed("it sent nothing for long")
+            time.cancel()
+        return self._has_another
 
     def late(self) -> None:
         """The time is over. That is its failure if it had most of the time that peers are given."""

@@ -41,6 +41,10 @@ class PeerLoad:
                 self.places.append([])
             self.places[number].append(place)
 
+    def let_go(self) -> None:
+        """It is over. What was given up leaves frames behind, which are to hold no memory."""
+        self.wanted = ()
+
     def is_open(self, chunk: int) -> bool:
         """Whether another peer may have what is left of it."""
         return any(self.outcomes[place].fate is Fate.MISSING for place in self.places[chunk])
@@ -87,10 +91,8 @@ class PeerPart:
     """What is asked of one peer in one read: what is left of some chunks. The slot and the piece of each object are
     numbered by its position here."""
 
-    def __init__(self, load: PeerLoad, chunks: Sequence[int], tried: frozenset[str]) -> None:
-        """`tried`: all who were asked for these, and who is asked now."""
+    def __init__(self, load: PeerLoad, chunks: Sequence[int]) -> None:
         self.load = load
-        self.tried = tried
         self.keys = load.packed(chunks)
         self.places = [place for chunk in chunks for place in load.open_places(chunk)]
         numbers = {load.chunks[chunk]: number for number, chunk in enumerate(chunks)}
