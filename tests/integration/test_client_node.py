@@ -9,36 +9,14 @@ import anyio
 import numpy as np
 import pytest
 from support.nodes import local_node, nobody_reads
-from support.small_model import BLOCK_TOKENS, GEOMETRY, HEAD_SIZE, HEADS, LAYERS, spec
+from support.paged_cache import NODE_BLOCKS, Blocks
+from support.small_model import BLOCK_TOKENS, spec
 
-from penstock._native import PagedLayout
 from penstock.actors.engine.client import Client, Loaded, Stored
 from penstock.actors.engine.errors import MovesNoBytes, RankBusy, RequestRefused
-from penstock.actors.engine.layout import paged_layout
 from penstock.actors.engine.prompt_memory import whole
 
 pytestmark = [pytest.mark.with_stores_too, pytest.mark.anyio]
-
-NODE_BLOCKS = 64
-
-
-class Blocks:
-    """A paged cache in one of two layouts; `kv` is always [layer, kv, block, slot, head, dim]."""
-
-    def __init__(self, preset: str, *, seed: int = 0) -> None:
-        random = np.random.default_rng(seed)
-        if preset == "NL_X_TWO_NB_BS_NH_HS":
-            shape = (2, NODE_BLOCKS, BLOCK_TOKENS, HEADS, HEAD_SIZE)
-            tensors = [random.random(shape, dtype=np.float32) for _ in range(LAYERS)]
-            self.views = tensors
-        else:
-            shape = (NODE_BLOCKS, 2, HEADS, BLOCK_TOKENS, HEAD_SIZE)
-            tensors = [random.random(shape, dtype=np.float32) for _ in range(LAYERS)]
-            self.views = [tensor.transpose(1, 0, 3, 2, 4) for tensor in tensors]
-        self.layout: PagedLayout = paged_layout(preset, tensors, GEOMETRY)
-
-    def of(self, block_ids: list[int]) -> np.ndarray:
-        return np.stack([view[:, block_ids] for view in self.views])
 
 
 @asynccontextmanager
