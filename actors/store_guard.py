@@ -52,6 +52,7 @@ class Settled:
 
     outcomes: list[Outcome]
     unsure: frozenset[int]
+    is_all_done: bool = False  # as is nearly always
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ class Guard:
                 unsure.update(left)
             assert len(answers) == len(left), f"{self.name}: {len(answers)} of {len(left)} answers"
             if [one.fate for one in answers].count(Fate.DONE) == len(items):
-                return Settled(answers, frozenset())  # as nearly always
+                return Settled(answers, frozenset(), is_all_done=True)
             for at, answer in zip(left, answers, strict=True):
                 outcomes[at] = answer
                 if answer.may_be_there:

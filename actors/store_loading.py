@@ -131,60 +131,71 @@ def _count_loaded(parts: Parts, keys: bytes, payload_bytes: int, took_s: float) 
 
 async def load(parts: Parts, msg: Load) -> tuple[Loaded, ...]:
     """One per target. Raises StoreBusy."""
-    asked = [*msg.targets]
-    answers: list[Loaded] = [MISSING] * len(asked)
-    there: Sequence[int] = range(len(asked))
+    targets = msg.targets
     if not await is_clear(msg, parts):
-        answers = [FORMER] * len(asked)
-        _count(parts, asked, answers)
-        return tuple(answers)
+        former = (FORMER,) * len(targets)
+        _count(parts, targets, former)
+        return former
     # What is being read already is not read by halves, whatever the books say now.
-    ahead = ahead_of(msg, parts)
-    if ahead is None and parts.books is not None:
-        known = parts.books.has(b"".join([one.key for one in asked]))
-        if isinstance(msg, LoadPrefix) and 0 in known:
-            hole = known.index(0)
-            answers[hole + 1 :] = [SKIPPED] * (len(known) - hole - 1)
-            known = known[:hole]
-        there = [at for at, is_known in enumerate(known) if is_known]
-    if there:
-        some = [asked[at] for at in there]
-        for at, loaded in zip(there, await _load(parts, some, ahead), strict=True):
-            answers[at] = loaded
-    _count(parts, asked, answers)
+    ahead, books = ahead_of(msg, parts), parts.books
+    known = b""
+    if ahead is None and books is not None:
+        known = books.has(b"".join([one.key for one in targets]))
+    if 0 in known:
+        answers = await _load_known(parts, msg, known)
+    else:
+        answers = await _load(parts, targets, ahead)
+    _count(parts, targets, answers)
     return tuple(answers)
 
 
-def _count(parts: Parts, asked: Sequence[Target], answers: Sequence[Loaded]) -> None:
-    sizes = [
-        target.logical_bytes
-        for target, answer in zip(asked, answers, strict=True)
-        if answer.outcome is LoadOutcome.LOADED
-    ]
-    if sizes:
-        parts.metrics.add(Op.LOAD, "loaded", len(sizes))
-        parts.metrics.moved(Op.LOAD, sum(sizes))
-    if len(sizes) < len(answers):
-        others = [one.outcome for one in answers if one.outcome is not LoadOutcome.LOADED]
-        parts.metrics.count(Op.LOAD, [one.name.lower() for one in others])
+async def _load_known(parts: Parts, msg: Load, known: bytes) -> list[Loaded]:
+    """By the books not all of it is there."""
+    answers = [MISSING] * len(known)
+    if isinstance(msg, LoadPrefix):
+        hole = known.index(0)
+        answers[hole + 1 :] = [SKIPPED] * (len(known) - hole - 1)
+        known = known[:hole]
+    there = [at for at, is_known in enumerate(known) if is_known]
+    if there:
+        loaded = await _load(parts, [msg.targets[at] for at in there], None)
+        for at, one in zip(there, loaded, strict=True):
+            answers[at] = one
+    return answers
 
 
-async def _load(parts: Parts, targets: list[Target], ahead: Ahead | None) -> list[Loaded]:
-    sizes = [header_bytes(one.runs) for one in targets]
+def _count(parts: Parts, targets: Sequence[Target], answers: Sequence[Loaded]) -> None:
+    outcomes = [one.outcome for one in answers]
+    loaded = outcomes.count(LoadOutcome.LOADED)
+    if loaded == len(outcomes):
+        size = sum([one.logical_bytes for one in targets])
+    else:
+        pairs = zip(targets, outcomes, strict=True)
+        size = sum([one.logical_bytes for one, out in pairs if out is LoadOutcome.LOADED])
+        others = [one.name.lower() for one in outcomes if one is not LoadOutcome.LOADED]
+        parts.metrics.count(Op.LOAD, others)
+    if loaded:
+        parts.metrics.add(Op.LOAD, "loaded", loaded)
+        parts.metrics.moved(Op.LOAD, size)
+
+
+async def _load(parts: Parts, targets: Sequence[Target], ahead: Ahead | None) -> list[Loaded]:
     if parts.reads.state is BreakerState.OPEN and parts.reads.probe_in_s() > 0:
         failed = Loaded(LoadOutcome.FAILED, reason=f"left alone: {parts.reads.reason}")
         return [failed] * len(targets)  # at once, and not behind those that wait for a place
     try:
-        return await _load_in_place(parts, targets, sizes, ahead)
+        return await _load_in_place(parts, targets, ahead)
     except StoreClogged as refusal:
         parts.reads.failed(str(refusal))
         raise
 
 
 async def _load_in_place(
-    parts: Parts, targets: list[Target], sizes: list[int], ahead: Ahead | None
+    parts: Parts, targets: Sequence[Target], ahead: Ahead | None
 ) -> list[Loaded]:
-    count = sum(sizes) + sum(len(one.payload) for one in targets)
+    sizes = [header_bytes(one.runs) for one in targets]
+    payloads = [len(one.payload) for one in targets]
+    count = sum(sizes) + sum(payloads)
     taken = None if ahead is None else ahead.taken
     async with parts.gate.place(Work.LOAD, count, taken) as place:
         # What is changed while it is read is not struck off for being missing: it may be there again.
@@ -193,9 +204,10 @@ async def _load_in_place(
             headers = fresh_pages(sizes) if ahead is None else ahead.headers
             timing = parts.speed.began(loop.time()) if ahead is None else ahead.timing
             read = await _read(parts, targets, headers, place, ahead)
-            pairs = zip(targets, read.outcomes, strict=True)
-            moved = [len(one.payload) for one, outcome in pairs if outcome.fate is Fate.DONE]
-            parts.speed.ended(timing, loop.time(), sum(moved))
+            if not read.is_all_done:
+                pairs = zip(payloads, read.outcomes, strict=True)
+                payloads = [size for size, outcome in pairs if outcome.fate is Fate.DONE]
+            parts.speed.ended(timing, loop.time(), sum(payloads))
             parts.metrics.took(Op.LOAD, loop.time() - timing.began_s)
             await hazard("store.loaded")
             answers = await judge(parts, Read(targets, headers, read.outcomes))
@@ -205,7 +217,7 @@ async def _load_in_place(
 
 async def _read(
     parts: Parts,
-    targets: list[Target],
+    targets: Sequence[Target],
     headers: list[memoryview],
     place: Place,
     ahead: Ahead | None,
@@ -218,8 +230,7 @@ async def _read(
     failed = 0
     try:
         read = await parts.reads.batch(work, wanted, within_s=parts.config.load_within)
-        fates = [one.fate for one in read.outcomes]
-        failed = fates.index(Fate.FAULT) if Fate.FAULT in fates else len(targets)
+        failed = len(targets) if read.is_all_done else _first_failed(read)
     finally:
         del wanted  # whoever keeps an error keeps this frame
         if failed < len(targets):
@@ -229,18 +240,27 @@ async def _read(
     return read
 
 
+def _first_failed(read: Settled) -> int:
+    """None has failed: the number of all."""
+    fates = [one.fate for one in read.outcomes]
+    return fates.index(Fate.FAULT) if Fate.FAULT in fates else len(fates)
+
+
 def _keep_books(
-    parts: Parts, targets: list[Target], answers: list[Loaded], changed: set[bytes]
+    parts: Parts, targets: Sequence[Target], answers: list[Loaded], changed: set[bytes]
 ) -> None:
     if parts.ledger is None:
         return
-    pairs = [*zip(targets, answers, strict=True)]
-    loaded = [t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED]
+    loaded = [one.key for one in targets]
+    pairs = []
+    if [one.outcome for one in answers].count(LoadOutcome.LOADED) < len(answers):
+        pairs = [*zip(targets, answers, strict=True)]
+        loaded = [t.key for t, a in pairs if a.outcome is LoadOutcome.LOADED]
     parts.ledger.touch(b"".join(loaded))
     if parts.unusable.keys:
         for key in loaded:
             parts.unusable.keys.pop(key, None)
-    if len(loaded) == len(pairs):
+    if not pairs:
         return
     # What is missing with a reason is there, and stays.
     missing = [(t.key, a.reason) for t, a in pairs if a.outcome is LoadOutcome.MISSING]

@@ -16,6 +16,8 @@ class Op(enum.Enum):
     SAVE = "save"
     DELETE = "delete"
 
+    __hash__ = object.__hash__  # as of Work
+
 
 class StoreMetrics:
     """Of one store, by its name. A restarted actor goes on counting."""

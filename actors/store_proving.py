@@ -52,7 +52,9 @@ Proof: TypeAlias = "Header | _Refused | None"
 async def judge(parts: Parts, read: Read) -> list[Loaded]:
     """What was read, looked at; what is not what it should be is dropped before this is told."""
     fates = [one.fate for one in read.outcomes]
-    there = [at for at, fate in enumerate(fates) if fate is Fate.DONE]
+    there: Sequence[int] = range(len(fates))
+    if fates.count(Fate.DONE) < len(fates):
+        there = [at for at, fate in enumerate(fates) if fate is Fate.DONE]
     some = read.only(there)
     proofs = await parts.digester.run(some.payloads_bytes, partial(prove, some))
     loaded = LoadOutcome.LOADED

@@ -95,6 +95,7 @@ def whole_blocks(size_bytes: int) -> int:
 
 
 @lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def header_bytes(runs: int) -> int:
     """How long the header of an object of so many runs is, padding included."""
     assert 0 <= runs <= RUNS_MAX, runs
