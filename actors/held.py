@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVarTuple
+
+from penstock.runtime.errors import forget_frames, forget_traceback
+
+Args = TypeVarTuple("Args")
 
 
 class Held:
@@ -25,3 +30,16 @@ def when_dropped(hold: object, tell: Callable[[], None]) -> None:
             loop.call_soon_threadsafe(tell)
 
     weakref.finalize(hold, dropped).atexit = False
+
+
+async def letting_go(work: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args) -> None:
+    """`work`, which holds what it holds no longer than it runs, also when it is cancelled: a task group keeps the
+    cancellations of its tasks in circles, and their frames with them, until the collector comes by."""
+    running = work(*args)
+    del work, args
+    try:
+        await running
+    except asyncio.CancelledError as given_up:
+        forget_frames(given_up)
+        forget_traceback(given_up)
+        raise

@@ -161,3 +161,5 @@ class Admission:
                 if all(one is not other for one in self._joined):
                     self._joined.append(other)
                 self._around.wait_for(other, self._waiter)
+                if other.is_landed:
+                    self._waiter.look_again()

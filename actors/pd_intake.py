@@ -36,6 +36,7 @@ from penstock.actors.core.pd_session import (
     Say,
     Verify,
 )
+from penstock.actors.held import letting_go
 from penstock.actors.locating import News
 from penstock.actors.pd_admission import Admission
 from penstock.actors.pd_memory import (
@@ -120,7 +121,7 @@ class Intake:
         """Until it is over, and dismissed by its request."""
         try:
             async with create_task_group() as self._tasks:
-                self._tasks.start_soon(self._admit, name="pd admit")
+                self._begin(self._admit)
                 while True:
                     seen = self._news.count
                     self._look()
@@ -174,10 +175,12 @@ class Intake:
                 case Over():
                     self._over(effect)
         self._news.tell()
+        if self.is_drained:
+            self.request.stir()
 
     def _begin(self, work: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args) -> None:
         assert self._tasks is not None, "parts are granted by `run` alone"
-        self._tasks.start_soon(work, *args)
+        self._tasks.start_soon(letting_go, work, *args)
 
     async def _close(self, first: int) -> None:
         landing = self._parts[first].landing
@@ -231,8 +234,11 @@ class Intake:
         memory.is_landed = True
         tell_moved(waiters, tickets, landed.hits)
         self._do(self.session.landed(first))
-        for waiter in waiters:
-            waiter.stir()
+        for waiter in self._around.waiters_of(memory, self.request):
+            if waiter in waiters:
+                waiter.stir()
+            else:
+                waiter.look_again()
 
     def _drop(self, first: int) -> None:
         memory = self._parts.pop(first)

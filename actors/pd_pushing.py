@@ -19,6 +19,7 @@ from penstock.actors.api.pd_wire import Offer, Reason, TransferId, Word, piece_n
 from penstock.actors.api.types import KEY_BYTES, NODE_INSTANCE, NODE_SESSION, Pool, TicketId
 from penstock.actors.core.pd_sending import Batch, Sending, SendingStep
 from penstock.actors.core.pd_session import Effect, Layout, ObjectDigests, Over, Say
+from penstock.actors.held import letting_go
 from penstock.actors.locating import News
 from penstock.actors.pd_lane import Lane
 from penstock.actors.pd_surroundings import SenderAround
@@ -176,7 +177,7 @@ class Pushing:
                 return
             self._batches += 1
             assert self._tasks is not None
-            self._tasks.start_soon(self._push, batch, session, name="pd batch")
+            self._tasks.start_soon(letting_go, self._push, batch, session, name="pd batch")
 
     async def _push(self, batch: Batch, session: Sending) -> None:
         size = self._layout.bytes_of(batch.places)

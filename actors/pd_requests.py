@@ -64,6 +64,7 @@ class Request:
         self._around = around
         self._awaited: dict[TicketId, Awaited] = {}
         self._news = News()
+        self._must_move = False  # L1 is to be asked what its tickets hit
         self._has_failed = False  # something of it will not come
         self.was_expected = False
         self._idle_by = soonest()  # nobody expects it, and nothing more comes
@@ -87,7 +88,7 @@ class Request:
             now + min(msg.within_s, self._around.limits.offer_within),
             now + msg.ticket_s,
         )
-        self._news.tell()
+        self.look_again()
 
     def add(self, transfer: TransferId, push: Push, keys: bytes) -> None:
         """Another sender brings some of it."""
@@ -103,6 +104,10 @@ class Request:
         return True
 
     def stir(self) -> None:
+        self._news.tell()
+
+    def look_again(self) -> None:
+        self._must_move = True
         self._news.tell()
 
     def lost(self, memory: PartMemory) -> None:
@@ -125,12 +130,9 @@ class Request:
 
     async def run(self) -> None:
         """Until nobody wants anything of it any more."""
-        known: set[TicketId] = set()
         while True:
             seen = self._news.count
-            new = self._awaited.keys() - known
-            known |= new
-            if new:
+            if self._must_move:
                 await self._move()
             self._look(_now())
             if self.is_over:
@@ -142,7 +144,7 @@ class Request:
 
     async def _move(self) -> None:
         """What has landed before they came is theirs, too."""
-        tickets = self.tickets()
+        self._must_move, tickets = False, self.tickets()
         try:
             hits = await self._around.l1.ask(l1_loading.Move(tickets), within=self._around.ask_s)
         except PenstockError as refusal:

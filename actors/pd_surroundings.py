@@ -39,6 +39,9 @@ class Waiter(Protocol):
     def stir(self) -> None:
         """Something it may wait for has come, or ended."""
 
+    def look_again(self) -> None:
+        """What it waits for of another push has landed, and L1 was not told of its tickets."""
+
     def lost(self, memory: PartMemory) -> None:
         """What it waited for of another push will not come."""
 

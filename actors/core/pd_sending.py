@@ -260,9 +260,23 @@ class Sending:
             self.step = SendingStep.COMMITTING
             return [Say(self._commit())]
         rest = [place for place in untaken if place // self._layout.width < self._ready]
-        if self._is_source_over and self._ready < self._layout.chunks and not rest:
+        is_all_granted = self._granted_below(self._ready) == self._ready
+        if (
+            self._is_source_over
+            and self._ready < self._layout.chunks
+            and is_all_granted
+            and not rest
+        ):
             return self.fail(Reason.SOURCE, f"{self._ready} chunks are here, and no more will be")
         return []
+
+    def _granted_below(self, chunks: int) -> int:
+        """How many of the first chunks."""
+        return sum(
+            min(part.first_chunk + part.chunks, chunks) - part.first_chunk
+            for part in self._parts
+            if part.first_chunk < chunks
+        )
 
     def _commit(self) -> Commit:
         digests = [self._told[place].digest for place in sorted(self._told)]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from support.pd_world import PdWorld, PdWorldConfig, config, play
-from support.prefetch_world import FULL, HYBRID, PAGE, SHARDED, prompt
+from support.pd_world import PdWorld, PdWorldConfig, play
+from support.prefetch_world import FULL, SHARDED, prompt
 
 from penstock.actors.api import pd
-from penstock.actors.api.pd_wire import Reason
 from penstock.actors.api.types import GroupGeometry, Shortfall
-from penstock.runtime.units import ByteSize
 
 SEEDS = pytest.mark.parametrize("seed", range(6))
 

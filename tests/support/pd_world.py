@@ -287,9 +287,11 @@ class Node:
         self.table.drain()
         self.validate()
         statistics = self.table.statistics()
-        assert statistics.pd_bytes_free == statistics.pd_bytes_total
+        taken = statistics.pd_bytes_total - statistics.pd_bytes_free
+        assert taken == 0, (self.name, taken)
         usage = await self.l1.ask(l1.Measure(), within=1)
-        assert (usage.leases, usage.overdue_leases, usage.tickets) == (0, 0, 0)
+        held = (usage.leases, usage.overdue_leases, usage.tickets)
+        assert held == (0, 0, 0), (self.name, held)
         assert (usage.reserved_bytes, usage.loaded_bytes, usage.quarantined_bytes) == (0, 0, 0)
         received = await self.receiver.ask(pd.MeasureReceived(), within=1)
         sent = await self.sender.ask(pd.MeasureSent(), within=1)
@@ -331,6 +333,15 @@ class PdWorld:
     def b(self) -> Node:
         return self.nodes["b"]
 
+    async def crash_receiver(self, name: str) -> None:
+        """Its actor dies of a bug, and its supervisor begins another life."""
+        node = self.nodes[name]
+        life = node.actor
+        assert life is not None
+        life.start_soon(_die, name="bug")
+        while node.actor is life:  # noqa: ASYNC110 - virtual time
+            await anyio.sleep(0.001)
+
     def validate(self) -> None:
         for node in self.nodes.values():
             node.validate()
@@ -365,3 +376,7 @@ def play(
             tasks.cancel_scope.cancel()
 
     Simulation(seed, hazards=hazards).run(main)
+
+
+async def _die() -> None:
+    raise RuntimeError("a bug")
