@@ -1,6 +1,6 @@
 """Prefill and decode workers of both kinds, at two real nodes: what one computes is what the other reads.
 
-Whether an engine has an event loop or threads is its own affair: both speak the same wire (scenario A14).
+Whether an engine has an event loop or threads is its own affair: both speak the same wire.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def blocks_of(tokens: list[int]) -> list[int]:
 async def test_what_is_prefilled_by_either_kind_is_decoded_by_either(
     prefill: str, decode: str
 ) -> None:
-    """A14: pushed while it is stored chunk by chunk, into the blocks of another layout, bit by bit the same."""
+    """Pushed while it is stored chunk by chunk, into the blocks of another layout, bit by bit the same."""
     writer = Blocks("NL_X_TWO_NB_BS_NH_HS")
     reader = Blocks("NL_X_NB_TWO_NH_BS_HS", seed=1)
     async with (
@@ -113,7 +113,7 @@ async def test_what_is_prefilled_by_either_kind_is_decoded_by_either(
 
 @pytest.mark.parametrize("decode", KINDS)
 async def test_a_prompt_that_nobody_pushes_is_a_miss_in_time(decode: str) -> None:
-    """A19: the engine computes it; asked again, another request's ticket is not in its way."""
+    """The engine computes it; asked again, another request's ticket is not in its way."""
     late = {"pd": {"receive": "4MiB", "offer_within": "200ms"}, "heartbeat": "1s"}
     blocks = Blocks("NL_X_TWO_NB_BS_NH_HS")
     async with (
@@ -131,7 +131,6 @@ async def test_a_prompt_that_nobody_pushes_is_a_miss_in_time(decode: str) -> Non
 
 @pytest.mark.parametrize("prefill", KINDS)
 async def test_a_cancelled_push_is_over_for_whoever_waits(prefill: str) -> None:
-    """B9."""
     async with cluster("a", "b", cluster=PD) as (one, _), KINDS[prefill](one.node) as here:
         tokens = list(range(here.chunk_tokens * 2))
         transfer = await here.ask("pd_send", tokens, target="b", request_id="r1")

@@ -79,7 +79,7 @@ async def drained(other: Member) -> None:
 
 @pytest.mark.parametrize("first", ["send", "expect", "put"])
 async def test_what_one_node_prefills_is_read_at_the_other(first: str) -> None:
-    """A14: whatever comes first: the push, the expectation, or the prompt itself."""
+    """Whatever comes first: the push, the expectation, or the prompt itself."""
     prompt = Prompt.made("p", 12)
     async with cluster("a", "b", cluster=PD) as (one, other):
         if first == "put":
@@ -102,7 +102,7 @@ async def test_what_one_node_prefills_is_read_at_the_other(first: str) -> None:
 
 
 async def test_what_the_receiver_has_is_not_sent() -> None:
-    """A14: objects that are held travel no second time."""
+    """Objects that are held travel no second time."""
     prompt = Prompt.made("p", 10)
     async with cluster("a", "b", cluster=PD) as (one, other):
         await put(one.engine, prompt)
@@ -119,7 +119,7 @@ async def test_what_the_receiver_has_is_not_sent() -> None:
 
 
 async def test_chunks_are_pushed_as_they_are_prefilled() -> None:
-    """A14: the transfer overlaps the prefill; the watermark at the other node follows it."""
+    """The transfer overlaps the prefill; the watermark at the other node follows it."""
     prompt = Prompt.made("p", 12)
     async with cluster("a", "b", cluster=pd(part_objects=4)) as (one, other):
         transfer = await send(one, prompt, target="b")
@@ -137,7 +137,7 @@ async def test_chunks_are_pushed_as_they_are_prefilled() -> None:
 
 
 async def test_without_an_offer_the_engine_computes_what_is_not_there() -> None:
-    """A19: nobody pushes: final at what is there, within `offer_within`, and the rest is prefilled here."""
+    """Nobody pushes: final at what is there, within `offer_within`, and the rest is prefilled here."""
     prompt = Prompt.made("p", 6)
     async with cluster("a", "b", cluster=pd(offer_within="200ms")) as (_, other):
         await put(other.engine, Prompt(prompt.keys[: 2 * 32], prompt.bodies[:2]))
@@ -151,7 +151,7 @@ async def test_without_an_offer_the_engine_computes_what_is_not_there() -> None:
 
 
 async def test_cancelling_the_ticket_cancels_the_push() -> None:
-    """B9, from the decode side; nothing is left of it on either node."""
+    """A14, from the decode side: no memory is left with it, and none is given anew that is still written."""
     prompt = Prompt.made("p", 8)
     async with cluster("a", "b", cluster=pd(part_objects=2)) as (one, other):
         await put(one.engine, Prompt(prompt.keys[: 4 * 32], prompt.bodies[:4]))
@@ -176,7 +176,7 @@ async def eventually_hit(other: Member, chunks: int) -> None:
 
 
 async def test_cancelling_the_push_ends_what_is_expected() -> None:
-    """B9, from the prefill side: what has come may be used, and the rest is computed."""
+    """From the prefill side: what has come may be used, and the rest is computed."""
     prompt = Prompt.made("p", 8)
     parts = pd(part_objects=2)
     async with cluster("a", "b", cluster=parts) as (one, other):
@@ -194,7 +194,7 @@ async def test_cancelling_the_push_ends_what_is_expected() -> None:
 
 
 async def test_a_prefill_engine_that_leaves_ends_its_push_at_what_it_stored() -> None:
-    """B9: whoever waits for the rest hears so, long before the time for the push is up."""
+    """Whoever waits for the rest hears so, long before the time for the push is up."""
     prompt = Prompt.made("p", 8)
     parts = pd(part_objects=2)
     async with cluster("a", "b", cluster=parts) as (one, other):
@@ -209,8 +209,38 @@ async def test_a_prefill_engine_that_leaves_ends_its_push_at_what_it_stored() ->
         await nobody_reads(one.node)
 
 
+async def test_all_ranks_of_an_expected_prompt_read_the_same() -> None:
+    """B9: one ticket decides for all of them, also when the push ends short of the prompt."""
+    prompt = Prompt.made("p", 8)
+    instance = b"i" * 16
+    async with (
+        cluster("a", "b", cluster=pd(part_objects=2)) as (one, other),
+        attached(other.node.address, hello(instance=instance)) as scheduler,
+        attached(other.node.address, hello(instance=instance)) as worker,
+    ):
+        await put(one.engine, Prompt(prompt.keys[: 4 * 32], prompt.bodies[:4]))
+        transfer = await send(one, prompt, target="b")
+        body = pb.PdExpect(prompt=prompt.wire(), request_id="r", readers=2)
+        found = (await scheduler.ask(pd_expect=body)).lookup
+        ranks = [Member("b", other.node, engine) for engine in (scheduler, worker)]
+        await eventually_hit(ranks[0], 4)
+        await one.engine.ask(pd_cancel=pb.PdCancel(transfer=transfer))
+        last = await scheduler.last_progress(found.ticket)
+        assert last.hit_chunks == 4
+        leases = [
+            (await rank.engine.acquire(found.ticket, rank=number)).acquired
+            for number, rank in enumerate(ranks)
+        ]
+        assert leases[0].extents == leases[1].extents
+        assert [lease.chunks for lease in leases] == [4, 4]
+        for rank, lease in zip(ranks, leases, strict=True):
+            assert (await rank.engine.release(lease.lease)).released.ok
+        await scheduler.ask(cancel=pb.Cancel(ticket=found.ticket))
+        await drained(other)
+
+
 async def test_a_prompt_larger_than_the_pool_is_not_taken_in() -> None:
-    """A15: told at once to both engines, and nothing waits for room that will never be."""
+    """B13: told at once to both engines, and nothing waits for room that will never be."""
     prompt = Prompt.made("p", 12)
     small = pd(receive=f"{8 * OBJECT_BYTES}B")
     async with cluster("a", "b", cluster=small) as (one, other):
@@ -226,7 +256,7 @@ async def test_a_prompt_larger_than_the_pool_is_not_taken_in() -> None:
 
 
 async def test_two_full_nodes_that_push_to_each_other_both_come_on() -> None:
-    """A15: neither cache gives way, and neither is asked to: the pools are enough."""
+    """B13: neither cache gives way, and neither is asked to: the pools are enough."""
     ours, theirs = Prompt.made("a", 8), Prompt.made("b", 8)
     room = {"l1__bytes": 8 * OBJECT_BYTES, "l1__high_water": 1.0, "l1__low_water": 1.0}
     small = pd(receive=f"{8 * OBJECT_BYTES}B")

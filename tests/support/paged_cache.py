@@ -1,4 +1,4 @@
-"""An engine's paged KV cache of the small model, in two of the layouts that engines have."""
+"""An engine's paged KV cache of the small model, in layouts that engines have."""
 
 from __future__ import annotations
 
@@ -28,3 +28,29 @@ class Blocks:
 
     def of(self, block_ids: list[int]) -> np.ndarray:
         return np.stack([view[:, block_ids] for view in self.views])
+
+
+class Engine:
+    """A paged KV cache in NumPy: per layer [2, NB, BS, NH, HS] of float32."""
+
+    def __init__(self, blocks: int = 64, seed: int = 0) -> None:
+        shape = (LAYERS, 2, blocks, BLOCK_TOKENS, HEADS, HEAD_SIZE)
+        self.kv = np.random.default_rng(seed).random(shape, dtype=np.float32)
+        run = self.kv[0, 0]
+        self.layout = PagedLayout(
+            bases=[self.kv[layer, kv].ctypes.data for layer in range(LAYERS) for kv in range(2)],
+            span_bytes=[run.nbytes] * (LAYERS * 2),
+            layers=LAYERS,
+            components=2,
+            blocks=blocks,
+            block_slots=BLOCK_TOKENS,
+            heads=HEADS,
+            head_bytes=HEAD_SIZE * 4,
+            s_block=run.strides[0],
+            s_slot=run.strides[1],
+            s_head=run.strides[2],
+            owner=self.kv,
+        )
+
+    def of(self, block_ids: list[int]) -> np.ndarray:
+        return self.kv[:, :, block_ids]

@@ -48,10 +48,13 @@ def chain(geometry: int, prompt: str) -> list[bytes]:
     return [key(geometry, prompt[: i + 1]) for i in range(len(prompt))]
 
 
-def two(extents: bytes) -> tuple[array[int], array[int]]:
-    """Offsets and sizes of packed extents."""
+def check_extents(extents: bytes, answers: Sequence[Answer], pool: Pool) -> None:
+    """What was granted has a place, in its own part of the arena, and nothing else has."""
     words = array("Q", extents)
-    return words[0::3], words[1::3]
+    offsets, lengths = words[0::3], words[1::3]
+    assert [length > 0 for length in lengths] == [one == Answer.GRANTED for one in answers]
+    for offset, length in zip(offsets, lengths, strict=True):
+        assert not length or (offset >= PAGES * PAGE_BYTES) == (pool is Pool.PD)
 
 
 class TableCalls(RuleBasedStateMachine):
@@ -203,11 +206,7 @@ class TableCalls(RuleBasedStateMachine):
             ),
         )
         if answers is not None:
-            offsets = [o for o, size in zip(*two(seen[0]), strict=True) if size]
-            border = PAGES * PAGE_BYTES
-            assert all((offset >= border) == (pool is Pool.PD) for offset in offsets)
-            lengths = [bytes_ > 0 for bytes_ in array("Q", seen[0])[1::3]]
-            assert lengths == [answer == Answer.GRANTED for answer in answers]
+            check_extents(seen[0], answers, pool)
 
     @precondition(lambda self: self.leases)
     @rule(lease=picks, session=sessions, chosen=picks, load=st.booleans(), right=st.booleans())

@@ -15,14 +15,13 @@ from typing import Any
 
 import anyio
 import grpc
-import numpy as np
 import pytest
 from anyio.abc import SocketStream, UNIXSocketStream
 from support import small_model
 from support.node_thread import NodeThread
-from support.small_model import BLOCK_TOKENS, HEAD_SIZE, HEADS, LAYERS
+from support.paged_cache import Engine
 
-from penstock._native import Arena, PagedLayout, crc64
+from penstock._native import Arena, crc64
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import Client, ClientConfig, EngineSpec
 from penstock.protos import common_pb2, engine_pb2
@@ -329,32 +328,6 @@ class FakeNode:
 
     def _heartbeat(self, request: Request, reply: Reply) -> None:
         reply.heartbeat.SetInParent()
-
-
-class Engine:
-    """A paged KV cache in NumPy: per layer [2, NB, BS, NH, HS] of float32."""
-
-    def __init__(self, blocks: int = 64, seed: int = 0) -> None:
-        shape = (LAYERS, 2, blocks, BLOCK_TOKENS, HEADS, HEAD_SIZE)
-        self.kv = np.random.default_rng(seed).random(shape, dtype=np.float32)
-        run = self.kv[0, 0]
-        self.layout = PagedLayout(
-            bases=[self.kv[layer, kv].ctypes.data for layer in range(LAYERS) for kv in range(2)],
-            span_bytes=[run.nbytes] * (LAYERS * 2),
-            layers=LAYERS,
-            components=2,
-            blocks=blocks,
-            block_slots=BLOCK_TOKENS,
-            heads=HEADS,
-            head_bytes=HEAD_SIZE * 4,
-            s_block=run.strides[0],
-            s_slot=run.strides[1],
-            s_head=run.strides[2],
-            owner=self.kv,
-        )
-
-    def of(self, block_ids: list[int]) -> np.ndarray:
-        return self.kv[:, :, block_ids]
 
 
 @pytest.fixture

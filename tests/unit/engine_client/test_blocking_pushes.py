@@ -36,7 +36,6 @@ def test_a_push_is_begun_and_waited_for_by_threads(nodes, blocking) -> None:
 
 
 def test_cancelling_never_waits(nodes, blocking) -> None:
-    """B9."""
     transfer = blocking.pd_send(TOKENS, target="b", request_id="r1").result(5)
     transfer.cancel()
     assert transfer.over().result(5).reason is Reason.CANCELLED

@@ -1,6 +1,6 @@
 """What prefill and decode engines ask of their nodes: a push is begun and followed, an expected prompt is a ticket.
 
-Scenarios A14 and B9, the client's part; the same against real nodes is in tests/integration.
+The same against real nodes is in tests/integration: pd_two_nodes, pd_clients.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ async def test_a_reason_that_is_not_known_is_none(client, node) -> None:
 
 
 async def test_cancelling_is_told_once_and_so_is_giving_up_the_request(client, node) -> None:
-    """B9."""
     transfer = await client.pd_send(TOKENS, **PUSH)
     await transfer.cancel()
     transfer.cancel_nowait()
@@ -180,7 +179,7 @@ async def test_a_bad_argument_is_named(client, node, arguments, field) -> None:
 async def test_an_expected_prompt_is_loaded_while_it_comes(
     client, node, engine, other_engine
 ) -> None:
-    """A14: a ticket as of a lookup; its readers, its progress, its cancellation."""
+    """A ticket as of a lookup; its readers, its progress, its cancellation."""
     await client.store(TOKENS[:32], [engine.layout], [BLOCKS])
     ticket = await client.pd_expect(TOKENS, request_id="r1", readers=2, transfer_s=3)
     asked = node.last("pd_expect").pd_expect

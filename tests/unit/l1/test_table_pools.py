@@ -77,7 +77,7 @@ class Rig:
 
 
 def test_each_pool_gives_only_its_own_pages() -> None:
-    """A14, A15: a cache that is full takes nothing from what pushes need, and the reverse."""
+    """B13: a cache that is full takes nothing from what pushes need, and the reverse."""
     rig = Rig()
     answers, pages = rig.reserve(0, 6, b"a", pool=Pool.CACHE)
     assert (answers.count(Answer.GRANTED), pages) == (CACHE_PAGES, [0, 1, 2, 3])
@@ -118,7 +118,7 @@ def test_a_tenant_is_not_charged_for_what_is_pushed_to_it() -> None:
 
 
 def test_what_landed_is_read_by_its_ticket_and_gone_with_lease_and_reader() -> None:
-    """A15: the pool always drains."""
+    """The pool always drains."""
     rig = Rig()
     rig.table.open_ticket(TICKET, geometry=0, instance=1, readers=1, now=0.0, expires=9.0)
     rig.reserve(0, 2, b"a", pool=Pool.PD)

@@ -169,8 +169,6 @@ def test_a_node_or_a_session_that_cannot_says_what_to_do(
 
 
 def test_a_push_is_asked_for_with_the_slots_that_the_session_writes() -> None:
-    """A14."""
-
     async def scene(world: PdWorld) -> None:
         reply = await world.ask(2, pd_send=send(3, target="node-b", priority=7))
         assert reply.pd_send.transfer == TRANSFER
@@ -225,7 +223,7 @@ def test_refusals_of_the_sender_are_told_as_they_are() -> None:
 
 
 def test_an_expected_prompt_is_a_ticket_that_the_receiver_fills() -> None:
-    """A14: the reply, Progress and Cancel are those of any lookup."""
+    """The reply, Progress and Cancel are those of any lookup."""
 
     async def scene(world: PdWorld) -> None:
         reply = await world.ask(2, pd_expect=expect(3, readers=2, within_ms=900))
@@ -297,7 +295,7 @@ def test_a_receiver_that_takes_no_more_is_spoken_for() -> None:
 
 
 def test_a_prompt_longer_than_the_receive_budget_is_refused_once_and_for_all() -> None:
-    """A15: told when an engine first expects something, not when its longest prompt comes."""
+    """Told when an engine first expects something, not when its longest prompt comes."""
 
     def refuse(_: pd.CheckPrompt) -> int:
         raise pd.PromptTooLong("cluster.pd.receive holds 512 tokens of this model")
@@ -328,8 +326,6 @@ def test_tickets_of_expected_prompts_count_against_the_session() -> None:
 
 
 def test_the_end_of_a_session_that_pushed_is_told() -> None:
-    """B9."""
-
     async def scene(world: PdWorld) -> None:
         await world.pushing.end(1.0)
         assert not world.sender.of(pd.SessionOver)
