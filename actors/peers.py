@@ -61,6 +61,10 @@ class _Kept:
     trouble: str = "it is being dialled"
     woken: asyncio.Event | None = None  # set by news of it, while a pause is waited for
 
+    @property
+    def is_linked(self) -> bool:
+        return self.link is not None and not self.link.is_lost
+
 
 class Peers(api.Peers):
     """`membership` is entered in every life of this actor."""
@@ -109,7 +113,7 @@ class Peers(api.Peers):
         kept = self._kept.get(node_id)
         if kept is None:
             raise PeerAway(f"{node_id} is no member of the cluster")
-        if kept.link is None or kept.link.is_lost:
+        if kept.link is None or not kept.is_linked:
             raise PeerAway(f"there is no link to {node_id}: {kept.trouble}")
         return kept.link
 
@@ -175,7 +179,11 @@ class Peers(api.Peers):
             self._log.info("peer_linked", peer=node_id, epoch=link.epoch.hex(), channel=channel)
             if dialling.session.ended_life is not None:
                 self._served.end_life(node_id, dialling.session.ended_life)
-            await self._watch(link)
+            try:
+                await self._watch(link)
+            finally:
+                with suppress(PenstockError):  # a directory that is away promises nothing either
+                    self._directory.tell_nowait(PeerGone(node_id))
 
         over = Over(Refusal.ENDED, "this node has ended it")
         try:
@@ -191,8 +199,6 @@ class Peers(api.Peers):
         if was_linked:
             self._metrics.lost(node_id)
             self._log.warning("peer_lost", peer=node_id, reason=over.reason)
-            with suppress(PenstockError):  # a directory that is away promises nothing either
-                self._directory.tell_nowait(PeerGone(node_id))
         else:
             self._metrics.dialled(node_id, over.refusal.value)
             self._log.warning_once(
@@ -250,7 +256,7 @@ class Peers(api.Peers):
     # Numbers.
 
     def _count_linked(self) -> int:
-        return sum(kept.link is not None for kept in self._kept.values())
+        return sum(kept.is_linked for kept in self._kept.values())
 
     def _measure(self) -> ClusterUsage:
         degraded = "" if self._membership is None else self._membership.degraded
@@ -258,7 +264,7 @@ class Peers(api.Peers):
         return ClusterUsage(self._tools.me.node_id, degraded, tuple(usages))
 
     def _usage(self, kept: _Kept) -> PeerUsage:
-        node_id, link = kept.member.node_id, kept.link
+        node_id, link = kept.member.node_id, kept.link if kept.is_linked else None
         there = self._served.of(node_id)
         connections = [] if link is None else [link.connection]
         if there is not None and there.data is not None:
@@ -272,5 +278,5 @@ class Peers(api.Peers):
             serves=int(there is not None),
             bytes_in=sum(one.statistics.bytes_received for one in connections),
             bytes_out=sum(one.statistics.bytes_sent for one in connections),
-            detail=kept.trouble,
+            detail=kept.trouble if kept.link is None or link is not None else "its link was lost",
         )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from grpc import aio
 from support.declarations import hello
 from support.eventually import eventually
-from support.nodes import local_node
-from support.raw_engine import RawEngine, attached
+from support.nodes import ServedNode, local_node, served_node
+from support.raw_engine import RawEngine, attached, target_of
 
 from penstock.actors import node_peers  # loaded by a node when it starts: that is no step of ours
 from penstock.actors.api import directory, peers
 from penstock.actors.node import Node
+from penstock.protos import engine_pb2, engine_pb2_grpc
 
 LINK_WITHIN_S = 10.0
 assert node_peers
@@ -87,6 +90,11 @@ class Member:
 
         await eventually(does, within=LINK_WITHIN_S, what=f"{self.name} knows what {of} has")
 
+    async def health(self) -> engine_pb2.HealthReply:
+        async with aio.insecure_channel(target_of(self.node.address)) as channel:
+            stub = engine_pb2_grpc.EngineStub(channel)
+            return await stub.Health(engine_pb2.HealthRequest(), timeout=10)
+
     def value(self, sample: str, **labels: str) -> float:
         return self.node.telemetry.value(sample, **labels) or 0.0
 
@@ -123,3 +131,15 @@ async def cluster(*names: str, **overrides: object) -> AsyncIterator[list[Member
         ]
         await all_linked(members)
         yield members
+
+
+@contextmanager
+def served_member(
+    plan: Plan, name: str, state_dir: Path, **overrides: object
+) -> Iterator[ServedNode]:
+    """One node of the plan in a process of its own."""
+    given = overrides.pop("cluster", {})
+    assert isinstance(given, dict)
+    config = plan.cluster(name, **given)
+    with served_node(state_dir, cluster=config, **overrides) as node:
+        yield node
