@@ -276,7 +276,9 @@ class PdReceiver(pd.PdReceiver):
                 intake.lost_peer()
 
     def _admitted(self, transfer: TransferId, size_bytes: int) -> None:
-        self._intakes[transfer].admitted(size_bytes)
+        intake = self._intakes.get(transfer)
+        if intake is not None:  # else this life has ended, and what it held comes back only now
+            intake.admitted(size_bytes)
 
     # Numbers.
 
