@@ -113,6 +113,7 @@ class Cluster:
         config = self._around.config.cluster
         assert config is not None
         self.address = config.advertise or door.address.target()
+        door.watch(self._around.telemetry)
 
     def _me(self) -> Member:
         from penstock.runtime.membership import Member

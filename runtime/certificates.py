@@ -76,6 +76,11 @@ class Certificates:
                 self._look()
             return self._bundle
 
+    @property
+    def expires(self) -> float:
+        """When what was read last does, in seconds since 1970."""
+        return self._bundle.expires
+
     def _look(self) -> None:
         signature = self._signature()
         if signature == self._seen:

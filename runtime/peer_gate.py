@@ -106,14 +106,14 @@ class PeerGate(grpc.aio.ServerInterceptor):
         return None if handler is None else self._guarded(handler)
 
     @contextmanager
-    def admitted(self, identity: PeerIdentity) -> Iterator[None]:
-        """Around one call. Raises PeerRefused, PeerAsksTooMuch."""
+    def admitted(self, identity: PeerIdentity, address: str) -> Iterator[None]:
+        """Around one call; `address` stands for who is not verified. Raises PeerRefused, PeerAsksTooMuch."""
         if identity.is_verified and not identity.names:
             self._refused("certificate_names_no_node")
             raise PeerRefused(
                 "the certificate names no node: issue one with the node id as DNS name"
             )
-        account = self._account(identity.names)
+        account = self._account(identity.names or frozenset({address}))
         if account.calls >= self._calls_max:
             self._refused("too_many_calls", *sorted(identity.names))
             raise PeerAsksTooMuch(
@@ -142,9 +142,10 @@ class PeerGate(grpc.aio.ServerInterceptor):
             self._accounts[names] = known
         return known
 
-    def _seen(self, context: Context) -> PeerIdentity:
-        self.strangers.called(context.peer())
-        return identity_of(context)
+    def _seen(self, context: Context) -> tuple[PeerIdentity, str]:
+        address = context.peer()
+        self.strangers.called(address)
+        return identity_of(context), address
 
     def _refused(self, reason: str, *who: str) -> None:
         self.calls_refused += 1
@@ -170,7 +171,7 @@ class PeerGate(grpc.aio.ServerInterceptor):
 
         async def serve(request: Any, context: Context) -> object:
             try:
-                with self.admitted(self._seen(context)):
+                with self.admitted(*self._seen(context)):
                     return await behaviour(request, context)
             except (PeerRefused, PeerAsksTooMuch) as refusal:
                 await refuse(context, refusal)
@@ -178,7 +179,7 @@ class PeerGate(grpc.aio.ServerInterceptor):
 
         async def serve_many(request: Any, context: Context) -> AsyncIterator[object]:
             try:
-                with self.admitted(self._seen(context)):
+                with self.admitted(*self._seen(context)):
                     async with aclosing(behaviour(request, context)) as replies:
                         async for reply in replies:
                             yield reply

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from penstock.runtime.errors import ConfigError, StartFailed, UnavailableError
 from penstock.runtime.peer_gate import PeerGate
 from penstock.runtime.security import TcpAddress, parse_address
 from penstock.runtime.strangers import Strangers
+from penstock.runtime.telemetry import Telemetry
 
 _CONNECTIONS = "grpc.max_allowed_incoming_connections"
 
@@ -60,7 +61,23 @@ class PeerDoor:
     """The service for peers, while it is served."""
 
     address: TcpAddress  # with the real port, where 0 was asked
-    gate: PeerGate  # what it refused, and its `strangers`: for metrics
+    gate: PeerGate
+    certificates: Certificates | None
+
+    def watch(self, telemetry: Telemetry) -> None:
+        """Read what it counts whenever metrics are collected."""
+        gate, strangers, files = self.gate, self.gate.strangers, self.certificates
+
+        def gauge(name: str, text: str, read: Callable[[], float]) -> None:
+            telemetry.gauge(name, text).read_from(read)
+
+        gauge("peer_handshakes", "Begun at the peers' address.", lambda: strangers.handshakes)
+        gauge("peer_strangers", "Of them, those without a call.", lambda: strangers.refused)
+        gauge("peer_calls_refused", "Of peers, beyond their bounds.", lambda: gate.calls_refused)
+        if files is not None:
+            gauge("certificate_expires_seconds", "Since 1970.", lambda: files.expires)
+            gauge("certificate_reloads", "TLS files taken up anew.", lambda: files.reloads)
+            gauge("certificate_refusals", "Changes of no use.", lambda: files.refusals)
 
 
 @asynccontextmanager
@@ -93,7 +110,7 @@ async def serving_peers(
     port = _bind(server, spec.address, certificates, strangers)
     await server.start()
     try:
-        yield PeerDoor(TcpAddress(spec.address.host, port), gate)
+        yield PeerDoor(TcpAddress(spec.address.host, port), gate, certificates)
     finally:
         with CancelScope(shield=True):
             await server.stop(spec.stop_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit status. A refusal is one sentence on standard error."""
+    # gRPC writes a line to stderr for each handshake that fails: any port scan could fill a log. It reads this once,
+    # when it is loaded. What fails is told by our own log, once, and counted.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="penstock", description="A KV-cache runtime for LLM serving."

@@ -27,6 +27,7 @@ from penstock.runtime.peer_transport import (
     why_unreachable,
 )
 from penstock.runtime.security import TcpAddress
+from penstock.runtime.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
 HERE = TcpAddress("127.0.0.1", 0)
@@ -171,6 +172,10 @@ async def test_whoever_is_not_of_the_cluster_is_refused_on_either_side(
             one.getMessage() for one in caplog.records if "strangers_refused" in one.getMessage()
         ]
         assert len(told) == 1
+        telemetry = Telemetry()
+        door.watch(telemetry)
+        assert telemetry.value("penstock_peer_strangers") == strangers.refused
+        assert telemetry.value("penstock_certificate_expires_seconds") == a.current().expires
         assert await claim(door, b, me="b") == b"welcome"
 
 
@@ -193,7 +198,7 @@ async def test_an_expired_certificate_is_refused_on_either_side(
     pair = (expired.key.read_bytes(), expired.certificate.read_bytes())
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     await server.start()
-    door = PeerDoor(TcpAddress("127.0.0.1", port), door.gate)
+    door = PeerDoor(TcpAddress("127.0.0.1", port), door.gate, None)
     with pytest.raises(PeerUnreachable, match="its certificate has expired"):
         await claim(door, b, me="b", at="b")
     await server.stop(None)
