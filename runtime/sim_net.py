@@ -46,6 +46,7 @@ class Weather:
         0.001,
     )  # between the two moments in which a part is written
     part_bytes: int = 1500  # of a piece that is written at a time
+    damage: float = 0.0  # chance that a part has another byte than was sent
 
 
 class SimNet:
@@ -60,6 +61,13 @@ class SimNet:
 
     def write_s(self) -> float:
         return self.draw.uniform(*self.weather.write_s)
+
+    def damaged(self, part: bytes) -> bytes:
+        """As it arrives."""
+        if not part or self.draw.random() >= self.weather.damage:
+            return part
+        at = self.draw.randrange(len(part))
+        return part[:at] + bytes([part[at] ^ 1 << self.draw.randrange(8)]) + part[at + 1 :]
 
     def connect(self) -> tuple[SimConnection, SimConnection]:
         """The two ends of one data connection."""
@@ -196,7 +204,7 @@ class SimConnection:
     def _written(self, landing: SimLanding, arrival: _Arrival) -> None:
         """The second one: the bytes are there, whatever has happened in between."""
         slot, start = landing.slots[arrival.slot], arrival.written
-        part = arrival.payload[start : start + self._net.weather.part_bytes]
+        part = self._net.damaged(arrival.payload[start : start + self._net.weather.part_bytes])
         begin = arrival.offset + start
         slot.memory[begin : begin + len(part)] = part
         arrival.written += len(part)

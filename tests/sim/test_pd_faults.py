@@ -170,6 +170,27 @@ def test_a_grant_that_is_lost_is_said_again() -> None:
 
 
 @SEEDS
+def test_what_is_damaged_on_its_way_is_not_read(seed: int) -> None:
+    """A wrong byte is found before anybody may read it, ends the push, and is not counted."""
+
+    async def scene(world: PdWorld) -> None:
+        keys = prompt(8)
+        await world.a.write(keys, range(8))
+        watched = await world.b.expect(keys)
+        transfer = await world.a.send(keys, "b")
+        sent = await settled(world, watched, transfer)
+        assert sent is not None
+        if sent.state is pd.SentState.FAILED:
+            assert sent.reason in (Reason.DAMAGED, Reason.STALE)
+            assert watched.hit < 8
+            ends.append(seed)
+
+    ends: list[int] = []
+    play(seed, scene, PdWorldConfig(weather=Weather(damage=0.15)))
+    assert ends, "nothing was damaged"
+
+
+@SEEDS
 def test_nobody_offers(seed: int) -> None:
     """B11: decode hears within its time that nothing comes, and computes."""
 
