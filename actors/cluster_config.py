@@ -24,9 +24,11 @@ from penstock.runtime.config import Config
 from penstock.runtime.membership_config import (
     AnyMembership,
     DnsConfig,
+    EtcdConfig,
     StaticConfig,
     check_node_id,
     check_seconds,
+    is_any,
     peer_address,
 )
 from penstock.runtime.security import TlsFiles
@@ -79,6 +81,11 @@ class ClusterConfig(Config, frozen=True):
             raise ValueError(
                 f"listen: {self.listen} can be reached from other machines, which needs"
                 f" {', '.join(missing)}: set them (`penstock certs` makes some), or listen on 127.0.0.1"
+            )
+        if isinstance(self.membership, EtcdConfig) and not self.advertise and is_any(listen.host):
+            raise ValueError(
+                f"advertise is needed: {self.listen} is every address of this machine, and others are"
+                " to be told one of them"
             )
         if missing and isinstance(self.membership, DnsConfig):
             raise ValueError(

@@ -7,6 +7,7 @@ membership: {type: dns, name: penstock.default.svc.cluster.local, port: 7700}
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -39,6 +40,14 @@ def peer_address(key: str, text: str) -> TcpAddress:
     if isinstance(address, TcpAddress):
         return address
     raise ValueError(f"{key}: {text!r} is not host:port")
+
+
+def is_any(host: str) -> bool:
+    """Whether it stands for every address of a machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def check_seconds(config: Config, *names: str) -> None:

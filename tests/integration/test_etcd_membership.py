@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import anyio
 import grpc
 import pytest
+from anyio.lowlevel import checkpoint
 from support import member_process
 from support.etcd_server import EtcdServer, etcd_server
 from support.eventually import eventually
@@ -50,6 +52,12 @@ async def told_of_what_was_given_up(anyio_backend: str) -> AsyncIterator[None]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await channel.unary_unary("/t/last")(b"")
     await server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def etcd_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with etcd_server(tmp_path_factory.mktemp("etcd") / "data") as server:
+        yield server
 
 
 def config_of(*endpoints: str, **changed: object) -> EtcdConfig:
@@ -286,3 +294,26 @@ async def test_etcd_is_reached_by_tls(tmp_path: Path) -> None:
         async with node("c", config_of(server.address, **{**files, "tls_ca": other.ca})) as c:
             await c.until(degraded=True)
             assert "CERTIFICATE_VERIFY_FAILED" in c.membership.degraded
+
+
+@pytest.mark.parametrize("turns", [*range(0, 24, 2), 50, 100, 200, 400])
+async def test_one_that_is_given_up_at_any_moment_leaves_nothing(
+    etcd_for_all: EtcdServer, turns: int
+) -> None:
+    """No task, and, once it is over, no entry: whoever is given up before its farewell goes with its lease.
+
+    Seen to fail with the task of `running` not waited for.
+    """
+    before = asyncio.all_tasks()
+
+    async def live() -> None:
+        async with node(f"n{turns}", config_of(etcd_for_all.address)):
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(live)
+        for _ in range(turns):
+            await checkpoint()
+        tasks.cancel_scope.cancel()
+    left = {one for one in asyncio.all_tasks() - before if "grpc" not in repr(one.get_coro())}
+    assert not left

@@ -13,6 +13,17 @@ HERE = {"cluster.node_id": "a", "cluster.listen": "127.0.0.1:0"}
 TLS = {f"cluster.tls_{name}": f"/pem/{name}" for name in ("certificate", "key", "ca")}
 
 
+def test_every_address_of_a_machine_is_none_to_be_told_to_others() -> None:
+    """Seen to fail: others dialled 0.0.0.0, which is themselves."""
+    any_address = {**HERE, **TLS, "cluster.listen": "0.0.0.0:7700", "cluster.membership": ETCD}
+    with pytest.raises(ConfigError, match=r"advertise is needed: 0\.0\.0\.0:7700"):
+        load_config(NodeConfig, overrides=any_address)
+    told = {**any_address, "cluster.advertise": "10.0.0.1:7700"}
+    cluster = load_config(NodeConfig, overrides=told).cluster
+    assert cluster is not None
+    assert cluster.address == "10.0.0.1:7700"
+
+
 def load(**given: object) -> NodeConfig:
     keys = {f"cluster.{key}": value for key, value in given.items()}
     return load_config(NodeConfig, overrides={**HERE, **keys})
