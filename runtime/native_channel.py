@@ -34,7 +34,8 @@ class TcpEndpoint:
     """One node's end of all its TCP channels. Belongs to the running loop. See `runtime.channel.Endpoint`."""
 
     def __init__(self, options: TcpChannelOptions, *, log: Log | None = None) -> None:
-        """Raises StartFailed when it cannot listen there; ValueError for an option out of its range."""
+        """Raises StartFailed when it cannot listen there; ConfigError when nobody could dial that; ValueError for an
+        option out of its range."""
         self.strangers_refused = 0
         self._carrier = Carrier(_native(options), options)
         self._native = self._carrier.native
@@ -106,6 +107,9 @@ class TcpEndpoint:
 
     def _listen(self, address: TcpAddress, advertised: TcpAddress | None) -> None:
         host = address.host
+        if advertised is None and host in ("0.0.0.0", "::"):
+            self._native.close()
+            raise ConfigError("advertise", f"{host} is no address that others can dial: name one")
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             listener = socket.create_server((host, address.port), family=family, backlog=256)

@@ -168,6 +168,7 @@ std::vector<std::shared_ptr<Connection>> ConnectionBook::close() {
   const std::lock_guard lock(mutex_);
   closed_ = true;
   std::vector<std::shared_ptr<Connection>> all;
+  all.reserve(connections_.size());
   for (const auto& [id, connection] : connections_) all.push_back(connection);
   return all;
 }

@@ -15,7 +15,8 @@ static_assert(std::endian::native == std::endian::little, "frames are copied as 
 constexpr std::uint32_t kMagic = 0x31434450;  // "PDC1"
 constexpr std::size_t kDigestAt = kFrameBytes - sizeof(std::uint64_t);
 
-enum class Kind : std::uint32_t { hello = 1, welcome = 2, part = 3 };
+enum class Kind : std::uint8_t { none = 0, hello = 1, welcome = 2, part = 3 };
+using Zeros = std::array<std::uint8_t, 3>;  // behind it
 
 // Writes and reads fields one after the other.
 class Cursor {
@@ -54,7 +55,7 @@ class Reader {
 
 Cursor begin(FrameBytes& frame, Kind kind) {
   Cursor cursor(frame);
-  cursor.put(kMagic).put(kind);
+  cursor.put(kMagic).put(kind).put(Zeros{});
   return cursor;
 }
 
@@ -69,9 +70,10 @@ std::optional<Reader> open(const FrameBytes& frame, Kind wanted) {
   std::uint64_t digest = 0;
   std::memcpy(&digest, frame.data() + kDigestAt, sizeof(digest));
   std::uint32_t magic = 0;
-  Kind kind{};
+  Kind kind = Kind::none;
+  Zeros zeros{};
   Reader reader(frame);
-  reader.get(magic).get(kind);
+  reader.get(magic).get(kind).get(zeros);
   const bool good =
       magic == kMagic && kind == wanted && digest == crc64(std::span(frame).first(kDigestAt));
   return good ? std::optional(reader) : std::nullopt;

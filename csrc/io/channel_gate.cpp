@@ -84,7 +84,7 @@ void Stranger::ready(std::uint32_t /*events*/) {
   if (head_bytes_ < kFrameBytes) return;
   hello_ = decode_hello(head_);
   if (!hello_) return gate_.refuse(*this, "what it said is no hello");
-  gate_.greet(*this);
+  gate_.greet(*this, *hello_);
 }
 
 void Stranger::expired() {
@@ -187,8 +187,7 @@ void Gate::refuse(Stranger& stranger, const std::string& reason) {
   parties_.erase(found);
 }
 
-void Gate::greet(Stranger& stranger) {
-  const Hello& hello = *stranger.hello();
+void Gate::greet(Stranger& stranger, const Hello& hello) {
   const auto expected = expectations_.claim(hello.secret, hello.connection);
   if (!expected) return refuse(stranger, "nobody expects the secret it showed");
   Party& party = parties_[hello.connection];
@@ -205,12 +204,12 @@ void Gate::greet(Stranger& stranger) {
                                [](const auto& one) { return one != nullptr; });
   if (!all) return;
   const Token name = hello.connection;
-  Party whole = std::move(party);
+  const Party whole = std::move(party);
   parties_.erase(name);
-  admit(name, std::move(whole));
+  admit(name, whole);
 }
 
-void Gate::admit(const Token& name, Party party) {
+void Gate::admit(const Token& name, const Party& party) {
   for (const auto& stranger : party.streams) leave(*stranger);
   if (!expectations_.fulfil(party.expected)) {
     return newsroom_.refused("it was forgotten while it came");

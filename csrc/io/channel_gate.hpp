@@ -94,7 +94,7 @@ class Gate final : public Polled {
   void expired() override;
 
   // By a stranger.
-  void greet(Stranger& stranger);
+  void greet(Stranger& stranger, const Hello& hello);
   void refuse(Stranger& stranger, const std::string& reason);
 
  private:
@@ -105,7 +105,7 @@ class Gate final : public Polled {
 
   void take_in(int fd);
   void leave(Stranger& stranger);
-  void admit(const Token& name, Party party);
+  void admit(const Token& name, const Party& party);
   [[nodiscard]] std::shared_ptr<Stranger> find(int fd);
 
   int fd_;

@@ -95,7 +95,7 @@ void Stream::wake() {
 
 void Stream::ready(std::uint32_t events) {
   if (closed_ || connection_->is_lost()) return;
-  switch (phase_) {
+  switch (phase_.load()) {
     case Phase::connecting:
       return say_hello();
     case Phase::greeting:
@@ -139,20 +139,19 @@ void Stream::read(std::uint32_t events) {
     if ((events & kGone) != 0) return connection_->lose("the peer is gone");
     return wait_again();
   }
-  for (int reads = 0; reads < kReadsMax; ++reads) {
+  bool more = true;
+  for (int reads = 0; more && reads < kReadsMax; ++reads) {
     if (newsroom_.full(resume_)) {
       paused_ = true;
-      return wait_again();
+      wait_again();
+      break;
     }
-    switch (reader_.read()) {
-      case PartReader::Outcome::lost:
-        return connection_->lose(reader_.reason());
-      case PartReader::Outcome::drained:
-        return wake_at(std::min(reader_.missing(), kWakeBytes));
-      case PartReader::Outcome::more:
-        break;
-    }
+    const PartReader::Outcome outcome = reader_.read();
+    if (outcome == PartReader::Outcome::lost) return connection_->lose(reader_.reason());
+    more = outcome == PartReader::Outcome::more;
   }
+  // However it ends: what is there by now may be less than was waited for before.
+  wake_at(std::min(reader_.missing(), kWakeBytes));
 }
 
 void Stream::wake_at(std::uint64_t bytes) {

@@ -54,7 +54,7 @@ void Worker::stop() noexcept {
     stopping_ = true;
     eventfd_write(event_, 1);
   }
-  thread_->join();
+  if (thread_) thread_->join();
 }
 
 bool Worker::watch(int fd, std::shared_ptr<Polled> polled, std::uint32_t events) {
