@@ -309,6 +309,8 @@ class NodeConfig(Config, frozen=True):
     metrics_within: Seconds = Seconds(5)  # a request there and its answer
 
     def __post_init__(self) -> None:
+        # Engines are told of it, whose working directory is another.
+        msgspec.structs.force_setattr(self, "state_dir", self.state_dir.absolute())
         # Here the path is told by us: of the outermost record msgspec tells none.
         for key in ("ask_within", "metrics_within"):
             try:

@@ -37,10 +37,10 @@ async def wait_for_memory(config: NodeConfig) -> None:
     what = "l1.bytes" if arena == config.l1.bytes else "l1.bytes and cluster.pd.receive"
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > machine:
-        raise ConfigError(
-            "l1.bytes",
-            f"{arena} bytes ({what}) and l1.memory_reserve need {needed}, the machine has {machine}",
-        )
+        most = machine - (needed - int(config.l1.bytes))
+        advice = f"lower l1.bytes to at most {most}" if most > 0 else "lower l1.memory_reserve"
+        problem = f"{arena} bytes ({what}) and l1.memory_reserve need {needed}"
+        raise ConfigError("l1.bytes", f"{problem}, the machine has {machine}: {advice}")
     if free_huge_page_bytes() >= arena:
         return
     log = Log("node")

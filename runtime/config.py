@@ -58,10 +58,12 @@ def load_config(
     *,
     env: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
+    overridden_by: str = "the arguments",
 ) -> C:
     """Read a `kind` from the file at `path`, from `env`, and from `overrides` (dotted keys).
 
-    Raises ConfigError; all that is not given has the default of its field.
+    `overridden_by`: where those come from, for messages. Raises ConfigError; all that is not given has the default of
+    its field.
     """
     given = _Given()
     if path is not None:
@@ -72,7 +74,7 @@ def load_config(
             key = tuple(name.removeprefix(ENV_PREFIX).lower().split(ENV_SEPARATOR))
             given.add(key, read_scalar(name, text), source=name)
     for dotted, value in (overrides or {}).items():
-        given.override(tuple(dotted.split(".")), value)
+        given.override(tuple(dotted.split(".")), value, source=overridden_by)
     return given.convert(kind)
 
 
@@ -116,10 +118,10 @@ class _Given:
                 )
         self._values[key] = value, source
 
-    def override(self, key: Key, value: object) -> None:
+    def override(self, key: Key, value: object, *, source: str) -> None:
         for known in [known for known in self._values if known[: len(key)] == key]:
             del self._values[known]
-        self._values[key] = value, "the command line"
+        self._values[key] = value, source
 
     def convert(self, kind: type[C]) -> C:
         tree = self._tree()

@@ -50,9 +50,10 @@ def _suggestion(kind: type[msgspec.Struct], tree: object, key: tuple[str, ...], 
     if not isinstance(struct, inspect.StructType):
         return ""
     known = [field.encode_name for field in struct.fields]
-    close = difflib.get_close_matches(name, known, n=1)
+    by_small = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), by_small, n=1)
     if close:
-        return f"; did you mean {'.'.join([*key, close[0]])}?"
+        return f"; did you mean {'.'.join([*key, by_small[close[0]]])}?"
     return f"; there are {', '.join(known)}"
 
 

@@ -7,17 +7,16 @@ block of the trace, so that nothing is evicted.
 from __future__ import annotations
 
 import argparse
-import enum
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 
+from penstock.actors.cli.choices import add_choice
 from penstock.actors.cli.main import Subparsers
 from penstock.actors.cli.progress import progress
 from penstock.actors.cli.replay_drive import (
@@ -30,14 +29,14 @@ from penstock.actors.cli.replay_drive import (
     measure,
 )
 from penstock.actors.cli.replay_node import serving
-from penstock.actors.cli.traces import TraceFormat, TraceRequest, read_trace
+from penstock.actors.cli.traces import FORMATS, TraceFormat, TraceRequest, read_trace
 from penstock.actors.cli.written import check_writable
+from penstock.actors.config import L1Config
 from penstock.actors.config_words import PolicyName
 from penstock.actors.engine.client import Client, ClientConfig
 from penstock.runtime.errors import CallerError
 from penstock.runtime.units import ByteSize
 
-E = TypeVar("E", bound=enum.Enum)
 REQUEST_WITHIN_S = 30.0
 MEMORY_WITHIN_S = 1.0  # a node that lacks memory says so, and is not waited for
 KEY_BYTES = 32
@@ -63,19 +62,24 @@ class ReplayOptions:
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("replay", help="drive a node with a recorded request trace")
+    parser = subparsers.add_parser(
+        "replay",
+        help="drive a node with a recorded request trace",
+        epilog=FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("trace", metavar="TRACE", type=Path, help="a file, or a folder of files")
-    _add_choice(parser, "--format", TraceFormat, TraceFormat.AUTO, "how the trace is written")
+    add_choice(parser, "--format", TraceFormat, TraceFormat.AUTO, "how the trace is written")
     capacity = parser.add_mutually_exclusive_group()
     capacity.add_argument(
         "--capacity-blocks", metavar="N", type=_positive, help="room for so many blocks"
     )
     capacity.add_argument("--capacity", metavar="BYTES", type=_size, help="so much host memory")
-    _add_choice(parser, "--policy", PolicyName, PolicyName.LRU, "which block goes first")
+    add_choice(parser, "--policy", PolicyName, L1Config().policy, "which block goes first")
     parser.add_argument(
         "--object-bytes", metavar="BYTES", type=_size, default=_size("4KiB"), help="of a block"
     )
-    _add_choice(parser, "--speed", Speed, Speed.MAX, "when requests are sent")
+    add_choice(parser, "--speed", Speed, Speed.MAX, "when requests are sent")
     parser.add_argument("--requests-max", metavar="N", type=_positive, help="stop after so many")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the numbers here")
 
@@ -192,19 +196,6 @@ def _table(numbers: dict[str, object]) -> str:
 
 
 # Reading the command line.
-
-
-def _add_choice(
-    parser: argparse.ArgumentParser, flag: str, kind: type[E], default: E, help_text: str
-) -> None:
-    values = "|".join(member.value for member in kind)
-    parser.add_argument(
-        flag,
-        metavar="NAME",
-        type=kind,
-        default=default,
-        help=f"{help_text}: {values} ({default.value})",
-    )
 
 
 def _positive(text: str) -> int:

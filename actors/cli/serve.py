@@ -45,7 +45,13 @@ def run(args: argparse.Namespace) -> int:
     formatter = JsonFormatter() if args.log_json else TextFormatter()
     write_logs(sys.stderr, level=logging.INFO, formatter=formatter)
     _check_open(args.ready_fd)
-    config = load_config(NodeConfig, args.config, env=os.environ, overrides=_overrides(args.set))
+    config = load_config(
+        NodeConfig,
+        args.config,
+        env=os.environ,
+        overrides=_overrides(args.set),
+        overridden_by="the command line",
+    )
     _take_descriptors()
     anyio.run(_serve, config, args.ready_fd)
     return 0

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from penstock import _native
+from penstock.actors.cli.choices import add_choice
 from penstock.actors.cli.main import Subparsers
 from penstock.actors.cli.progress import progress
 from penstock.actors.cli.simulate_trace import PackedTrace, load
-from penstock.actors.cli.traces import TraceFormat
+from penstock.actors.cli.traces import FORMATS, TraceFormat
 from penstock.actors.cli.written import check_writable
 from penstock.actors.config_words import PolicyName
 from penstock.runtime.errors import CallerError
@@ -44,7 +45,12 @@ class Row:
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("simulate", help="compare eviction policies on recorded traces")
+    parser = subparsers.add_parser(
+        "simulate",
+        help="compare eviction policies on recorded traces",
+        epilog=FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "traces",
         metavar="TRACE",
@@ -52,14 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=Path,
         help="a file; of a folder, each of its files and all of them mixed",
     )
-    formats = "|".join(member.value for member in TraceFormat)
-    parser.add_argument(
-        "--format",
-        metavar="NAME",
-        type=TraceFormat,
-        default=TraceFormat.AUTO,
-        help=f"how the traces are written: {formats} (auto)",
-    )
+    add_choice(parser, "--format", TraceFormat, TraceFormat.AUTO, "how the traces are written")
     names = ",".join(member.value for member in PolicyName)
     parser.add_argument(
         "--policies", metavar="NAME,...", type=_policies, default=tuple(PolicyName), help=names

@@ -1,10 +1,5 @@
 """Recorded request traces, read as a stream: which blocks each prompt was made of, and when it came.
-
-Mooncake  one JSON object a line: {"timestamp": ms, "hash_ids": [...], ...}; ids mean the same
-          prefix wherever they occur
-agentic   one JSON object a file: {"requests": [{"t": s, "hash_ids": [...], ...}], ...}; ids mean
-          something within their file only. A folder of such files is read file by file, in
-          order of name; a "subagent" request may hold further requests instead of ids.
+How they are written is said in FORMATS.
 """
 
 from __future__ import annotations
@@ -20,6 +15,18 @@ import msgspec
 
 from penstock.runtime.errors import CallerError
 
+FORMATS = """\
+A trace says of every prompt which blocks it was made of, and when it came:
+
+mooncake  a line is one JSON object, {"timestamp": 27482, "hash_ids": [46, 47, 2353]}: milliseconds, and a number for
+          each block of 512 tokens, which means the same block after the same prefix wherever it occurs
+agentic   a file is one JSON object, {"requests": [{"t": 1.5, "hash_ids": [1, 2, 3]}]}: seconds; numbers mean something
+          within their file only, unless it says "hash_id_scope": "global". A folder of such files (*.json) is read in
+          order of name; a request of "type": "subagent" may hold "requests" of its own instead of numbers
+
+Further keys are not looked at. Without --format a folder or FILE.json is agentic and FILE.jsonl mooncake; of any other
+name the first line decides.
+"""
 LINE_BYTES_MAX = 64 * 1024 * 1024  # of a Mooncake trace
 FILE_BYTES_MAX = 1024 * 1024 * 1024  # of an agentic trace, which must be read whole
 NESTED_MAX = 8  # subagents of subagents

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import anyio
 import pytest
 
 from penstock.actors.config import NodeConfig
 from penstock.actors.config_words import PolicyName
-from penstock.actors.node_settings import gateway_limits
+from penstock.actors.node import Node
+from penstock.actors.node_memory import wait_for_memory
+from penstock.actors.node_settings import gateway_limits, listen_spec
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.units import GIB, MIB
@@ -42,6 +46,8 @@ def test_file_environment_and_overrides_meet(tmp_path: Path) -> None:
 
 UNKNOWN = [
     ("l1.byts", "l1.byts", "did you mean l1.bytes"),
+    ("L1.bytes", "L1", r"did you mean l1\?"),
+    ("l1.BYTES", "l1.BYTES", r"did you mean l1.bytes\?"),
     ("gateway.listen_address", "gateway.listen_address", "there is no such key"),
     ("l1_bytes", "l1_bytes", "there is no such key"),
 ]
@@ -157,3 +163,36 @@ def test_a_save_that_must_go_now_leaves_a_load_time_to_get_room() -> None:
         load_config(NodeConfig, overrides=wants | late)
     assert refused.value.path == "l1.save_urgent_within"
     assert load_config(NodeConfig, overrides=late).l1.save_urgent_within == 1, "nobody wants it"
+
+
+def test_a_relative_state_dir_is_one_of_this_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail: the node told engines of a socket at unix://here/penstock.sock, which is no address."""
+    monkeypatch.chdir(tmp_path)
+    config = load(state_dir="here")
+    assert config.state_dir == tmp_path / "here"
+    address = listen_spec(config.gateway.listen[0], config).address
+    assert address.target() == f"unix:{tmp_path}/here/penstock.sock"
+
+
+def test_more_memory_than_the_machine_has_is_refused_with_what_it_may_be() -> None:
+    """Seen to fail: neither the key nor a number that would do was told."""
+    with pytest.raises(ConfigError, match=r"lower l1\.bytes to at most \d+$") as refused:
+        anyio.run(wait_for_memory, load(l1__bytes="1000TiB"))
+    assert refused.value.path == "l1.bytes"
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = int(str(refused.value).rsplit(" ", 1)[1])
+    assert most == machine - load().l1.memory_reserve
+    with pytest.raises(ConfigError, match=r"lower l1\.memory_reserve$"):
+        anyio.run(wait_for_memory, load(l1__memory_reserve="1000TiB"))
+
+
+def test_what_a_program_gave_is_not_said_to_be_of_a_command_line() -> None:
+    async def run() -> None:
+        async with Node.local(l1_bytes="12 megs"):
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match=r"\(in the arguments\)$") as refused:
+        anyio.run(run)
+    assert refused.value.path == "l1.bytes"

@@ -132,8 +132,10 @@ def test_an_error_says_where_the_value_came_from(write) -> None:  # type: ignore
         load_config(Node, write("drain: soon"))
     with pytest.raises(ConfigError, match="in PENSTOCK_DRAIN"):
         load_config(Node, env={"PENSTOCK_DRAIN": "soon"})
-    with pytest.raises(ConfigError, match="in the command line"):
+    with pytest.raises(ConfigError, match="in the arguments"):
         load_config(Node, overrides={"drain": "soon"})
+    with pytest.raises(ConfigError, match="in the command line"):
+        load_config(Node, overrides={"drain": "soon"}, overridden_by="the command line")
 
 
 def test_a_file_and_an_environment_that_disagree_are_an_error(write) -> None:  # type: ignore[no-untyped-def]
