@@ -19,7 +19,8 @@ def l1_table(config: NodeConfig) -> _native.Table:
     return kind(
         arena_bytes=given.bytes,
         pd_bytes=pd_bytes(config),
-        objects_max=given.objects_bound() + pd_bytes(config) // given.object_bytes_min,
+        objects_max=given.objects_bound(),
+        pd_objects_max=pd_objects_bound(config),
         policy=POLICIES[given.policy],
         quarantine_bytes_max=int(given.bytes * given.quarantine_max),
         leases_max=given.leases_max,
@@ -43,6 +44,12 @@ def pd_bytes(config: NodeConfig) -> int:
     """How much of the arena, behind `l1.bytes`, is for what other nodes push."""
     pd = None if config.cluster is None else config.cluster.pd
     return 0 if pd is None else pd.receive
+
+
+def pd_objects_bound(config: NodeConfig) -> int:
+    """How many objects there is room for in that part."""
+    given = pd_bytes(config)
+    return max(64, given // config.l1.object_bytes_min) if given else 0
 
 
 def arena_bytes(config: NodeConfig) -> int:

@@ -284,7 +284,8 @@ class Table:
     7/8 of it) while another, who is not, has something that may go.
 
     `arena_bytes` are the cache, Pool.CACHE: the offsets below it. `pd_bytes` lie behind them, are taken by `reserve`
-    with Pool.PD and by nothing else, and are counted apart. Neither pool ever serves for the other.
+    with Pool.PD and by nothing else, and are counted apart; so are their objects, of which there are `pd_objects_max`
+    (1 or more with `pd_bytes`, 0 without). Neither pool ever serves for the other.
     """
 
     def __init__(
@@ -293,6 +294,7 @@ class Table:
         arena_bytes: int,
         pd_bytes: int = 0,
         objects_max: int,
+        pd_objects_max: int = 0,
         policy: Policy,
         quarantine_bytes_max: int,
         leases_max: int = 65536,

@@ -346,14 +346,16 @@ void bind_table(py::module_& m) {
   py::class_<Table> table(m, "Table", "The index of L1 and the state of every object in it.");
   table
       .def(py::init([](std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
-                       PolicyKind policy, std::uint64_t quarantine_bytes_max,
-                       std::uint32_t leases_max, std::uint32_t tickets_max,
-                       std::uint32_t story_events_max, std::uint32_t news_max,
-                       std::uint32_t changes_max, bool fair_share, std::uint64_t hash_seed) {
+                       std::uint32_t pd_objects_max, PolicyKind policy,
+                       std::uint64_t quarantine_bytes_max, std::uint32_t leases_max,
+                       std::uint32_t tickets_max, std::uint32_t story_events_max,
+                       std::uint32_t news_max, std::uint32_t changes_max, bool fair_share,
+                       std::uint64_t hash_seed) {
              return std::make_unique<Table>(
                  penstock::TableConfig{.arena_bytes = arena_bytes,
                                        .pd_bytes = pd_bytes,
                                        .objects_max = objects_max,
+                                       .pd_objects_max = pd_objects_max,
                                        .policy = policy,
                                        .quarantine_bytes_max = quarantine_bytes_max,
                                        .leases_max = leases_max,
@@ -364,10 +366,10 @@ void bind_table(py::module_& m) {
                                        .fair_share = fair_share,
                                        .hash_seed = hash_seed});
            }),
-           py::kw_only(), "arena_bytes"_a, "pd_bytes"_a = 0, "objects_max"_a, "policy"_a,
-           "quarantine_bytes_max"_a, "leases_max"_a = 65536, "tickets_max"_a = 65536,
-           "story_events_max"_a = 0, "news_max"_a = 0, "changes_max"_a = 0, "fair_share"_a = false,
-           "hash_seed"_a = 0)
+           py::kw_only(), "arena_bytes"_a, "pd_bytes"_a = 0, "objects_max"_a,
+           "pd_objects_max"_a = 0, "policy"_a, "quarantine_bytes_max"_a, "leases_max"_a = 65536,
+           "tickets_max"_a = 65536, "story_events_max"_a = 0, "news_max"_a = 0, "changes_max"_a = 0,
+           "fair_share"_a = false, "hash_seed"_a = 0)
       .def(
           "add_geometry",
           [](Table& self, std::vector<Group> groups) {

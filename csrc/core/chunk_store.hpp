@@ -80,7 +80,10 @@ class ChunkStore {
 
   // A new record in the index, without objects. There must be chunk_room().
   ChunkId create(const Key& key, std::uint16_t geometry);
-  [[nodiscard]] bool chunk_room() const { return chunks_used_ < chunks_.size(); }
+  // `kept`: with so many records left over.
+  [[nodiscard]] bool chunk_room(std::uint32_t kept = 0) const {
+    return std::uint64_t{chunks_used_} + kept < chunks_.size();
+  }
   // Backs the memory that create() and add_object() will write for these keys, when so many chunks
   // are created before them and each gets so many objects.
   void make_ready(KeyBatch keys, std::size_t chunks_before, std::size_t objects_a_chunk);
@@ -91,7 +94,9 @@ class ChunkStore {
 
   // A new object of the chunk, RESERVED. There must be object_room().
   ObjectRef add_object(ChunkId id, std::uint16_t slot, std::uint32_t page);
-  [[nodiscard]] bool object_room() const { return objects_used_ < objects_.size(); }
+  [[nodiscard]] bool object_room(std::uint32_t kept = 0) const {
+    return std::uint64_t{objects_used_} + kept < objects_.size();
+  }
   // Takes the record out of its chunk. Records of other objects keep their place.
   void remove_object(ObjectRef ref);
 

@@ -7,16 +7,30 @@
 
 namespace penstock {
 
-Contents::Contents(std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
-                   PolicyKind policy, std::uint64_t hash_seed, std::uint32_t story_events_max,
-                   std::uint32_t changes_max, bool fair_share)
-    : store_(objects_max, hash_seed),
-      room_(arena_bytes, pd_bytes),
-      policy_(make_policy(policy, objects_max, room_.pages_total(Pool::cache), *this)),
-      ledger_(fair_share),
-      own_(objects_max),
-      story_(story_events_max),
-      changes_(changes_max, hash_seed) {}
+Contents::Contents(const TableConfig& config)
+    : store_(config.objects_max + config.pd_objects_max, config.hash_seed),
+      room_(config.arena_bytes, config.pd_bytes),
+      pd_objects_max_(config.pd_objects_max),
+      policy_(make_policy(config.policy, config.objects_max + config.pd_objects_max,
+                          room_.pages_total(Pool::cache), *this)),
+      ledger_(config.fair_share),
+      own_(config.objects_max + config.pd_objects_max),
+      story_(config.story_events_max),
+      changes_(config.changes_max, config.hash_seed) {}
+
+bool Contents::has_record(Pool pool, ChunkId id) const {
+  if (pool == Pool::pd) {
+    return pd_objects_ < pd_objects_max_ && store_.object_room() &&
+           (id != kNoChunk || store_.chunk_room());
+  }
+  const std::uint32_t kept = pd_objects_max_ - pd_objects_;
+  return store_.object_room(kept) && (id != kNoChunk || store_.chunk_room(kept));
+}
+
+void Contents::remove_record(ObjectRef ref) {
+  if (room_.pool_of(store_.object(ref).page) == Pool::pd) --pd_objects_;
+  store_.remove_object(ref);
+}
 
 std::uint16_t Contents::add_geometry(std::vector<Group> groups) {
   if (geometries_.size() == UINT16_MAX) {
@@ -81,7 +95,7 @@ void Contents::drop_reader(ObjectRef ref) {
        ObjectState::free);
   story_.tell(store_.chunk(ref.chunk).key, Event::freed, object.slot);
   room_.release(object.page, slot.pages);
-  store_.remove_object(ref);
+  remove_record(ref);
   free_if_unheld(ref.chunk);
 }
 
@@ -167,7 +181,7 @@ void Contents::leave_index(ObjectRef ref, Left& left) {
   left.pages_freed += pages;
   story_.tell(chunk.key, Event::freed, object.slot);
   room_.release(object.page, pages);
-  store_.remove_object(ref);
+  remove_record(ref);
 }
 
 std::uint64_t Contents::resident_pages(ChunkId id) const {

@@ -15,6 +15,7 @@
 #include "core/own_lists.hpp"
 #include "core/policy.hpp"
 #include "core/story.hpp"
+#include "core/table_config.hpp"
 #include "core/table_types.hpp"
 
 namespace penstock {
@@ -37,9 +38,7 @@ namespace penstock {
 // objects in flight.
 class Contents final : public ChunkFacts {
  public:
-  Contents(std::uint64_t arena_bytes, std::uint64_t pd_bytes, std::uint32_t objects_max,
-           PolicyKind policy, std::uint64_t hash_seed, std::uint32_t story_events_max,
-           std::uint32_t changes_max, bool fair_share);
+  explicit Contents(const TableConfig& config);
 
   // Every call that touches chunks takes a new stamp from here.
   std::uint64_t next_stamp() { return ++stamp_; }
@@ -186,6 +185,10 @@ class Contents final : public ChunkFacts {
       ledger_.move_pd(pages, from, to);
     }
   }
+  // Whether there is a record for one more object, and for its chunk if it is kNoChunk. Those of
+  // Pool::pd are kept for it: who has tiny objects takes no room from pushes either.
+  [[nodiscard]] bool has_record(Pool pool, ChunkId id) const;
+  void remove_record(ObjectRef ref);
   void leave_index(ObjectRef ref, Left& left);
   Left take_out(ChunkId id, Departure why);
   void take_out(ObjectRef resident);
@@ -198,6 +201,8 @@ class Contents final : public ChunkFacts {
 
   ChunkStore store_;
   ArenaRoom room_;
+  std::uint32_t pd_objects_max_;
+  std::uint32_t pd_objects_ = 0;  // in Pool::pd, quarantined ones with readers too
   std::deque<Geometry> geometries_;
   std::unique_ptr<Policy> policy_;
   Ledger ledger_;

@@ -95,6 +95,7 @@ class Contents::Validator {
     if (!quarantined && pool == Pool::cache) {
       tenants_[store_.lineage(ref.chunk).tenant] += slot.pages;
     }
+    if (pool == Pool::pd) ++pd_objects_;
     if (pool == Pool::pd && object.state == ObjectState::resident) {
       fail("resident in the PD pool", ref.chunk);
     }
@@ -164,6 +165,9 @@ class Contents::Validator {
     if (used_ != store_.chunks_used()) fail("chunk records miscounted", kNoChunk);
     if (indexed_ != store_.chunks_indexed()) fail("index entries miscounted", kNoChunk);
     if (objects_ != store_.objects_used()) fail("object records miscounted", kNoChunk);
+    if (pd_objects_ != contents_.pd_objects_ || pd_objects_ > contents_.pd_objects_max_) {
+      fail("objects in the PD pool miscounted", kNoChunk);
+    }
     if (objects_live_ != contents_.objects_live_) fail("objects miscounted", kNoChunk);
     if (chunks_with_objects_ != contents_.chunks_with_objects_) {
       fail("chunks with objects miscounted", kNoChunk);
@@ -246,6 +250,7 @@ class Contents::Validator {
   std::uint32_t used_ = 0;
   std::uint32_t indexed_ = 0;
   std::uint32_t objects_ = 0;
+  std::uint32_t pd_objects_ = 0;
   std::uint32_t objects_live_ = 0;
   std::uint32_t chunks_with_objects_ = 0;
   std::uint32_t candidates_ = 0;

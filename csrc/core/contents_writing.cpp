@@ -18,9 +18,7 @@ Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geo
   const std::uint32_t payer = taken ? store_.lineage(id).tenant : tenant;
   const std::uint32_t pages = geometries_[geometry].slots()[slot].pages;
   if (pool == Pool::cache && !ledger_.within_quota(payer, pages)) return {Answer::quota, {}};
-  if (!store_.object_room() || (id == kNoChunk && !store_.chunk_room())) {
-    return {Answer::no_room, {}};
-  }
+  if (!has_record(pool, id)) return {Answer::no_room, {}};
   const std::optional<std::uint32_t> page = room_.allocate(pool, pages);
   if (!page) return {Answer::no_room, {}};
   if (id == kNoChunk) id = store_.create(key, geometry);
@@ -30,6 +28,7 @@ Contents::Grant Contents::reserve(const Key& key, ChunkId& id, std::uint16_t geo
   }
   const ObjectRef made = store_.add_object(id, slot, *page);
   ++objects_live_;
+  if (pool == Pool::pd) ++pd_objects_;
   ++store_.lineage(id).in_flight;
   store_.chunk(id).base = 1;
   unqueue(id);
@@ -122,7 +121,7 @@ PageRun Contents::quarantine(ObjectRef reserved) {
   update_base(reserved.chunk);
   --objects_live_;
   if (live(reserved.chunk) == 0) --chunks_with_objects_;
-  store_.remove_object(reserved);
+  remove_record(reserved);
   settle(reserved.chunk);
   return run;
 }

@@ -27,6 +27,12 @@ TableConfig checked(const TableConfig& config) {
     throw BadArgument("objects_max is " + std::to_string(config.objects_max) +
                       ": give 1 to 2147483648");
   }
+  if ((pd_pages > 0) != (config.pd_objects_max > 0) ||
+      config.pd_objects_max > (1U << 31U) - config.objects_max) {
+    throw BadArgument("pd_objects_max is " + std::to_string(config.pd_objects_max) +
+                      ": give 1 or more with pd_bytes, none without, and 2147483648 at most with "
+                      "objects_max");
+  }
   if (config.story_events_max > kStoryEventsMax) {
     throw BadArgument("story_events_max is " + std::to_string(config.story_events_max) +
                       ": give at most " + std::to_string(kStoryEventsMax));
@@ -46,8 +52,7 @@ TableConfig checked(const TableConfig& config) {
 
 Table::Table(const TableConfig& config)
     : config_(checked(config)),
-      contents_(config.arena_bytes, config.pd_bytes, config.objects_max, config.policy,
-                config.hash_seed, config.story_events_max, config.changes_max, config.fair_share),
+      contents_(config),
       leases_(config.leases_max),
       tickets_(config.tickets_max),
       returns_(std::make_shared<ReturnQueue>()),

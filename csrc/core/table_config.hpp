@@ -10,8 +10,9 @@ namespace penstock {
 // The bounds of a table. All bytes are bytes of the arena.
 struct TableConfig {
   std::uint64_t arena_bytes = 0;
-  std::uint64_t pd_bytes = 0;     // of Pool::pd, behind arena_bytes
-  std::uint32_t objects_max = 0;  // and chunks; 1 to 2^31
+  std::uint64_t pd_bytes = 0;        // of Pool::pd, behind arena_bytes
+  std::uint32_t objects_max = 0;     // and chunks; 1 to 2^31
+  std::uint32_t pd_objects_max = 0;  // beside them, of Pool::pd; as many chunks are kept for it
   PolicyKind policy = PolicyKind::lru;
   std::uint64_t quarantine_bytes_max =
       0;  // held back by one instance's overdue leases, before it gets no new ones

@@ -30,7 +30,8 @@ std::vector<Key> prompt_of(std::uint64_t prompt, std::uint64_t chunks) {
 TEST_CASE(reservations_of_each_pool_stay_in_it_and_the_pushed_ones_drain) {
   Table table({.arena_bytes = kCachePages * kPageBytes,
                .pd_bytes = kPdPages * kPageBytes,
-               .objects_max = 256,
+               .objects_max = 40,
+               .pd_objects_max = 20,
                .quarantine_bytes_max = kPageBytes});
   const std::uint16_t geometry = table.add_geometry({Group{HitRule::full, 0, {4096, 9000}, {}}});
   table.attach(1, 1);

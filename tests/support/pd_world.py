@@ -93,6 +93,7 @@ class Node:
         self.table = _native.Table(
             arena_bytes=given.pages * PAGE,
             pd_bytes=pd_bytes,
+            pd_objects_max=4096 if pd_bytes else 0,
             objects_max=4096,
             policy=_native.Policy.LRU,
             quarantine_bytes_max=given.pages * PAGE,

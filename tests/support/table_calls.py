@@ -18,6 +18,7 @@ from penstock._native import Answer, Group, Policy, Pool, Rule, Table, TableErro
 PAGES = 24
 PD_PAGES = 5
 OBJECTS_MAX = 30
+PD_OBJECTS_MAX = 4
 QUARANTINE_PAGES = 6
 NEWS_MAX = 6
 CHANGES_MAX = 5  # so few that they are lost at times
@@ -68,6 +69,7 @@ class TableCalls(RuleBasedStateMachine):
             arena_bytes=PAGES * PAGE_BYTES,
             pd_bytes=PD_PAGES * PAGE_BYTES,
             objects_max=OBJECTS_MAX,
+            pd_objects_max=PD_OBJECTS_MAX,
             policy=self.policy,
             quarantine_bytes_max=QUARANTINE_PAGES * PAGE_BYTES,
             story_events_max=256,
@@ -78,6 +80,7 @@ class TableCalls(RuleBasedStateMachine):
             pages=PAGES,
             pd_pages=PD_PAGES,
             objects_max=OBJECTS_MAX,
+            pd_objects_max=PD_OBJECTS_MAX,
             quarantine_pages=QUARANTINE_PAGES,
             lru=self.policy is Policy.LRU,
             news_max=NEWS_MAX,

@@ -191,10 +191,7 @@ class TableTwin(TwinState):
         quota = self.room.quotas.get(payer, 0)
         if pool is Pool.CACHE and quota and (self.pages_of(payer) + 1) * PAGE_BYTES > quota:
             return Answer.QUOTA
-        records = len(self.live()) + len(self.gone)
-        if records >= self.room.objects or self.pages_free(pool) == 0:
-            return Answer.NO_ROOM
-        if chunk is None and len(self.chunks) + len(self.held()) >= self.room.chunks:
+        if not self.has_records(pool, chunk) or self.pages_free(pool) == 0:
             return Answer.NO_ROOM
         return Answer.GRANTED
 

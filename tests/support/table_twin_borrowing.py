@@ -25,6 +25,7 @@ class BorrowingTwin(TableTwin):
         lru: bool,
         news_max: int,
         pd_pages: int = 0,
+        pd_objects_max: int = 0,
     ) -> None:
         super().__init__(
             pages=pages,
@@ -32,6 +33,7 @@ class BorrowingTwin(TableTwin):
             quarantine_pages=quarantine_pages,
             lru=lru,
             pd_pages=pd_pages,
+            pd_objects_max=pd_objects_max,
         )
         self.news_max = news_max
         self.news: list[tuple[bytes, int]] = []

@@ -115,9 +115,9 @@ class Room:
     """What the arena and the tenants have."""
 
     pages: int
-    objects: int
-    chunks: int
+    objects: int  # in the cache; there are records of as many chunks as of objects in both pools
     pd_pages: int = 0
+    pd_objects: int = 0
     quotas: dict[int, int] = field(default_factory=dict)
 
 
@@ -130,8 +130,9 @@ class TwinState:
         quarantine_pages: int,
         lru: bool = True,
         pd_pages: int = 0,
+        pd_objects_max: int = 0,
     ) -> None:
-        self.room = Room(pages, objects_max, objects_max, pd_pages)
+        self.room = Room(pages, objects_max, pd_pages, pd_objects_max)
         self.quarantine_pages = quarantine_pages
         self.lru = lru
         self.geometries: list[Sequence[TwinGroup]] = []
@@ -155,6 +156,18 @@ class TwinState:
         leases = (lease for lease in self.leases.values() if lease.pool is pool)
         gone = sum(one.pool is pool for one in self.gone)
         return gone + sum(len(lease.quarantined) for lease in leases)
+
+    def records(self, pool: Pool) -> int:
+        return sum(one.pool is pool for one in [*self.live(), *self.gone])
+
+    def has_records(self, pool: Pool, chunk: TwinChunk | None) -> bool:
+        """For one more object, and for its chunk if it has none: so many are kept for pushes as may come yet."""
+        room = self.room
+        kept = room.pd_objects - self.records(Pool.PD) if pool is Pool.CACHE else 0
+        chunks = len(self.chunks) + len(self.held()) + kept
+        if chunk is None and chunks >= room.objects + room.pd_objects:
+            return False
+        return self.records(pool) < (room.objects if pool is Pool.CACHE else room.pd_objects)
 
     def pages_free(self, pool: Pool = Pool.CACHE) -> int:
         pages = self.room.pages if pool is Pool.CACHE else self.room.pd_pages

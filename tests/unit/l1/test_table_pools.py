@@ -18,11 +18,19 @@ TICKET = b"t" * 16
 class Rig:
     """Session 0 is the node's, 1 an engine's. One group; an object takes a page."""
 
-    def __init__(self, *, pd_pages: int = PD_PAGES, tenant_pages: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        pd_pages: int = PD_PAGES,
+        tenant_pages: int = 0,
+        objects_max: int = 64,
+        pd_objects_max: int = 64,
+    ) -> None:
         self.table = Table(
             arena_bytes=CACHE_PAGES * PAGE,
             pd_bytes=pd_pages * PAGE,
-            objects_max=64,
+            objects_max=objects_max,
+            pd_objects_max=pd_objects_max if pd_pages else 0,
             policy=Policy.LRU,
             quarantine_bytes_max=16 * PAGE,
         )
@@ -214,6 +222,35 @@ def test_a_pool_of_a_size_that_cannot_be_is_refused(pd_bytes: int) -> None:
             arena_bytes=PAGE,
             pd_bytes=pd_bytes,
             objects_max=1,
+            pd_objects_max=1,
             policy=Policy.LRU,
             quarantine_bytes_max=0,
         )
+
+
+@pytest.mark.parametrize(("pd_bytes", "pd_objects_max"), [(PAGE, 0), (0, 1), (PAGE, 1 << 31)])
+def test_a_pool_has_records_of_its_own(pd_bytes: int, pd_objects_max: int) -> None:
+    with pytest.raises(BadArgument, match="pd_objects_max"):
+        Table(
+            arena_bytes=PAGE,
+            pd_bytes=pd_bytes,
+            objects_max=1,
+            pd_objects_max=pd_objects_max,
+            policy=Policy.LRU,
+            quarantine_bytes_max=0,
+        )
+
+
+def test_neither_pool_takes_the_others_records() -> None:
+    """Objects may be small: then records are what runs out, and not memory."""
+    rig = Rig(objects_max=2, pd_objects_max=2)
+    answers, _ = rig.reserve(0, 3, b"a", pool=Pool.CACHE)
+    assert answers == [Answer.GRANTED] * 2 + [Answer.NO_ROOM]
+    answers, _ = rig.reserve(4, 7, b"b", pool=Pool.PD)
+    assert answers == [Answer.GRANTED] * 2 + [Answer.NO_ROOM]
+    rig.table.abort(b"a" * 16, session=0)
+    answers, _ = rig.reserve(8, 9, b"c", pool=Pool.PD)
+    assert answers == [Answer.NO_ROOM]
+    answers, _ = rig.reserve(9, 12, b"d", pool=Pool.CACHE)
+    assert answers == [Answer.GRANTED] * 2 + [Answer.NO_ROOM]
+    rig.table.validate()
