@@ -189,6 +189,7 @@ class Node:
             sessions=refs.sessions,
             operator=refs.control,
             stores=tuple(refs.stores.values()),
+            reach=self._cluster.reach,
             epoch=self.epoch,
             chunks_max=limits.chunks_max,
             message_bytes_max=limits.message_bytes_max,

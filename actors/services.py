@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError, Message
 from penstock.actors.api import control, l1, session, store
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import Denied, InvalidField, TooLarge, UnknownStore
+from penstock.actors.api.peers import Reach
 from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.cluster_stat import cluster_reply
 from penstock.actors.core.namespace import DIGEST_BYTES
 from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps, check_tenant
 from penstock.actors.stat_codec import stat_reply
@@ -64,6 +66,7 @@ class NodeServices(grpc.GenericRpcHandler):
         sessions: Ref[session.Sessions],
         operator: Ref[control.Control],
         stores: Sequence[Ref[store.StoreActor]],
+        reach: Reach | None,
         epoch: bytes,
         chunks_max: int,
         message_bytes_max: int,
@@ -75,6 +78,7 @@ class NodeServices(grpc.GenericRpcHandler):
         self._sessions = sessions
         self._control = operator
         self._stores = stores
+        self._reach = reach
         self._epoch = epoch
         self._chunks_max = chunks_max
         self._scan_bounds = scan_bounds
@@ -99,6 +103,9 @@ class NodeServices(grpc.GenericRpcHandler):
             ),
             "/penstock.v1.Control/Metrics": self._unary(
                 control_pb2.MetricsRequest, self._metrics, within_s=ask_s
+            ),
+            "/penstock.v1.Control/Cluster": self._unary(
+                control_pb2.ClusterRequest, self._cluster, within_s=ask_s
             ),
             **self._arena_methods(),
         }
@@ -200,6 +207,9 @@ class NodeServices(grpc.GenericRpcHandler):
     async def _purge(self, _: control_pb2.PurgeRequest) -> control_pb2.PurgeReply:
         room = await self._control.ask(control.PurgeL1())
         return control_pb2.PurgeReply(chunks=room.chunks_evicted, bytes=room.bytes_freed)
+
+    async def _cluster(self, _: control_pb2.ClusterRequest) -> control_pb2.ClusterReply:
+        return await cluster_reply(self._reach, ask_s=self._ask_s)
 
     def _arena_methods(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
         unary = partial(self._unary, within_s=ARENA_WITHIN_S)

@@ -34,10 +34,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     health = call(args, lambda c: engine_pb2_grpc.EngineStub(c).Health, engine_pb2.HealthRequest())
     stat = call(args, lambda c: engine_pb2_grpc.EngineStub(c).Stat, engine_pb2.StatRequest())
+    cluster = call(
+        args, lambda c: control_pb2_grpc.ControlStub(c).Cluster, control_pb2.ClusterRequest()
+    )
     if args.json:
-        print(json.dumps({"health": _plain(health), "stat": _plain(stat)}, indent=2))
+        told = {"health": health, "stat": stat, "cluster": cluster}
+        print(json.dumps({name: _plain(one) for name, one in told.items()}, indent=2))
     else:
         _print(health, stat)
+        _print_cluster(cluster)
     return 0 if health.state == _SERVING else 1
 
 
@@ -71,6 +76,23 @@ def _print_store(store: engine_pb2.StoreStat) -> None:
     )
     if store.detail:
         print(f"  {store.detail}")
+
+
+def _print_cluster(cluster: control_pb2.ClusterReply) -> None:
+    """Nothing, for a node that stands alone."""
+    if not cluster.node_id:
+        return
+    linked = sum(one.linked for one in cluster.peers)
+    print(f"cluster   {cluster.node_id}: linked to {linked} of {len(cluster.peers)} peers")
+    if cluster.degraded:
+        print(f"  degraded: membership: {cluster.degraded}")
+    for one in cluster.peers:
+        state = f"linked by {one.channel}" if one.linked else "away"
+        chunks = f"{one.chunks:,d} chunks" if one.known else "chunks not known yet"
+        moved = f"{one.bytes_in:,d} bytes in, {one.bytes_out:,d} out"
+        print(f"  {one.node_id:<20} {one.address:<22} {state:<15} {chunks}; {moved}")
+        if one.detail:
+            print(f"    {one.detail}")
 
 
 def _plain(message: Message) -> dict[str, object]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
 import pytest
 from support.cluster import LINK_WITHIN_S, Member, Plan, all_linked, cluster, member, served_member
 from support.declarations import OBJECT_BYTES, group, hello
-from support.eventually import eventually
+from support.eventually import eventually, eventually_sync
 from support.media import Prompt, find, put
-from support.nodes import nobody_reads
+from support.nodes import ServedNode, nobody_reads
 from support.raw_engine import attached
 from support.stored_node import purge
 
 from penstock.actors.api import peers
 from penstock.protos import engine_pb2 as pb
+from penstock.runtime.nixl_agent import INSTALL
 from penstock.runtime.units import MIB
 
 pytestmark = pytest.mark.anyio
@@ -23,8 +29,10 @@ pytestmark = pytest.mark.anyio
 BIG_TOKENS = 64 * 1024  # of one object: a chunk of 1 MiB
 
 
-@pytest.fixture(params=["tcp", "grpc"])
+@pytest.fixture(params=["tcp", "grpc", "nixl"])
 def channels(request: pytest.FixtureRequest) -> dict[str, object]:
+    if request.param == "nixl" and find_spec("nixl_cu13") is None:
+        pytest.skip(f"the library of nixl is missing: {INSTALL}")
     return {"kinds": [request.param]}
 
 
@@ -209,3 +217,35 @@ async def test_health_and_numbers_tell_of_peers() -> None:
         assert "1 of 2 peers away: c (" in part.detail
         assert one.value("penstock_peers_linked") == 1
         assert one.value("penstock_peers_members") == 2
+
+
+def test_status_shows_peers(tmp_path: Path) -> None:
+    plan = Plan.of("a", "b")
+
+    def status(node: ServedNode, *words: str) -> str:
+        command = [sys.executable, "-m", "penstock.actors.cli.main", "status", *words]
+        command += ["--address", node.address]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+        return shown.stdout
+
+    with (
+        served_member(plan, "a", tmp_path / "a") as one,
+        served_member(plan, "b", tmp_path / "b") as other,
+    ):
+        for node, name in ((one, "b"), (other, "a")):
+            health = partial(node.health)
+            eventually_sync(
+                lambda health=health: health().state == pb.HEALTH_STATE_SERVING,
+                within=LINK_WITHIN_S,
+                what="all are linked",
+            )
+            shown = status(node)
+            assert "linked to 1 of 1 peers" in shown
+            assert f"  {name} " in shown
+            assert "linked by tcp" in shown
+            told = json.loads(status(node, "--json"))["cluster"]
+            assert [peer["linked"] for peer in told["peers"]] == [True]
+        other.kill()
+        eventually_sync(
+            lambda: "1 of 1 peers away: b (" in status(one), within=LINK_WITHIN_S, what="b is away"
+        )
