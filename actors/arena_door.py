@@ -31,6 +31,7 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, UNIXSocketS
 from penstock.actors.api import session
 from penstock.actors.api.types import SessionId
 from penstock.runtime.accepting import accept_all
+from penstock.runtime.claim import check_nobody_listens
 from penstock.runtime.errors import ActorStopped, DeadlineExceeded, PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
@@ -59,7 +60,10 @@ class ArenaDoor:
         self._log = Log("arena_door")
 
     async def open(self) -> None:
-        """Replace the socket file and listen: from here on processes may knock. `serve` must follow."""
+        """Replace the socket file and listen: from here on processes may knock. `serve` must follow.
+
+        Raises StartFailed where another program listens."""
+        check_nobody_listens(self._path, otherwise="stop it, or choose another state_dir")
         self._path.unlink(missing_ok=True)
         self._listener = await create_unix_listener(self._path, mode=0o600, backlog=64)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,3 +28,13 @@ def claimed(lock: Path, *, otherwise: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def check_nobody_listens(path: Path, *, otherwise: str) -> None:
+    """Raises StartFailed, which says `otherwise`, where another program listens at the Unix socket `path`: it would
+    never hear of anybody again. What a dead one left may be replaced."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)
+        failure = caller.connect_ex(os.fspath(path))
+    if failure not in {errno.ECONNREFUSED, errno.ENOENT}:
+        raise StartFailed(f"{path} is the socket of another program that runs: {otherwise}")

@@ -81,6 +81,22 @@ def test_two_nodes_do_not_share_a_socket(tmp_path: Path) -> None:
         assert node.health().state == engine_pb2.HEALTH_STATE_SERVING
 
 
+@pytest.mark.parametrize("name", ["penstock.sock", "arena.sock"])
+def test_the_socket_of_another_program_is_not_taken_away_from_it(tmp_path: Path, name: str) -> None:
+    """Seen to fail: the node put its own in its place, and whoever was meant for the other came to us."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    path = tmp_path / "state" / name
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as caller:
+        other.bind(str(path))
+        other.listen()
+        said = refused(tmp_path)
+        assert f"{path} is the socket of another program that runs" in said
+        assert "another state_dir" in said
+        caller.connect(str(path))
+    with served_node(tmp_path / "state") as node:  # nobody is behind it any more
+        assert node.health().state == engine_pb2.HEALTH_STATE_SERVING
+
+
 def test_a_state_directory_others_can_write_is_refused(tmp_path: Path) -> None:
     """D1's kin: whoever can write the directory can put a socket of his own there, and be the node.
 

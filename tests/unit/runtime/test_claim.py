@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from penstock.runtime.claim import claimed
+from penstock.runtime.claim import check_nobody_listens, claimed
 from penstock.runtime.errors import StartFailed
 
 HOLD = """
@@ -44,3 +45,20 @@ def test_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
         owner.wait()
         with claimed(lock, otherwise="x"):
             pass
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_somebody_listens_at_is_not_free_and_one_he_left_is(
+    tmp_path: Path, kind: socket.SocketKind
+) -> None:
+    path = tmp_path / "socket"
+    check_nobody_listens(path, otherwise="x")
+    with socket.socket(socket.AF_UNIX, kind) as other:
+        other.bind(str(path))
+        if kind is socket.SOCK_STREAM:
+            other.listen(1)
+        for _ in range(3):  # its queue is full from the second on
+            with pytest.raises(StartFailed, match=rf"{path} is the socket of .*: go away"):
+                check_nobody_listens(path, otherwise="go away")
+    assert path.exists()
+    check_nobody_listens(path, otherwise="x")
