@@ -12,9 +12,11 @@ import anyio
 from penstock.actors.api.directory import Directory
 from penstock.actors.api.peers import LinkLimits, Peers, Reach, StreamHandler
 from penstock.actors.api.types import Memory
+from penstock.actors.channels_config import NixlChannelConfig
 from penstock.actors.cluster_config import ClusterConfig
 from penstock.actors.core.link_words import Lives, Me, Pace
 from penstock.actors.directory import Directory as DirectoryActor
+from penstock.actors.l1_making import arena_bytes
 from penstock.actors.peer_channels import PeerChannels
 from penstock.actors.peer_dialling import DialTools
 from penstock.actors.peer_metrics import LinkMetrics, ServedMetrics
@@ -64,7 +66,8 @@ class PeerParts:
         self._me = Me(config.node_id, around.epoch)
         self._lives = Lives(nodes_max=2 * config.links_max)
         self._certificates: Certificates | None = None
-        self._channels = PeerChannels(_endpoints(config))
+        arena = partial(memory.view, 0, arena_bytes(around.config))
+        self._channels = PeerChannels(_endpoints(config, arena))
         self._served = self._links()
 
     def directory_child(self) -> ChildSpec[Directory]:
@@ -161,7 +164,7 @@ class PeerParts:
             config.links_max,
             config.dial_within,
             Pace(config.heartbeat, config.heartbeats_missed_max),
-            LinkLimits(reads.peer_max, reads.objects_max, reads.peer_bytes_max),
+            LinkLimits(reads.peer_max, reads.objects_max, reads.peer_bytes_max, config.message_max),
         )
         channels = self._channels
         doors = Doors(channels.offered, channels.expect, channels.forget)
@@ -180,7 +183,7 @@ def _limits(config: ClusterConfig) -> PeerLimits:
     )
 
 
-def _endpoints(config: ClusterConfig) -> list[Endpoint]:
+def _endpoints(config: ClusterConfig, arena: Callable[[], memoryview]) -> list[Endpoint]:
     """In the order in which this node likes them. Raises ConfigError, StartFailed."""
     address = peer_address("cluster.listen", config.listen)
     log = Log("channels")
@@ -198,8 +201,23 @@ def _endpoints(config: ClusterConfig) -> list[Endpoint]:
             case ChannelKind.TCP:
                 made.append(_tcp(config, address))
             case ChannelKind.NIXL:
-                pass
+                made.append(_nixl(config.channels.nixl, arena()))
     return made
+
+
+def _nixl(given: NixlChannelConfig, arena: memoryview) -> Endpoint:
+    from penstock.runtime.nixl_agent import NixlOptions
+    from penstock.runtime.nixl_channel import NixlEndpoint
+
+    options = NixlOptions(
+        plugin=given.plugin,
+        parameters=given.parameters,
+        transfers_max=given.transfers_max,
+        look_busy=given.look_busy,
+        look_idle=given.look_idle,
+        close_within=given.close_within,
+    )
+    return NixlEndpoint(options, arena)
 
 
 def _tcp(config: ClusterConfig, address: TcpAddress) -> Endpoint:

@@ -1,0 +1,352 @@
+"""One agent of NIXL, and the one thread that calls it: NIXL waits for nothing, so it is looked at.
+
+    loop                                        thread
+    write(), tell(), meet() ── calls ─────────► made in their order
+    heard(), futures        ◄──── at once ───── notifications, and transfers that are over
+
+NIXL moves bytes only within its calls. The thread looks often while something is under way or awaited, twice as seldom
+after each look that brought nothing, and seldom where all is quiet; a call wakes it. NIXL's own progress thread would
+take a third of a core for nothing.
+
+| field | guard | who else reads it |
+| _calls | deque: append and popleft are whole | both |
+| _transfers, _pause_s | thread only | nobody |
+| awaited | written by the loop; an old value costs one look | thread |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from penstock.runtime.errors import StartFailed, UnavailableError
+
+INSTALL = "pip install penstock[nixl]"
+Region: TypeAlias = tuple[int, int]  # address, size
+Result = TypeVar("Result")
+
+
+class NixlFailed(UnavailableError):
+    """Theirs: what the library answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class NixlOptions:
+    """What a node decides about its NIXL channels. Times in seconds."""
+
+    plugin: str = "UCX"
+    parameters: dict[str, str] = field(default_factory=dict, repr=False)
+    transfers_max: int = 64  # under way at a time
+    look_busy: float = 0.0002  # between two looks when the last one brought something
+    look_awaiting: float = 0.001  # and when nothing comes, while a landing is open
+    look_idle: float = 0.02  # and when nothing is under way
+    close_within: float = 5.0  # a peer that does not say that it writes no more is cut off
+    start_within: float = 30.0  # of the library's own start
+
+
+@dataclass(slots=True)
+class _Transfer:
+    handle: Any
+    over: asyncio.Future[None]
+    keep: object  # memory that it may touch
+    brief: Any  # registered for it alone
+
+
+class NixlAgent:
+    """Belongs to the running loop. `memory` is told to NIXL once, and stays mapped until `aclose` has returned."""
+
+    def __init__(
+        self, options: NixlOptions, memory: Region | None, hear: Callable[[str, bytes], None]
+    ) -> None:
+        """Blocks while the library starts. Raises StartFailed."""
+        self.awaited = 0  # landings that are open
+        self._options = options
+        self._memory = memory
+        self._hear = hear
+        self._loop = asyncio.get_running_loop()
+        self._calls: deque[Callable[[], None]] = deque()  # each waited for, or one word to a peer
+        self._wake = threading.Event()
+        self._ended = self._loop.create_future()
+        self._stopping = False
+        self._transfers: list[_Transfer] = []
+        self._kept: list[_Transfer] = []  # that could not be ended
+        self._api: Any = None
+        self._errors: tuple[type[Exception], ...] = (StartFailed,)  # until NIXL's are known
+        self._agent: Any = None
+        self._registered: Any = None
+        self._problem = ""
+        started = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name="nixl channels", daemon=True
+        )
+        self._thread.start()
+        if not started.wait(options.start_within):
+            raise StartFailed(f"NIXL did not start within {options.start_within:g} s")
+        if self._problem:
+            raise StartFailed(self._problem)
+
+    # On the loop.
+
+    @property
+    def metadata(self) -> bytes:
+        """How to reach this agent, and its memory."""
+        return self._metadata
+
+    def covers(self, region: Region) -> bool:
+        """Whether NIXL was told of it at the start."""
+        if self._memory is None:
+            return False
+        begin, size = self._memory
+        return begin <= region[0] and region[0] + region[1] <= begin + size
+
+    def register(self, regions: Sequence[Region]) -> tuple[Any, bytes]:
+        """Memory beside the arena: a handle for `forget`, and what a peer must know. Waits for the thread's call.
+
+        Raises NixlFailed.
+        """
+        try:
+            told = self._agent.register_memory(_described(regions), "DRAM", self._plugins)
+            return told, self._agent.get_partial_agent_metadata(told, False, self._plugins)
+        except self._errors as error:
+            raise NixlFailed(f"memory cannot be told: {error}") from None
+
+    def forget(self, told: Any) -> None:
+        self._call(lambda: self._deregister(told))
+
+    async def meet(self, metadata: bytes) -> str:
+        """The name of the agent that has it. Raises NixlFailed."""
+
+        def load() -> str:
+            name = self._agent.add_remote_agent(metadata)
+            return name.decode() if isinstance(name, bytes) else str(name)
+
+        return await self._ask(load)
+
+    async def part(self, name: str) -> None:
+        """Cut it off: its connection to this agent is closed. Raises NixlFailed."""
+        await self._ask(lambda: self._agent.remove_remote_agent(name))
+
+    async def tell(self, name: str, note: bytes) -> None:
+        """Raises NixlFailed."""
+        await self._ask(lambda: self._agent.send_notif(name, note))
+
+    def write(
+        self, name: str, pairs: Sequence[tuple[Region, int]], note: bytes, keep: object
+    ) -> asyncio.Future[None]:
+        """Write memory of ours to addresses of the agent `name`; `note` comes there when all is.
+
+        Done when neither is touched any more; given up, it goes on. `keep` lives until then. Raises NixlFailed.
+        """
+        over: asyncio.Future[None] = self._loop.create_future()
+        self._call(lambda: self._post(name, pairs, note, over, keep))
+        return over
+
+    async def aclose(self) -> None:
+        """When nothing is under way, or no longer wanted. Idempotent."""
+        self._stopping = True
+        self._wake.set()
+        await asyncio.shield(self._ended)
+
+    async def _ask(self, work: Callable[[], Result]) -> Result:
+        answer: asyncio.Future[Result] = self._loop.create_future()
+
+        def call() -> None:
+            try:
+                result = work()
+            except self._errors as error:
+                self._say(_fail, answer, NixlFailed(f"{error}"))
+            else:
+                self._say(_answer, answer, result)
+
+        self._call(call)
+        return await answer
+
+    def _call(self, call: Callable[[], None]) -> None:
+        if self._stopping:
+            raise NixlFailed("this agent is closed")
+        self._calls.append(call)
+        self._wake.set()
+
+    # On the thread.
+
+    def _run(self, started: threading.Event) -> None:
+        try:
+            self._start()
+        except (StartFailed, *self._errors) as error:
+            self._problem = f"{error}"
+        started.set()
+        pause_s = self._options.look_busy
+        try:
+            while not (self._stopping or self._problem):
+                brought = self._look()
+                pause_s = min(pause_s * 2, self._pause_max())
+                self._wake.wait(self._options.look_busy if brought else pause_s)
+                self._wake.clear()
+                pause_s = self._options.look_busy if brought else pause_s
+        finally:
+            self._stopping = True
+            self._stop()
+            self._say(_answer, self._ended, None)
+
+    def _pause_max(self) -> float:
+        if self._transfers:
+            return self._options.look_busy
+        return self._options.look_awaiting if self.awaited else self._options.look_idle
+
+    def _start(self) -> None:
+        api = self._api = _load()
+        self._errors = _errors_of(api)
+        plugin = self._options.plugin
+        settings = api.nixl_agent_config(
+            enable_prog_thread=False,
+            backends=[],
+            sync_mode=api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT,
+        )
+        self._plugins = [plugin]
+        self._agent = api.nixl_agent(f"penstock-{secrets.token_hex(16)}", settings)
+        if plugin not in self._agent.get_plugin_list():
+            self._problem = f"there is no plugin {plugin} that loads here"
+            return
+        self._agent.create_backend(plugin, self._options.parameters)
+        if self._memory is not None:
+            self._registered = self._agent.register_memory(
+                _described([self._memory]), "DRAM", self._plugins
+            )
+        self._metadata = bytes(self._agent.get_agent_metadata())
+
+    def _stop(self) -> None:
+        left, self._transfers = self._transfers, []
+        for one in left:
+            self._end(one, NixlFailed("the agent was closed"))
+        if self._registered is not None:
+            self._deregister(self._registered)
+        self._agent = None
+        self._kept.clear()
+
+    def _look(self) -> bool:
+        """Whether there was anything to do."""
+        brought = bool(self._calls)
+        while self._calls:
+            self._calls.popleft()()
+        try:
+            news = self._agent.get_new_notifs(self._plugins)
+        except self._errors:
+            news = {}  # of a peer that is gone: whoever tells it something will hear
+        for name, notes in news.items():
+            for note in notes:
+                brought = True
+                self._say(self._hear, name, bytes(note))
+        still = [one for one in self._transfers if not self._is_over(one)]
+        brought = brought or len(still) < len(self._transfers)
+        self._transfers = still
+        return brought
+
+    def _post(
+        self,
+        name: str,
+        pairs: Sequence[tuple[Region, int]],
+        note: bytes,
+        over: asyncio.Future[None],
+        keep: object,
+    ) -> None:
+        agent, brief = self._agent, None
+        try:
+            foreign = [mine for mine, _ in pairs if not self.covers(mine)]
+            if foreign:
+                brief = agent.register_memory(
+                    _described(sorted(set(foreign))), "DRAM", self._plugins
+                )
+            local = agent.get_xfer_descs([(*mine, 0) for mine, _ in pairs], "DRAM")
+            there = agent.get_xfer_descs([(at, mine[1], 0) for mine, at in pairs], "DRAM")
+            handle = agent.initialize_xfer("WRITE", local, there, name, note, self._plugins)
+            transfer = _Transfer(handle, over, keep, brief)
+            state = agent.transfer(handle)
+        except self._errors as error:
+            if brief is not None:
+                self._deregister(brief)
+            self._say(_fail, over, NixlFailed(f"{error}"))
+            return
+        if state == "DONE":
+            self._end(transfer, None)
+        else:
+            self._transfers.append(transfer)
+
+    def _is_over(self, transfer: _Transfer) -> bool:
+        try:
+            state = self._agent.check_xfer_state(transfer.handle)
+        except self._errors as error:
+            self._end(transfer, NixlFailed(f"{error}"))
+            return True
+        if state == "PROC":
+            return False
+        self._end(transfer, None if state == "DONE" else NixlFailed("a transfer failed"))
+        return True
+
+    def _end(self, transfer: _Transfer, error: NixlFailed | None) -> None:
+        try:
+            transfer.handle.release()
+        except self._errors:
+            self._kept.append(transfer)  # it may be touched for as long as the agent lives
+            return self._say(_fail, transfer.over, NixlFailed("a transfer cannot be taken back"))
+        if transfer.brief is not None:
+            self._deregister(transfer.brief)
+        transfer.keep = None
+        if error is None:
+            return self._say(_answer, transfer.over, None)
+        return self._say(_fail, transfer.over, error)
+
+    def _deregister(self, told: Any) -> None:
+        with suppress(*self._errors):  # what was moved was moved
+            self._agent.deregister_memory(told, self._plugins)
+
+    def _say(self, what: Callable[..., None], *about: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(what, *about)
+
+
+def _answer(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: NixlFailed) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _described(regions: Sequence[Region]) -> list[tuple[int, int, int, str]]:
+    return [(begin, size, 0, "") for begin, size in regions]
+
+
+def _load() -> Any:
+    """Raises StartFailed."""
+    os.putenv("NIXL_LOG_LEVEL", "FATAL")  # what it would say is raised, too
+    finders: tuple[Callable[[], Any], ...] = (
+        lambda: importlib.import_module("nixl_cu13._api"),
+        lambda: importlib.import_module("nixl_cu12._api"),
+    )
+    for find in finders:
+        try:
+            api = find()
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            raise StartFailed(f"the library of nixl does not load: {error}") from None
+        api.logger.setLevel(logging.CRITICAL)
+        return api
+    raise StartFailed(f"the library of nixl is missing: {INSTALL}")
+
+
+def _errors_of(api: Any) -> tuple[type[Exception], ...]:
+    """Those of NIXL, and what its bindings make of any other error of C++."""
+    own = (one for name, one in vars(api.nixlBind).items() if name.endswith("Error"))
+    return (*own, RuntimeError)
