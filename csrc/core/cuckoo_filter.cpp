@@ -170,12 +170,14 @@ void CuckooFilter::prefetch(ChunkName name) const {
   __builtin_prefetch(cells_.data() + other_bucket(bucket, fingerprint_of(name)) * kBucketBytes);
 }
 
-std::uint64_t CuckooFilter::count_taken() const {
+// Slots that are not empty: what is not 0 carries into the top bit of its cell, or has it.
+std::uint64_t CuckooFilter::count_taken(std::uint64_t first, std::uint64_t count) const {
+  constexpr std::uint64_t kBelowTops = kBucketMask ^ kCellTops;
   std::uint64_t taken = 0;
-  for (std::uint64_t bucket = 0; bucket < buckets_; ++bucket) {
-    for (std::uint64_t cells = load(bucket); cells != 0; cells >>= kCellBits) {
-      taken += (cells & kCellMask) != 0 ? 1 : 0;
-    }
+  for (std::uint64_t bucket = first; bucket < first + count; ++bucket) {
+    const std::uint64_t cells = load(bucket);
+    const std::uint64_t tops = ((cells & kBelowTops) + kBelowTops) | cells;
+    taken += static_cast<std::uint64_t>(std::popcount(tops & kCellTops));
   }
   return taken;
 }
@@ -242,10 +244,11 @@ void FilterAssembly::take(const Part& part) {
   --missing_;
   std::memcpy(filter_.cells_.data() + part.first * CuckooFilter::kBucketBytes, part.cells.data(),
               part.cells.size());
+  taken_ += filter_.count_taken(part.first, part.cells.size() / CuckooFilter::kBucketBytes);
 }
 
 CuckooFilter FilterAssembly::finish() && {
-  if (filter_.count_taken() != keys_) {
+  if (taken_ != keys_) {
     throw FilterMalformed("a filter has not as many names as it says");
   }
   filter_.keys_ = keys_;

@@ -86,7 +86,7 @@ class CuckooFilter {
   Fingerprint swap(Place place, Fingerprint fingerprint);
   bool replace(std::uint64_t bucket, Fingerprint from, Fingerprint to);
   bool add_by_moving(std::uint64_t bucket, Fingerprint fingerprint);
-  [[nodiscard]] std::uint64_t count_taken() const;
+  [[nodiscard]] std::uint64_t count_taken(std::uint64_t first, std::uint64_t count) const;
 
   std::uint64_t buckets_;
   std::uint64_t keys_max_;
@@ -121,6 +121,7 @@ class FilterAssembly {
  private:
   CuckooFilter filter_;
   std::uint64_t keys_;
+  std::uint64_t taken_ = 0;  // slots of the parts that came
   std::vector<bool> seen_;
   std::uint64_t missing_;
 };
