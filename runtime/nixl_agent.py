@@ -181,7 +181,7 @@ class NixlAgent:
     def _run(self, started: threading.Event) -> None:
         try:
             self._start()
-        except (StartFailed, *self._errors) as error:
+        except self._errors as error:
             self._problem = f"{error}"
         started.set()
         pause_s = self._options.look_busy
@@ -204,7 +204,7 @@ class NixlAgent:
 
     def _start(self) -> None:
         api = self._api = _load()
-        self._errors = _errors_of(api)
+        self._errors = (*_errors_of(api), StartFailed)
         plugin = self._options.plugin
         settings = api.nixl_agent_config(
             enable_prog_thread=False,
