@@ -264,6 +264,9 @@ class Streams:
         )
         slots = read.declaration.slots if is_local else ()
         sizes = [size for group in read.declaration.groups for size in group.shard_bytes]
+        chunk_bytes = sum(sizes[slot] for slot in slots) if slots else sum(sizes)
+        if chunk_bytes > self._facts.cache_bytes:
+            self._tell_too_small(read, chunk_bytes)
         return EngineRequests(
             attached,
             slots,
@@ -271,8 +274,21 @@ class Streams:
             self._to,
             limits,
             epoch=self._facts.epoch,
-            fits=sum(sizes[slot] for slot in slots) <= self._facts.cache_bytes,
+            fits=not slots or chunk_bytes <= self._facts.cache_bytes,
             loads=self._loads(attached, read),
+        )
+
+    def _tell_too_small(self, read: ReadHello, chunk_bytes: int) -> None:
+        """Nothing of this engine will ever be kept: of those that move no bytes, if all its shards are on this node."""
+        self._log.warning_once(
+            "l1_too_small",
+            read.declaration.namespace_digest,
+            chunk_bytes,
+            client=read.declaration.client,
+            chunk_tokens=read.declaration.chunk_tokens,
+            chunk_bytes=chunk_bytes,
+            l1_bytes=self._facts.cache_bytes,
+            advice="not even one chunk of this engine fits: raise l1.bytes, or lower chunk_tokens",
         )
 
     def _loads(self, attached: session.Attached, read: ReadHello) -> SessionLoads | None:
