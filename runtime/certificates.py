@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,9 @@ from typing import Any
 from penstock.runtime.errors import ConfigError
 from penstock.runtime.log import Log
 from penstock.runtime.security import TlsFiles
+from penstock.runtime.watched_files import LOOK_EVERY_S, WatchedFiles
 
 _FLIGHTS_MAX = 8  # of a handshake; TLS 1.3 takes three
-_Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Certificates:
         files: TlsFiles,
         node_id: str,
         *,
-        every_s: float = 1.0,
+        every_s: float = LOOK_EVERY_S,
         section: str = "cluster",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,51 +53,30 @@ class Certificates:
         """
         self._files = files
         self._node_id = node_id
-        self._every_s = every_s
         self._section = section
-        self._clock = clock
-        self._log = Log("certificates")
-        self._lock = threading.Lock()
-        self._seen = self._signature()
-        self._bundle = self._read()
-        self._look_at = clock() + every_s
-        self.reloads = 0
-        self.refusals = 0  # changes that were not used
+        log = Log("certificates")
+        self._watched = WatchedFiles(self._paths(), self._read, log, every_s=every_s, clock=clock)
         if files.key.stat().st_mode & 0o004:
-            self._log.warning_once("key_is_readable_by_all", path=files.key)
+            log.warning_once("key_is_readable_by_all", path=files.key)
 
     def current(self) -> Bundle:
         """The newest that work. Reads files when they have changed, which takes some milliseconds."""
-        with self._lock:
-            now = self._clock()
-            if now >= self._look_at:
-                self._look_at = now + self._every_s
-                self._look()
-            return self._bundle
+        return self._watched.current()
 
     @property
     def expires(self) -> float:
         """When what was read last does, in seconds since 1970."""
-        return self._bundle.expires
+        return self._watched.last.expires
 
-    def _look(self) -> None:
-        signature = self._signature()
-        if signature == self._seen:
-            return
-        self._seen = signature
-        try:
-            self._bundle = self._read()
-        except ConfigError as refusal:
-            self.refusals += 1
-            self._log.warning(
-                "certificates_not_used", reason=str(refusal), instead="those read before"
-            )
-        else:
-            self.reloads += 1
-            self._log.info("certificates_read_again", expires=int(self._bundle.expires))
+    @property
+    def reloads(self) -> int:
+        """Changes of the files that were taken up."""
+        return self._watched.reloads
 
-    def _signature(self) -> _Signature:
-        return tuple(_stat(path) for path in self._paths())
+    @property
+    def refusals(self) -> int:
+        """Changes that could not be used."""
+        return self._watched.refusals
 
     def _paths(self) -> tuple[Path, ...]:
         ca = () if self._files.ca is None else (self._files.ca,)
@@ -108,7 +86,6 @@ class Certificates:
         """Raises ConfigError."""
         if self._files.ca is None:
             raise ConfigError(f"{self._section}.tls_ca", "is needed to know peers by")
-        before = self._signature()
         try:
             shown, client = _proven(self._files.certificate, self._files.key, self._files.ca)
             read = [path.read_bytes() for path in self._paths()]
@@ -116,10 +93,6 @@ class Certificates:
             raise ConfigError(
                 f"{self._section}.{_culprit(refused)}", self._words(refused)
             ) from None
-        if self._signature() != before:
-            raise ConfigError(
-                f"{self._section}.tls_certificate", "was changed while it was being read"
-            )
         names = frozenset(name for kind, name in shown.get("subjectAltName", ()) if kind == "DNS")
         if self._node_id not in names:
             raise ConfigError(
@@ -141,7 +114,7 @@ class Certificates:
             paths = ", ".join(map(str, self._paths()))
             return f"{paths} do not go together, or are no PEM: {refused.reason or refused}"
         if isinstance(refused, OSError):
-            missing = next((path for path in self._paths() if _stat(path) is None), None)
+            missing = next((path for path in self._paths() if not path.exists()), None)
             return f"{refused.filename or missing or self._paths()[0]}: {refused.strerror}"
         return (
             f"{self._files.key} has a password: give a key without one, readable by the node alone"
@@ -154,14 +127,6 @@ class _NoPassword(Exception):
 
 def _culprit(refused: Exception) -> str:
     return "tls_key" if isinstance(refused, _NoPassword) else "tls_certificate"
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    try:
-        known = path.stat()
-    except OSError:
-        return None
-    return known.st_ino, known.st_mtime_ns, known.st_size
 
 
 def _proven(certificate: Path, key: Path, ca: Path) -> tuple[Mapping[str, Any], ssl.SSLContext]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from penstock.runtime.claim import check_nobody_listens, claimed
 from penstock.runtime.errors import ConfigError, StartFailed
 from penstock.runtime.grpc_health import ServingHealth
 from penstock.runtime.identity import Identities, IdentityGuard, Needs
+from penstock.runtime.log import Log
 from penstock.runtime.security import (
     Address,
     TlsFiles,
     UnixAddress,
     check_exposure,
 )
+from penstock.runtime.watched_files import WatchedFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +119,54 @@ def _in_the_way(address: Address) -> str:
 
 
 def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    """Read again when the files change, at the next connection. gRPC asks for them on a thread of its own.
+
+    Raises ConfigError.
+    """
+    paths = [tls.certificate, tls.key, *([] if tls.ca is None else [tls.ca])]
+    watched = WatchedFiles(paths, lambda: _certificate_configuration(tls), Log("certificates"))
+    used = watched.current()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        newest = watched.current()
+        if newest is used:
+            return None
+        used = newest
+        return newest
+
+    return grpc.dynamic_ssl_server_credentials(
+        used,
+        fetch,  # type: ignore[arg-type]  # None is no change, says its documentation
+        require_client_authentication=tls.ca is not None,
+    )
+
+
+def _certificate_configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    """Raises ConfigError for files that gRPC would refuse in each handshake: it does not say so before."""
+    check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        check.load_cert_chain(tls.certificate, tls.key, password=_refuse_password)
+        if tls.ca is not None:
+            check.load_verify_locations(tls.ca)
         pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
         ca = None if tls.ca is None else tls.ca.read_bytes()
+    except ssl.SSLError as refused:
+        files = ", ".join(str(path) for path in (tls.certificate, tls.key, tls.ca) if path)
+        words = f"{files} do not go together, or are no PEM: {refused.reason or refused}"
+        raise ConfigError("gateway.listen", words) from refused
     except OSError as unreadable:
+        given = (tls.certificate, tls.key, tls.ca)
+        missing = next((path for path in given if path and not path.exists()), tls.certificate)
         raise ConfigError(
-            "gateway.listen", f"{unreadable.filename}: {unreadable.strerror}"
+            "gateway.listen", f"{unreadable.filename or missing}: {unreadable.strerror}"
         ) from unreadable
-    return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+    return grpc.ssl_server_certificate_configuration([pair], ca)
+
+
+def _refuse_password() -> str:
+    """OpenSSL would ask for it at the terminal."""
+    raise ConfigError("gateway.listen", "tls_key has a password: give a key without one")
 
 
 @contextmanager

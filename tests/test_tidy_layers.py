@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("runtime/(mailbox|ref|service|actor|supervisor|telemetry|actor_metrics|config|watchdog)",),
     (
-        "runtime/(security|claim|accepting|background|slow_steps|membership|membership_config|channel)",
+        "runtime/(security|claim|accepting|background|slow_steps|membership|membership_config|watched_files|channel)",
     ),
     (
         "runtime/(grpc_transport|identity|grpc_health|call_places|sim_loop|sim_net|sim_sources|sim_disk)",

@@ -10,7 +10,9 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.declarations import hello, keys
+from support.eventually import eventually
 from support.nodes import local_node
+from support.peer_pki import Authority, replace
 from support.raw_engine import attached, channel_to, open_stream
 
 from penstock.protos import control_pb2, control_pb2_grpc, engine_pb2, engine_pb2_grpc
@@ -30,6 +32,10 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     issued.cert_chain_pems[0].write_to_path(str(directory / "node.pem"))
     (directory / "token").write_text("correct horse\nsecond line\n")
     return directory
+
+
+def trusting(ca: Path) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(ca.read_bytes())
 
 
 def listening_on(address: str, directory: Path) -> dict[str, object]:
@@ -83,6 +89,38 @@ async def test_tcp_with_tls_and_token_serves_who_has_both(certificates: Path) ->
                 stub = engine_pb2_grpc.EngineStub(channel)
                 await stub.Stat(engine_pb2.StatRequest(), metadata=right, timeout=5)
             assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@anyio_test
+async def test_renewed_files_are_shown_to_the_next_client(tmp_path: Path) -> None:
+    """No restart to renew, and what does not go together is never shown. Seen to fail with credentials read once."""
+    authority = Authority(tmp_path)
+    authority.issue("localhost", file="node")
+    (tmp_path / "token").write_text("correct horse")
+    right = [("authorization", "Bearer correct horse")]
+    async with local_node(gateway__listen=[listening_on("127.0.0.1:0", tmp_path)]) as node:
+        address = f"localhost:{node.address.rpartition(':')[2]}"
+
+        async def is_served(ca: Path) -> bool:
+            async with channel_to(address, credentials=trusting(ca)) as channel:
+                stub = engine_pb2_grpc.EngineStub(channel)
+                try:
+                    await stub.Stat(engine_pb2.StatRequest(), metadata=right, timeout=5)
+                except grpc.aio.AioRpcError as refusal:
+                    return refusal.code() != grpc.StatusCode.UNAVAILABLE
+                return True
+
+        assert await is_served(authority.ca)
+        renewed = Authority(tmp_path / "renewed")
+        files = renewed.issue("localhost", file="node")
+        replace(tmp_path / "node.key", files.key.read_bytes())
+        assert await is_served(authority.ca)
+        replace(tmp_path / "node.pem", files.certificate.read_bytes())
+
+        async def is_renewed() -> bool:
+            return await is_served(renewed.ca)
+
+        await eventually(is_renewed, within=10, what="the renewed certificate is shown")
 
 
 @anyio_test

@@ -79,7 +79,7 @@ def test_a_change_is_read_at_the_next_look_and_a_bad_one_is_told_once(
             clock.now = now
             assert certificates.current() is second
     assert certificates.refusals == 1
-    assert [one.getMessage().split()[0] for one in caplog.records] == ["certificates_not_used"]
+    assert [one.getMessage().split()[0] for one in caplog.records] == ["files_not_used"]
 
     files.certificate.unlink()
     clock.now = 5
