@@ -287,7 +287,7 @@ class Streams:
             client=read.declaration.client,
             chunk_tokens=read.declaration.chunk_tokens,
             chunk_bytes=chunk_bytes,
-            l1_bytes=self._facts.cache_bytes,
+            l1_bytes=int(self._facts.cache_bytes),
             advice="not even one chunk of this engine fits: raise l1.bytes, or lower chunk_tokens",
         )
 
