@@ -60,6 +60,7 @@ def encoded(word: Word) -> bytes:
             message.data.digests = word.digests
         case Commit():
             message.commit.objects, message.commit.digest = word.objects, word.digest
+            message.commit.chunks = word.chunks
         case Abort():
             message.abort.reason = _REASONS[word.reason]
             message.abort.text = _cut(word.text)
@@ -117,7 +118,7 @@ def decoded(data: bytes) -> Word:
         case "commit":
             commit = message.commit
             _require(len(commit.digest) == DIGEST_BYTES, "commit.digest", f"{DIGEST_BYTES} bytes")
-            return Commit(transfer, commit.objects, commit.digest)
+            return Commit(transfer, commit.objects, commit.digest, commit.chunks)
         case "abort":
             reason = _REASON_OF.get(message.abort.reason, Reason.PROTOCOL)
             return Abort(transfer, reason, _cut(message.abort.text))

@@ -266,7 +266,7 @@ class Intake:
             try:
                 parts = await self._admission.run()
                 await hazard("pd.before_grant")
-                self._grant(parts)
+                await self._grant(parts)
             except OverBudget as problem:
                 self._do(self.session.give_up(Reason.TOO_LARGE, str(problem)))
             except PenstockError as refusal:
@@ -274,10 +274,12 @@ class Intake:
                 forget_frames(refusal)
         self._admission.claim.close()
 
-    def _grant(self, parts: Sequence[PartMemory]) -> None:
-        for memory in parts:
+    async def _grant(self, parts: list[PartMemory]) -> None:
+        while parts:
+            await checkpoint()
             if self.session.is_over:
-                return  # by the grant before it
+                return
+            memory = parts.pop(0)
             landing = b""
             if memory.views:
                 try:

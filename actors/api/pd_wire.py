@@ -13,7 +13,7 @@ TransferId = NewType("TransferId", bytes)
 """One life of one push, drawn by its sender: 16 bytes."""
 
 TRANSFER_BYTES = 16
-OBJECTS_MAX = 1 << 20  # of one offer
+OBJECTS_MAX = 1 << 16  # of one offer: what is done for each of them fits into a step of the loop
 CHUNKS_MAX = 1 << 16
 PRIORITY_MAX = 1000
 DIGESTS_MAX = 1 << 15  # records of one Data
@@ -109,6 +109,7 @@ class Commit:
     transfer: TransferId
     objects: int  # that were sent
     digest: bytes  # SHA-256 of their packed digests, in the order of the offer
+    chunks: int  # of the prompt, from its start; fewer than were offered: the sender has no more
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,18 @@ class Part:
             if not self._missing[place] and WHOLE in self._digests[place]
         )
 
+    def is_whole_below(self, place: int) -> bool:
+        """All of its objects before that place have arrived, and their digests are told."""
+        return all(
+            not self._missing[one] and WHOLE in self._digests[one]
+            for one in self.needed
+            if one < place
+        )
+
+    def own_digests(self) -> list[int]:
+        """Of its objects, in order. All are told."""
+        return [self._digests[place][WHOLE] for place in self.needed]
+
     def _object(self, place: int) -> ObjectDigests:
         known = self._digests[place]
         runs = b"".join(RUN_DIGEST.pack(known[run]) for run in sorted(known) if run != WHOLE)

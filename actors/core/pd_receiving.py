@@ -133,7 +133,7 @@ class Receiving:
                     effects += self._close(part) if part.has_arrived else []
         except ForeignPiece as problem:
             return [*effects, *self._break(str(problem))]
-        return effects
+        return [*effects, *self._cut()]
 
     def closed(self, first_chunk: int) -> list[Effect]:
         """Its landing is closed: nobody writes there any more."""
@@ -250,24 +250,38 @@ class Receiving:
         except ForeignPiece as problem:
             return self._break(str(problem))
         sealed = [part for part in touched.values() if part.step is PartStep.SEALED]
-        return [effect for part in sealed for effect in self._verify(part)]
+        verify = [effect for part in sealed for effect in self._verify(part)]
+        return [*verify, *self._cut()]
 
     def _committed(self, commit: Commit) -> list[Effect]:
         if self._commit is not None and self._commit != commit:
             return self._break("two different commits")
-        if self._granted_chunks < self._layout.chunks:
-            return self._break("committed before all was granted")
+        if self._granted_chunks < min(commit.chunks, self._layout.chunks):
+            return self._break("committed before it was granted")
         self._commit = commit
-        return self._complete()
+        return [*self._cut(), *self._complete()]
+
+    def _cut(self) -> list[Effect]:
+        """The sender has no more than so many chunks: what is needed of them is waited for, and nothing else."""
+        commit, is_filling = self._commit, self.step is ReceivingStep.FILLING
+        if commit is None or commit.chunks >= self._layout.chunks or not is_filling:
+            return []
+        below = commit.chunks * self._layout.width
+        parts = [part for part in self._parts.values() if part.step not in DRAINED]
+        if not all(part.is_whole_below(below) for part in parts):
+            return []
+        return self._give_up(Reason.SOURCE, f"it has {commit.chunks} chunks, and no more")
 
     def _complete(self) -> list[Effect]:
         """If all of it is there now."""
         if self.step is not ReceivingStep.FILLING or self._commit is None:
             return []
+        if self._commit.chunks < self._layout.chunks:
+            return []
         parts = self._parts.values()
         if not all(part.step in DRAINED for part in parts):
             return []
-        digests = [one.digest for part in parts for one in part.whole()]
+        digests = [digest for part in parts for digest in part.own_digests()]
         if (len(digests), commit_digest(digests)) != (self._commit.objects, self._commit.digest):
             return self._give_up(Reason.DAMAGED, "what was committed is not what has arrived")
         self.step = ReceivingStep.COMMITTED

@@ -1,6 +1,6 @@
 """The sending side of one push, as a pure state machine. See `pd_session` for both sides.
 
-    OFFERING --first Grant--> SENDING --everything granted and sent--> COMMITTING --State(COMMITTED)--> OVER
+    OFFERING --first Grant--> SENDING --all there is was sent--> COMMITTING --State(COMMITTED), or Abort--> OVER
         '-------------------------'------------- Abort, silence, deadline -----------'----------------> OVER
 
 What is granted and `ready` is taken in batches; what was taken is `pushing` until the data channel reads its memory no
@@ -89,6 +89,7 @@ class Sending:
         self._told: dict[
             int, ObjectDigests
         ] = {}  # by place: of what was taken, told or about to be
+        self._said: Commit | None = None  # of COMMITTING
         self._end_by = now + offer.within_s
         self._heard_at = now
         self._query_at = now + patience.query_s
@@ -171,8 +172,8 @@ class Sending:
         if not self._parts:
             return [Say(self._offer)]
         again = self._tell([self._told[place] for place in sorted(self._told)])
-        if self.step is SendingStep.COMMITTING:
-            again.append(Say(self._commit()))
+        if self._said is not None:
+            again.append(Say(self._said))
         return [*again, Say(Query(self._offer.transfer))]
 
     def fail(self, reason: Reason, text: str = "") -> list[Effect]:
@@ -257,8 +258,7 @@ class Sending:
             return []
         untaken = [part.needed[part.taken] for part in self._parts if part.taken < len(part.needed)]
         if self._granted_chunks == self._layout.chunks and not untaken:
-            self.step = SendingStep.COMMITTING
-            return [Say(self._commit())]
+            return self._commit(self._layout.chunks)
         rest = [place for place in untaken if place // self._layout.width < self._ready]
         is_all_granted = self._granted_below(self._ready) == self._ready
         if (
@@ -267,7 +267,9 @@ class Sending:
             and is_all_granted
             and not rest
         ):
-            return self.fail(Reason.SOURCE, f"{self._ready} chunks are here, and no more will be")
+            if not self._ready:
+                return self.fail(Reason.SOURCE, "nothing is here, and nothing will be")
+            return self._commit(self._ready)
         return []
 
     def _granted_below(self, chunks: int) -> int:
@@ -278,9 +280,12 @@ class Sending:
             if part.first_chunk < chunks
         )
 
-    def _commit(self) -> Commit:
+    def _commit(self, chunks: int) -> list[Effect]:
+        """All that is needed of so many chunks was sent."""
         digests = [self._told[place].digest for place in sorted(self._told)]
-        return Commit(self._offer.transfer, len(digests), commit_digest(digests))
+        self.step = SendingStep.COMMITTING
+        self._said = Commit(self._offer.transfer, len(digests), commit_digest(digests), chunks)
+        return [Say(self._said)]
 
     def _tell(self, objects: Sequence[ObjectDigests]) -> list[Effect]:
         """An object's own digest comes last: then the receiver knows them all."""
@@ -319,5 +324,6 @@ class Sending:
         if self.step is SendingStep.COMMITTING:
             assert not self._pushing
             assert taken == self._told.keys(), "committed what was not told"
+            assert self._is_source_over or self._granted_chunks == self._layout.chunks
         if self.step is SendingStep.OVER:
             assert not self._parts, "it holds on to what is over"

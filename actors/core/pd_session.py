@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct
@@ -135,7 +137,10 @@ class PdBug(AssertionError):
 
 def commit_digest(digests: Sequence[int]) -> bytes:
     """Of the digests of all objects that were sent, in the order of their places."""
-    return hashlib.sha256(b"".join(map(RUN_DIGEST.pack, digests))).digest()
+    packed = array("Q", digests)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return hashlib.sha256(packed).digest()
 
 
 def soonest(*times: float) -> float:

@@ -224,7 +224,7 @@ def test_a_source_that_ends_early_ends_the_push_when_what_is_here_was_sent() -> 
         Grant(TRANSFER, "r", Epoch(b"e" * 16), 0, b"\1\1", b"landing"),
         Data(TRANSFER, b"torn"),
         Data(TRANSFER, bytes([0, 0, 0, 0, 0, 1, 0, 0] + [0] * 8)),
-        Commit(TRANSFER, 8, b"?" * 32),
+        Commit(TRANSFER, 8, b"?" * 32, 4),
     ],
 )
 def test_who_breaks_the_contract_is_told_and_left(word: Grant | Data | Commit) -> None:
@@ -261,7 +261,7 @@ def test_after_its_end_a_receiver_says_why_to_whoever_asks() -> None:
     pair = begun()
     assert pair.receiver is not None
     pair.receiver.dismiss(Reason.CANCELLED)
-    for word in (Query(TRANSFER), pair.offer, Commit(TRANSFER, 0, b"")):
+    for word in (Query(TRANSFER), pair.offer, Commit(TRANSFER, 0, b"", 4)):
         (said,) = pair.receiver.heard(word, 0.0)
         assert getattr(said, "word", None) == Abort(TRANSFER, Reason.CANCELLED)
     assert pair.receiver.heard(Data(TRANSFER, b""), 0.0) == []
