@@ -41,7 +41,8 @@ class EtcdMembership(Roll):
         self._lease = 0  # ours at etcd; 0: none
         self._stirred = anyio.Event()  # the keeper has something to do before its time
         self._doubt = anyio.Event()  # the sweeper has
-        self._is_mine = True  # no other node writes under our name
+        self._mine: tuple[Member, bool] | None = None  # what stands under our name
+        self._is_mine = True  # no other node writes there
         self._endpoint = config.endpoints[0]  # that answered last
         self._log = Log("membership")
 
@@ -101,7 +102,7 @@ class EtcdMembership(Roll):
             if read is not None:
                 found[read[0].node_id] = read
         self._book.listed(found, anyio.current_time())
-        self._is_mine = self._belongs(found.get(self._my_id))
+        self._stands(found.get(self._my_id))
         self._publish()
         return revision
 
@@ -121,7 +122,7 @@ class EtcdMembership(Roll):
             if read is not None:
                 self._book.put(read[0], has_left=read[1])
         if node_id == self._my_id:
-            self._is_mine = self._belongs(read)
+            self._stands(read)
             self._stirred.set()
         self._doubt.set()
 
@@ -132,13 +133,15 @@ class EtcdMembership(Roll):
             self._log.warning_once("entry_is_not_of_a_node", node_id[:64], key=node_id[:64])
         return read
 
-    def _belongs(self, mine: tuple[Member, bool] | None) -> bool:
-        """Whether what stands under our name, if anything, is ours, or of an earlier life, to be taken over."""
+    def _stands(self, mine: tuple[Member, bool] | None) -> None:
+        """This stands under our name: nothing, ours, an earlier life's, to be taken over, or another node's."""
+        self._mine = mine
         if mine is None or mine[1] or self._me is None or not self._lease:
-            return True
-        if self._me.boot:
-            return mine[0].boot == self._me.boot
-        return mine[0].address == self._me.address
+            self._is_mine = True
+        elif self._me.boot:
+            self._is_mine = mine[0].boot == self._me.boot
+        else:
+            self._is_mine = mine[0].address == self._me.address
 
     def _publish(self) -> None:
         left_out = self.know(self._book.members)
@@ -157,7 +160,7 @@ class EtcdMembership(Roll):
             me = self._me
             if me is None:
                 await session.list(self._my_key, 1)
-            elif self._is_mine and (written(me) != has_written or not self._is_listed(me)):
+            elif self._is_mine and (written(me) != has_written or self._mine != (me, False)):
                 if not self._lease:
                     self._lease = await session.grant(int(self._config.lease))
                 await session.put(self._my_key, written(me), self._lease)
@@ -166,17 +169,13 @@ class EtcdMembership(Roll):
             with anyio.move_on_after(pause_s):
                 await self._stirred.wait()
 
-    def _is_listed(self, me: Member) -> bool:
-        return self._book.members.get(self._my_id) == me and self._my_id not in self._book.doubted
-
     def _tell_state(self, endpoint: str) -> None:
         if self._is_mine:
             if self.degraded:
                 self._log.info("membership_found", endpoint=endpoint)
             self.degrade("")
             return
-        other = self._book.members.get(self._my_id)
-        where = "elsewhere" if other is None else f"at {other.address}"
+        where = "elsewhere" if self._mine is None else f"at {self._mine[0].address}"
         self.degrade(
             f"another node calls itself {self._my_id}, {where}: stop one, or give it another"
             " cluster.node_id"

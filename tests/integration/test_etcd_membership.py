@@ -296,6 +296,24 @@ async def test_etcd_is_reached_by_tls(tmp_path: Path) -> None:
             assert "CERTIFICATE_VERIFY_FAILED" in c.membership.degraded
 
 
+async def test_one_beyond_the_bound_of_members_writes_its_entry_once(etcd: EtcdServer) -> None:
+    """C10: it is left out by others, and knows as many as it may. Seen to fail with its own entry looked for among
+    its members: it wrote as fast as etcd answered."""
+    config = config_of(etcd.address, members_max=1)
+    async with (
+        node("a", config),
+        node("b", config) as b,
+        node("c", config) as c,
+    ):
+        await b.until("a")
+        await c.until("a")
+        async with etcd_session(config, etcd.address) as session:
+            before, _ = await session.list(b"/penstock/", 10)
+            for _ in range(20):
+                after, _ = await session.list(b"/penstock/", 10)
+        assert after == before
+
+
 @pytest.mark.parametrize("turns", [*range(0, 24, 2), 50, 100, 200, 400])
 async def test_one_that_is_given_up_at_any_moment_leaves_nothing(
     etcd_for_all: EtcdServer, turns: int
