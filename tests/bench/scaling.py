@@ -53,6 +53,7 @@ def main() -> None:
 def add_hit_rows(report: Report, tally: Tally) -> None:
     report.add("local_hit_percent", 100 * tally.local_chunks / tally.chunks, unit="%")
     report.add("peer_hit_percent", 100 * tally.remote_chunks / tally.chunks, unit="%")
+    report.add("peer_hit_singly_percent", 100 * tally.single_chunks / tally.chunks, unit="%")
 
 
 def add_lookup_rows(report: Report, tally: Tally) -> None:
@@ -66,7 +67,7 @@ def add_lookup_rows(report: Report, tally: Tally) -> None:
         100 * (tally.wrong - tally.wrong_single) / len(asked),
         unit="%",
     )
-    report.add("wrong_of_restarted", tally.wrong_after_restart, unit="lookups")
+    report.add("wrong_of_gone", tally.wrong_of_gone, unit="lookups")
 
 
 def add_traffic_rows(report: Report, cluster: SimCluster) -> None:

@@ -47,12 +47,15 @@ class Tally:
     chunks: int = 0
     local_chunks: int = 0  # hit in the node's own L1
     remote_chunks: int = 0  # promised by a peer, and there
+    single_chunks: int = 0  # of them, those of promises of one chunk
     asked: list[int] = field(
         default_factory=list
     )  # peers that said yes, of each first missing chunk
     wrong: int = 0  # the first of them had not even the first chunk
     wrong_single: int = 0  # of them, those that had promised no more than that one
-    wrong_after_restart: int = 0  # of them, those of peers that had gone or come back
+    wrong_of_gone: int = (
+        0  # of them, those of peers that had restarted, and were not linked again yet
+    )
     updates: int = 0
     update_bytes: int = 0
     snapshots: int = 0
@@ -190,10 +193,13 @@ class SimCluster:
         """How many chunks of what was promised are there."""
         wanted = keys[at * KEY_BYTES : (at + promise.chunks) * KEY_BYTES]
         found = self.nodes[promise.node_id].hit(wanted)
+        self.tally.single_chunks += found == promise.chunks == 1
         if not found:
             self.tally.wrong += 1
             self.tally.wrong_single += promise.chunks == 1
-            self.tally.wrong_after_restart += promise.node_id in self._restarted
+            agreed_s = self._restarted_s + self.plan.noticed_s + self.plan.linked_s
+            is_gone = promise.node_id in self._restarted and self.now <= agreed_s
+            self.tally.wrong_of_gone += is_gone
         return found
 
     # Updates.
