@@ -14,8 +14,8 @@ setup: native
 $(STAMPS)/venv: pyproject.toml constraints.txt tools/check_machine.sh
 	@tools/check_machine.sh $(PYTHON)
 	@mkdir -p $(STAMPS)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@tools/pip_install.sh $(BIN)/python -r tools/build_requirements.txt
+	@test -x $(BIN)/python || { echo "penstock: making $(VENV), for everything that follows: nothing is installed beside it" >&2; $(PYTHON) -m venv $(VENV); }
+	@tools/pip_install.sh $(BIN)/python "installing what builds it, once" -r tools/build_requirements.txt
 	@touch $@
 
 # Compiles what changed and (re)installs the package in editable form. flock: two makes may run at once.

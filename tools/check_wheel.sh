@@ -6,7 +6,7 @@ rm -rf "$out"
 mkdir -p "$out"
 PATH="$(dirname "$python"):$PATH" "$python" -m pip wheel --quiet --no-build-isolation --no-deps -w "$out" .
 "$python" -m venv "$out/venv"
-tools/pip_install.sh "$out/venv/bin/python" "$out"/*.whl
+tools/pip_install.sh "$out/venv/bin/python" "installing the wheel" "$out"/*.whl
 cd "$out"
 venv/bin/python - <<'PY'
 import sys
