@@ -75,7 +75,8 @@ class Admission:
         """All parts of the offer. Waits for as long as it takes: to be given up. Raises OverBudget, and what L1
         refuses."""
         needs = await self._borrow()
-        size = sum(self._sizes[at % self._layout.width] for at, one in enumerate(needs) if one)
+        columns = enumerate(self._sizes)
+        size = sum(one * needs[at :: self._layout.width].count(1) for at, one in columns)
         if size:
             self._around.ask_budget(self._offer, size)
             self._around.pump()
@@ -121,6 +122,7 @@ class Admission:
         for chunks in ranges:
             if not any(needs[chunks.start * width : chunks.stop * width]):
                 parts.append(empty_part(self._layout, chunks))
+                await checkpoint()
                 continue
             memory = await self._reserve(chunks)
             if memory is None:
