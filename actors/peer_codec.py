@@ -66,6 +66,7 @@ def welcome_reply(welcome: Welcome) -> bytes:
             reads_max=welcome.limits.reads_max,
             read_objects_max=welcome.limits.read_objects_max,
             read_bytes_max=welcome.limits.read_bytes_max,
+            message_bytes_max=welcome.limits.message_bytes_max,
         )
     )
     return reply.SerializeToString()
@@ -102,7 +103,9 @@ def welcome_of(said: peer_pb2.PeerWelcome) -> Welcome:
         said.secret,
         tuple(Offered(one.kind, one.offer) for one in said.channels),
         Pace(said.heartbeat_ms / 1000, said.heartbeats_missed_max),
-        LinkLimits(said.reads_max, said.read_objects_max, said.read_bytes_max),
+        LinkLimits(
+            said.reads_max, said.read_objects_max, said.read_bytes_max, said.message_bytes_max
+        ),
     )
 
 

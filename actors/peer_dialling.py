@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -126,6 +126,9 @@ class Dialling:
                 within_s=self._tools.within_s,
             )
             await hazard("peers.before_link")
+            most = min(welcome.limits.message_bytes_max, self._tools.limits.message_bytes_max)
+            limits = replace(welcome.limits, message_bytes_max=most)
+            welcome = replace(welcome, limits=limits)
             link = self.link = DialledLink(self._member.node_id, welcome, control, connection)
             if self.session.over is not None:
                 link.lose(self.session.over.reason)

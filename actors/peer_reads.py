@@ -11,7 +11,6 @@ more. A peer that is slow holds what it may hold at a time, until its time is ov
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,18 +30,16 @@ from penstock.actors.load_targets import whole_pages
 from penstock.actors.peer_metrics import ServedMetrics
 from penstock.actors.room import Room
 from penstock.actors.stores.header import DIGEST_BYTES as RUN_BYTES
-from penstock.actors.stores.header import FIXED_BYTES, header_bytes
+from penstock.actors.stores.header import header_bytes
 from penstock.actors.stores.new_headers import make_headers
+from penstock.actors.stores.peer_reading import OBJECT, SENT, header_length
 from penstock.runtime.channel import Piece
 from penstock.runtime.deadline import deadline_within, time_left
 from penstock.runtime.errors import DeadlineExceeded, PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 from penstock.runtime.ref import Ref
 
-OBJECT = struct.Struct("<IH")
-"""Of ReadAsk.objects: position of the chunk, slot."""
 STEP_OBJECTS = 256  # looked at in one step of the loop: about a millisecond
-SENT, ABSENT = 1, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +167,8 @@ class PeerReads:
                 await self._borrow(ask, wants, shape, lent)
             if not lent.pieces:
                 return ReadTold(bytes(outcomes), ())
-            headers = await _headers(lent.sources)
+            order = sorted(range(len(lent.pieces)), key=lambda at: lent.pieces[at].number)
+            headers = await _headers([lent.sources[at] for at in order])
             connection = await link.connection(within=time_left(at_most=self._limits.ask_s))
             await hazard("peer_reads.before_send")
             await connection.send(ask.grant, lent.pieces)
@@ -273,8 +271,3 @@ async def _headers(sources: Sequence[Source]) -> list[bytes]:
     return [
         bytes(header[: header_length(count)]) for header, count in zip(whole, runs, strict=True)
     ]
-
-
-def header_length(runs: int) -> int:
-    """Of a header of so many runs, without the zeros at its end: fixed part, run digests, checksum."""
-    return FIXED_BYTES + (runs + 1) * RUN_BYTES

@@ -51,6 +51,7 @@ class LinkLimits:
     reads_max: int  # at a time
     read_objects_max: int  # of one
     read_bytes_max: int  # of all of them together
+    message_bytes_max: int  # of one message either way
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ CHANNELS_MAX = 8
 KIND_CHARS_MAX = 16
 OFFER_BYTES_MAX = 4096
 READ_BYTES_MIN = 4096
+MESSAGE_BYTES_MIN = 64 * 1024
 _NODE_ID = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
@@ -190,5 +191,8 @@ def _malformed_channels(channels: Sequence[Offered]) -> str | None:
 def _malformed_terms(pace: Pace, limits: LinkLimits) -> str | None:
     if not 0.001 <= pace.every_s <= 86_400 or not 1 <= pace.missed_max <= 1000:
         return "heartbeats out of their bounds"
-    least = (limits.reads_max, limits.read_objects_max, limits.read_bytes_max // READ_BYTES_MIN)
+    least = (
+        *(limits.reads_max, limits.read_objects_max),
+        *(limits.read_bytes_max // READ_BYTES_MIN, limits.message_bytes_max // MESSAGE_BYTES_MIN),
+    )
     return "limits that nothing fits in" if min(least) < 1 else None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
+from operator import add, gt
 
 from penstock.actors.api.peers import LinkLimits, ReadAsk, ReadTold
 from penstock.actors.api.store import Target
 from penstock.actors.stores.header import DIGEST_BYTES, FIXED_BYTES
 from penstock.actors.stores.store import MISSING, Fate, Outcome, Wanted
-from penstock.runtime.channel import LandingSlot
+from penstock.runtime.channel import GRANT_BYTES_MAX, LandingSlot
 
 OBJECT = struct.Struct("<IH")
 """Of ReadAsk.objects: position of the chunk, slot."""
 SENT = 1
+TOLD_BYTES = 64  # of a request and its answer, for each object beside its header: at most
 
 
 class PeerLoad:
@@ -57,19 +59,21 @@ class PeerLoad:
 
     def cut(self, chunks: Sequence[int], limits: LinkLimits) -> Iterator[list[int]]:
         """These chunks, in reads that the peer takes on. A chunk that is larger alone is one, and is refused there."""
+        most = limits.message_bytes_max
+        room = max(most - GRANT_BYTES_MAX, most // 2)
+        bounds = (limits.read_objects_max, limits.read_bytes_max, room)
         part: list[int] = []
-        objects = size = 0
+        taken = (0, 0, 0)
         for chunk in chunks:
-            own = self.open_places(chunk)
-            own_bytes = sum([len(self.wanted[at].payload) for at in own])
-            if part and (
-                objects + len(own) > limits.read_objects_max
-                or size + own_bytes > limits.read_bytes_max
-            ):
+            own = [self.wanted[at] for at in self.open_places(chunk)]
+            payloads = sum([len(one.payload) for one in own])
+            told = sum([header_length(target_of(one).runs) + TOLD_BYTES for one in own])
+            more = (len(own), payloads, told)
+            if part and any(map(gt, map(add, taken, more), bounds)):
                 yield part
-                part, objects, size = [], 0, 0
+                part, taken = [], (0, 0, 0)
             part.append(chunk)
-            objects, size = objects + len(own), size + own_bytes
+            taken = (taken[0] + more[0], taken[1] + more[1], taken[2] + more[2])
         if part:
             yield part
 
@@ -122,12 +126,17 @@ def target_of(wanted: Wanted) -> Target:
 
 def _taken(wanted: Wanted, header: bytes) -> Outcome:
     target = target_of(wanted)
-    length = FIXED_BYTES + (target.runs + 1) * DIGEST_BYTES
+    length = header_length(target.runs)
     if len(header) != length:
         reason = f"its header has {len(header)} bytes, and {length} with {target.runs} runs"
         return Outcome(Fate.REFUSED, reason=reason)
     wanted.header[:length] = header
     return Outcome(Fate.DONE, len(wanted.payload))
+
+
+def header_length(runs: int) -> int:
+    """Of a header of so many runs, without the zeros at its end: fixed part, run digests, checksum."""
+    return FIXED_BYTES + (runs + 1) * DIGEST_BYTES
 
 
 class Arrivals:

@@ -26,7 +26,7 @@ class Far(Protocol):
 class SimLink:
     """A link that `near` has dialled to `far`: a `PeerLink` there, and a `ServedLink` here."""
 
-    limits = peers.LinkLimits(1, 1, 1)
+    limits = peers.LinkLimits(1, 1, 1, 1)
 
     def __init__(self, net: SimNet, near: str, far: Far, tasks: anyio.abc.TaskGroup) -> None:
         self.near = near

@@ -39,7 +39,7 @@ from penstock.runtime.supervisor import ChildSpec, supervise
 from penstock.runtime.units import MIB
 
 _EXTENT = struct.Struct("<QQQ")
-LINK = LinkLimits(8, 64, 1 << 20)
+LINK = LinkLimits(8, 64, 1 << 20, 1 << 20)
 READS = ReadLimits(8, 64, 1 << 20, 1 << 21, 4.0, 1.0)
 
 

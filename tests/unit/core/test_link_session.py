@@ -27,7 +27,7 @@ from penstock.actors.core.link_words import (
 
 A, B = Me("a", Epoch(b"a" * 16)), Me("b", Epoch(b"b" * 16))
 PACE = Pace(1.0, 3)
-TERMS = Terms((Offered("tcp", b"there"),), PACE, LinkLimits(4, 100, 1 << 20))
+TERMS = Terms((Offered("tcp", b"there"),), PACE, LinkLimits(4, 100, 1 << 20, 1 << 20))
 
 
 def drawn(number: int = 1) -> Drawn:
@@ -153,8 +153,8 @@ def test_who_is_refused_changes_nothing_for_the_one_named() -> None:
         ({"link_id": b""}, Refusal.MALFORMED),
         ({"pace": Pace(0.0, 3)}, Refusal.MALFORMED),
         ({"pace": Pace(1.0, 0)}, Refusal.MALFORMED),
-        ({"limits": LinkLimits(0, 1, 1 << 20)}, Refusal.MALFORMED),
-        ({"limits": LinkLimits(1, 1, 4095)}, Refusal.MALFORMED),
+        ({"limits": LinkLimits(0, 1, 1 << 20, 1 << 20)}, Refusal.MALFORMED),
+        ({"limits": LinkLimits(1, 1, 4095, 1 << 20)}, Refusal.MALFORMED),
     ],
 )
 def test_a_dialer_refuses(changed: dict[str, Any], why: Refusal) -> None:
