@@ -70,7 +70,7 @@ class Directory(directory.Directory):
                 self._peers.gone(msg.node_id)
                 return answer(msg, None)
             case directory.Watch():
-                return answer(msg, self._own.watch())
+                return answer(msg, self._own.watch(msg.node_id))
             case directory.Unwatch():
                 self._own.unwatch(msg.watch)
                 return answer(msg, None)

@@ -26,6 +26,7 @@ class OwnSummary:
         self._snapshot: _native.CuckooFilter | None = None  # as it was when one was begun
         self._keys_expected = 0  # by the walk under way
         self._keys_walked = 0  # found by the last one
+        self._watches: dict[str, WatchId] = {}  # by node id
 
     @property
     def is_known(self) -> bool:
@@ -91,14 +92,21 @@ class OwnSummary:
 
     # What watchers hear.
 
-    def watch(self) -> WatchId:
-        """Raises TooManyWatches."""
+    def watch(self, node_id: str) -> WatchId:
+        """A peer watches once: a former watch of its is over. Raises TooManyWatches."""
+        if (former := self._watches.get(node_id)) is not None:
+            self.unwatch(former)
         watch = self._log.watch()
         if watch is None:
             raise TooManyWatches(f"{self._watchers_max} peers watch this node, as many as may")
+        self._watches[node_id] = WatchId(watch)
         return WatchId(watch)
 
     def unwatch(self, watch: WatchId) -> None:
+        for node_id, one in self._watches.items():
+            if one == watch:
+                del self._watches[node_id]
+                break
         self._log.unwatch(watch)
         self._let_go()
 
@@ -137,4 +145,5 @@ class OwnSummary:
     def validate(self) -> None:
         """For tests: raise AssertionError when an invariant does not hold."""
         self._log.validate()
+        assert len(self._watches) == self._log.watchers
         assert (self._snapshot is not None) == self._log.is_snapshot_used

@@ -86,7 +86,8 @@ class PeerGone(Msg["Directory", None]):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Msg["Directory", WatchId]):
-    """A peer wants to know what this node has. Its first updates are a snapshot. Raises TooManyWatches."""
+    """A peer wants to know what this node has. Its first updates are a snapshot; a former watch of its is over. Raises
+    TooManyWatches."""
 
     node_id: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from unittest import mock
@@ -215,3 +216,44 @@ def test_a_directory_that_is_asked_too_much_refuses(seed: int) -> None:
         assert await a.directory.ask(directory.Watch("y"), within=1) > one
 
     play(seed, World("a", config=DirectoryConfig(watchers_max=1)), scene)
+
+
+@SEEDS
+def test_who_gives_up_an_update_leaves_nothing_behind(seed: int) -> None:
+    """At any moment, with or without the update that comes then."""
+
+    async def scene(world: World, _: Supervisor) -> None:
+        a = world.nodes["a"]
+        watch = await a.directory.ask(directory.Watch("x"), within=1)
+        for number in range(60):
+            with anyio.move_on_after(random.uniform(0.0, 0.06)):
+                await a.directory.ask(directory.NextUpdate(watch, 1.0), within=2)
+            if number % 3 == 0:
+                await a.put([chunk(f"one/{number}")])
+        await anyio.sleep(1.0)
+        assert a.directory.statistics().serving == 0
+        await a.directory.ask(directory.Unwatch(watch), within=1)
+        assert (await a.measure()).watchers == 0
+
+    play(seed, World("a"), scene)
+
+
+@SEEDS
+def test_who_waits_is_told_that_nothing_has_changed_and_of_what_does_at_once(seed: int) -> None:
+    async def scene(world: World, _: Supervisor) -> None:
+        a = world.nodes["a"]
+        now = asyncio.get_running_loop().time
+        watch = await a.directory.ask(directory.Watch("x"), within=1)
+        await a.directory.ask(directory.NextUpdate(watch, 1.0), within=2)
+        began = now()
+        still = await a.directory.ask(directory.NextUpdate(watch, 5.0), within=9)
+        assert now() - began == pytest.approx(5.0)
+        assert len(still) < 32
+        async with anyio.create_task_group() as group:
+            group.start_soon(a.put, [chunk("one")])
+            began = now()
+            update = await a.directory.ask(directory.NextUpdate(watch, 5.0), within=9)
+        assert now() - began <= a.config.pace
+        assert len(update) > len(still)
+
+    play(seed, World("a"), scene)

@@ -231,14 +231,14 @@ class SimCluster:
             if heard is not Heard.KEPT:
                 tally.resyncs += 1
                 source.own.unwatch(source.watches[watcher])
-                source.watches[watcher] = source.own.watch()
+                source.watches[watcher] = source.own.watch(watcher)
         tally.hear_s += time.process_time() - began
 
     def _link(self, watcher: str, source: str) -> None:
         node, before = self.nodes[source], self.tally.update_bytes
         if watcher in node.watches:
             return
-        node.watches[watcher] = node.own.watch()
+        node.watches[watcher] = node.own.watch(watcher)
         self._deliver(watcher, node)
         self.tally.snapshots += 1
         self.tally.snapshot_bytes += self.tally.update_bytes - before

@@ -10,11 +10,17 @@ import pytest
 
 from penstock.actors.api import directory
 from penstock.actors.api.directory import UPDATE_BYTES_MAX, Heard, PeerUpdate, WatchId
+from penstock.actors.cluster_config import ClusterConfig
+from penstock.actors.config import L1Config, L1Mode, NodeConfig
 from penstock.actors.core.summary import NAME_BYTES, Changes, Part, Update
 from penstock.actors.directory_codec import MalformedUpdate, decode, encode
+from penstock.actors.directory_config import DirectoryConfig
 from penstock.actors.directory_own import OwnSummary
 from penstock.actors.directory_peers import PeerSummaries
+from penstock.actors.l1_making import changes_max
+from penstock.actors.stores.file_config import FileConfig
 from penstock.protos import directory_pb2
+from penstock.runtime.units import ByteSize
 
 EPOCH = b"e" * 16
 
@@ -80,7 +86,7 @@ def test_what_is_no_update_is_refused_and_the_peer_is_asked_anew(wrong: bytes) -
         decode(wrong)
     peers = Peers()
     own = own_of(keys(5))
-    assert peers.tell("a", *updates(own, own.watch())) == [Heard.KEPT]
+    assert peers.tell("a", *updates(own, own.watch("w"))) == [Heard.KEPT]
     assert peers.tell("a", wrong) == [Heard.RESYNC]
     assert peers.promised(keys(5), 0) == ()
     assert (peers.resyncs, peers.bytes) == (1, 0)
@@ -89,7 +95,7 @@ def test_what_is_no_update_is_refused_and_the_peer_is_asked_anew(wrong: bytes) -
 @pytest.mark.parametrize("at", [0, 5, 9, 17, 25, 40, -1])
 def test_a_damaged_part_is_refused(at: int) -> None:
     own = own_of(keys(5))
-    (update,) = updates(own, own.watch())
+    (update,) = updates(own, own.watch("w"))
     part = decode(update)
     assert isinstance(part, Part)
     damaged = bytearray(part.filter)
@@ -103,8 +109,8 @@ def test_a_damaged_part_is_refused(at: int) -> None:
 def test_changes_that_do_not_fit_the_filter_have_the_peer_asked_anew() -> None:
     own = own_of(keys(5))
     peers = Peers()
-    peers.tell("a", *updates(own, own.watch()))
-    part = decode(updates(own, own.watch())[0])
+    peers.tell("a", *updates(own, own.watch("w")))
+    part = decode(updates(own, own.watch("w"))[0])
     foreign = Changes(part.log, 2, gone=bytes(NAME_BYTES), added=b"")
     assert peers.tell("a", encode(foreign)) == [Heard.RESYNC]
     assert peers.promised(keys(5), 0) == ()
@@ -113,7 +119,7 @@ def test_changes_that_do_not_fit_the_filter_have_the_peer_asked_anew() -> None:
 def test_parts_that_say_too_few_of_themselves_are_refused() -> None:
     """A snapshot of one part that is said to be of two: the filter is whole before all of it is there."""
     own = own_of(keys(5))
-    part = decode(updates(own, own.watch())[0])
+    part = decode(updates(own, own.watch("w"))[0])
     assert isinstance(part, Part)
     peers = Peers()
     assert peers.tell("a", encode(replace(part, parts=2))) == [Heard.RESYNC]
@@ -123,9 +129,9 @@ def test_parts_that_say_too_few_of_themselves_are_refused() -> None:
 def test_another_epoch_begins_with_nothing() -> None:
     own = own_of(keys(5))
     peers = Peers()
-    peers.tell("a", *updates(own, own.watch()))
+    peers.tell("a", *updates(own, own.watch("w")))
     assert peers.promised(keys(5), 0) == (("a", 5),)
-    still = own.still(own.watch())
+    still = own.still(own.watch("w"))
     assert peers.tell("a", still) == [Heard.KEPT]
     assert peers.tell("a", still, epoch=b"f" * 16) == [Heard.RESYNC]
     assert peers.promised(keys(5), 0) == ()
@@ -133,7 +139,7 @@ def test_another_epoch_begins_with_nothing() -> None:
 
 def test_more_peers_than_may_be_are_not_kept() -> None:
     own = own_of(keys(5))
-    (update,) = updates(own, own.watch())
+    (update,) = updates(own, own.watch("w"))
     peers = Peers(peers_max=2)
     assert [peers.tell(name, update)[0] for name in "abcd"] == [Heard.KEPT] * 2 + [
         Heard.NO_ROOM
@@ -151,7 +157,7 @@ def test_more_peers_than_may_be_are_not_kept() -> None:
 
 def test_bytes_of_all_peers_are_bounded_and_one_that_outgrows_them_is_dropped() -> None:
     own = own_of(keys(5))
-    (update,) = updates(own, own.watch())
+    (update,) = updates(own, own.watch("w"))
     peers = Peers(bytes_max=1000)
     assert [peers.tell(name, update)[0] for name in "abc"] == [
         Heard.KEPT,
@@ -160,7 +166,7 @@ def test_bytes_of_all_peers_are_bounded_and_one_that_outgrows_them_is_dropped() 
     ]
     assert peers.bytes <= 1000
     large = own_of(keys(1000))
-    assert peers.tell("a", *updates(large, large.watch())) == [Heard.NO_ROOM]
+    assert peers.tell("a", *updates(large, large.watch("w"))) == [Heard.NO_ROOM]
     assert peers.dropped == ("a", "c")
     assert [one.node_id for one in peers.measure()] == ["b"]
 
@@ -169,7 +175,7 @@ def test_a_large_summary_goes_in_parts_and_its_copy_is_let_go() -> None:
     own = own_of(*(keys(100_000, f"p{step}") for step in range(8)))
     size = own.summary_bytes
     assert size <= 2 * own.keys
-    watch, other = own.watch(), own.watch()
+    watch, other = own.watch("w"), own.watch("o")
     first = own.next_update(watch)
     assert first is not None
     assert len(first) <= UPDATE_BYTES_MAX
@@ -189,6 +195,23 @@ def test_a_large_summary_goes_in_parts_and_its_copy_is_let_go() -> None:
     assert peers.promised(keys(4, "p0"), 3) == (("a", 1),)
 
 
+def test_a_peer_watches_once_and_a_new_watch_ends_the_former() -> None:
+    own = own_of(keys(5))
+    former = own.watch("a")
+    others = [own.watch(name) for name in "bcd"]
+    assert updates(own, former)
+    watch = own.watch("a")
+    with pytest.raises(directory.WatchOver):
+        own.next_update(former)
+    own.unwatch(former)
+    assert len(updates(own, watch)) == 1
+    with pytest.raises(directory.TooManyWatches):
+        own.watch("e")
+    own.unwatch(others[0])
+    assert own.watch("e") > watch
+    own.validate()
+
+
 def test_a_walk_that_finds_more_than_it_was_told_begins_anew_with_more_room() -> None:
     own = OwnSummary(backlog_bytes_max=1 << 20, watchers_max=4)
     steps = [keys(100, f"p{step}") for step in range(20)]
@@ -200,9 +223,33 @@ def test_a_walk_that_finds_more_than_it_was_told_begins_anew_with_more_room() ->
             own.known()
     assert own.keys == 2000
     assert 1 < walks < 16
-    watch = own.watch()
+    watch = own.watch("w")
     with pytest.raises(directory.WatchOver):
         own.still(WatchId(watch + 1))
     own.forget()
     assert own.next_update(watch) is None
     assert own.still(watch) == b""
+
+
+def test_only_a_node_with_peers_whose_lookups_hit_l1_keeps_changes_for_them() -> None:
+    cluster = ClusterConfig(node_id="a", listen="127.0.0.1:7700")
+    staging = L1Config(mode=L1Mode.STAGING)
+    disk = FileConfig(name="disk", paths=("/disk",), capacity=ByteSize(1 << 30))
+    assert changes_max(NodeConfig()) == 0
+    assert changes_max(NodeConfig(cluster=cluster)) == cluster.directory.changes_max > 0
+    assert changes_max(NodeConfig(cluster=cluster, l1=staging, stores=(disk,))) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bytes_max": 1000},
+        {"backlog_max": 1000},
+        {"pace": 0.0},
+        {"retry": 1e9},
+        {"ask_within": 0.0},
+    ],
+)
+def test_limits_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        DirectoryConfig(**wrong)  # type: ignore[arg-type]
