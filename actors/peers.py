@@ -60,6 +60,9 @@ class _Kept:
     linked_s: float = math.inf  # when the latest link was made
     trouble: str = "it is being dialled"
     woken: asyncio.Event | None = None  # set by news of it, while a pause is waited for
+    is_gone: bool = (
+        False  # no member any more; but there is a link, which says itself when it is over
+    )
 
     @property
     def is_linked(self) -> bool:
@@ -124,19 +127,23 @@ class Peers(api.Peers):
             self._membership = membership
             await membership.announce(self._me())
             entered.set()
-            seen = 0
+            seen, told = 0, ""
             while True:
                 seen = await membership.wait_changed(seen)
                 self._take(membership.members, tasks)
-                if membership.degraded:
+                if membership.degraded not in ("", told):
                     self._log.warning("membership_degraded", reason=membership.degraded)
+                told = membership.degraded
 
     def _take(self, members: tuple[Member, ...], tasks: TaskGroup) -> None:
-        """Dial who is new or has moved; let go of who has gone."""
+        """Dial who is new or has moved; let go of who has gone, when the link to it is over: it may be cut off from the
+        source of members, and not from here."""
         present = {one.node_id: one for one in members}
         for node_id, kept in [*self._kept.items()]:
             now = present.get(node_id)
-            if now is None or now.address != kept.member.address:
+            kept.is_gone = now is None
+            has_moved = now is not None and now.address != kept.member.address
+            if has_moved or (kept.is_gone and not kept.is_linked):
                 kept.scope.cancel()
                 del self._kept[node_id]
         for node_id, member in present.items():
@@ -161,10 +168,17 @@ class Peers(api.Peers):
                 kept.linked_s = math.inf
                 kept.trouble = over.reason
                 kept.backoff.failed(now)
+                if kept.is_gone:
+                    self._forget(kept)
+                    return
                 kept.woken = asyncio.Event()
                 with anyio.move_on_after(max(0.0, kept.backoff.until_s - loop.time())):
                     await kept.woken.wait()
                 kept.woken = None
+
+    def _forget(self, kept: _Kept) -> None:
+        if self._kept.get(kept.member.node_id) is kept:
+            del self._kept[kept.member.node_id]
 
     async def _dial_once(self, kept: _Kept) -> Over:
         """Never raises a PenstockError."""

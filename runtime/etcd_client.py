@@ -145,6 +145,8 @@ class _Translated:
             told = error.details() or error.code().name
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise MembershipFailed(late) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE and "SSL" not in told:
+                told = "cannot be reached"  # gRPC says it in other words each time
             raise MembershipFailed(f"etcd at {self._endpoint}: {told}") from error
 
 

@@ -44,6 +44,7 @@ class EtcdMembership(Roll):
         self._mine: tuple[Member, bool] | None = None  # what stands under our name
         self._is_mine = True  # no other node writes there
         self._endpoint = config.endpoints[0]  # that answered last
+        self._lost_at = ""  # the server that we told of as lost; empty: there is one that answers
         self._log = Log("membership")
 
     async def announce(self, me: Member) -> None:
@@ -74,14 +75,21 @@ class EtcdMembership(Roll):
                 await self._follow(endpoint)
             except* MembershipFailed as failed:
                 why = _first(failed)
-            tell = self._log.debug if self.degraded else self._log.warning
-            tell("membership_lost", endpoint=endpoint, reason=why)
-            self.degrade(f"{why}; going on with the members last known")
+            self._lost(endpoint, why)
             if anyio.current_time() - began > self._config.retry_max:
                 pause_s = self._config.retry
             turn += 1
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._config.retry_max)
+
+    def _lost(self, endpoint: str, why: str) -> None:
+        """Of several servers that are away, one is told of."""
+        is_news = self._lost_at in ("", endpoint)
+        tell = self._log.debug if self._lost_at else self._log.warning
+        tell("membership_lost", endpoint=endpoint, reason=why)
+        if is_news:
+            self._lost_at = endpoint
+            self.degrade(f"{why}; going on with the members last known")
 
     async def _follow(self, endpoint: str) -> None:
         """One session, until it fails. Raises MembershipFailed, alone or in a group."""
@@ -170,9 +178,10 @@ class EtcdMembership(Roll):
                 await self._stirred.wait()
 
     def _tell_state(self, endpoint: str) -> None:
+        if self._lost_at:
+            self._log.info("membership_found", endpoint=endpoint)
+            self._lost_at = ""
         if self._is_mine:
-            if self.degraded:
-                self._log.info("membership_found", endpoint=endpoint)
             self.degrade("")
             return
         where = "elsewhere" if self._mine is None else f"at {self._mine[0].address}"

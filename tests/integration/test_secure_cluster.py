@@ -14,9 +14,13 @@ from support.etcd_server import EtcdServer, etcd_server
 from support.eventually import eventually, eventually_sync
 from support.media import Prompt, find, put
 from support.nodes import served_node
+from support.relay import relay
 
 from penstock.actors.cli.main import main
+from penstock.runtime.etcd_membership import etcd_membership
+from penstock.runtime.membership_config import EtcdConfig
 from penstock.runtime.security import TlsFiles
+from penstock.runtime.units import Seconds
 
 pytestmark = pytest.mark.anyio
 
@@ -49,11 +53,11 @@ def tls(pki: Path, name: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def by_etcd(pki: Path, etcd: EtcdServer, *names: str) -> AsyncIterator[Sequence[Member]]:
-    plan = Plan.of(*names)
+async def by_etcd(pki: Path, **endpoints: str) -> AsyncIterator[Sequence[Member]]:
+    """By name, and where each finds etcd."""
+    plan = Plan.of(*endpoints)
     source = {
         "type": "etcd",
-        "endpoints": [etcd.address],
         "lease": "2s",
         "within": "500ms",
         "retry": "50ms",
@@ -62,9 +66,13 @@ async def by_etcd(pki: Path, etcd: EtcdServer, *names: str) -> AsyncIterator[Seq
     async with AsyncExitStack() as nodes:
         members = [
             await nodes.enter_async_context(
-                member(plan, name, cluster={"membership": source, **tls(pki, name)})
+                member(
+                    plan,
+                    name,
+                    cluster={"membership": {**source, "endpoints": [where]}, **tls(pki, name)},
+                )
             )
-            for name in names
+            for name, where in endpoints.items()
         ]
         await all_linked(members)
         yield members
@@ -76,7 +84,7 @@ async def test_nodes_find_each_other_by_etcd_and_go_on_without_it(
     """C7, D4: a whole node says `membership` in its health, and reads from its peer all the while; also when all that
     etcd knew is lost. Seen to fail with deletions believed at once: both links were lost."""
     prompt, later = Prompt.made("a", 8), Prompt.made("b", 8)
-    async with by_etcd(pki, etcd, "a", "b") as (a, b):
+    async with by_etcd(pki, a=etcd.address, b=etcd.address) as (a, b):
         await put(a.engine, prompt)
         await b.knows(prompt.keys, of="a")
         assert (await find(b.engine, prompt)).bodies == prompt.bodies
@@ -102,6 +110,42 @@ async def test_nodes_find_each_other_by_etcd_and_go_on_without_it(
             assert not one.value("penstock_peer_links_lost_total", peer=other)
             assert one.value("penstock_peer_strangers") == 0
             assert one.value("penstock_certificate_expires_seconds") > 1e9
+
+
+async def test_a_node_that_alone_is_cut_off_from_etcd_keeps_its_links(
+    pki: Path, etcd: EtcdServer
+) -> None:
+    """C7: to all others it is no member any more, when its lease is over; what runs goes on, both ways.
+
+    Seen to fail with links to whoever is no member ended at once.
+    """
+    prompt = Prompt.made("a", 8)
+    config = EtcdConfig(endpoints=(etcd.address,), lease=Seconds(2))
+    async with (
+        relay(etcd.port) as way,
+        by_etcd(pki, a=etcd.address, b=way.address) as (a, b),
+        etcd_membership(config, "onlooker") as onlooker,
+    ):
+
+        async def members(*names: str) -> None:
+            async def are() -> bool:
+                return tuple(one.node_id for one in onlooker.members) == names
+
+            await eventually(are, within=10, what=f"etcd names {names}")
+
+        await members("a", "b")
+        way.cut()
+        await members("a")
+        await put(b.engine, prompt)
+        await a.knows(prompt.keys, of="b")
+        assert (await find(a.engine, prompt)).bodies == prompt.bodies
+        assert (await a.linked(), await b.linked()) == ({"b"}, {"a"})
+        assert (await b.usage()).degraded
+        way.mend()
+        await members("a", "b")
+        assert (await a.linked(), await b.linked()) == ({"b"}, {"a"})
+        for one, other in ((a, "b"), (b, "a")):
+            assert not one.value("penstock_peer_links_lost_total", peer=other)
 
 
 async def test_a_node_of_another_authority_gets_nowhere(pki: Path, tmp_path: Path) -> None:
