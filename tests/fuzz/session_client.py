@@ -31,6 +31,10 @@ REPLIES = {
     "prefetch": "prefetched",
     "touch": "touched",
     "wait_stored": "stored",
+    "pd_send": "pd_send",
+    "pd_wait": "pd_wait",
+    "pd_cancel": "pd_cancel",
+    "pd_expect": "lookup",
     "stat": "stat",
     "heartbeat": "heartbeat",
 }

@@ -113,6 +113,7 @@ class Named(enum.Enum):
     WRITE_LEASE = ord("w")
     EPOCH = ord("e")
     SECRET = ord("s")  # the only one of 32 bytes
+    TRANSFER = ord("p")
 
 
 _MARK = b"\x1fid not known\x1f"  # 14 bytes; kind and index make it an id of 16

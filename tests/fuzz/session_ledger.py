@@ -78,6 +78,8 @@ class Ledger:
                 self._take_welcome(context, reply.welcome)
             case "lookup":
                 self._take_hit(reply.lookup)
+            case "pd_send":
+                self.ids[Named.TRANSFER].append(reply.pd_send.transfer)
             case "progress":
                 self._take_progress(reply.progress)
             case "acquired":

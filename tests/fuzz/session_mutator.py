@@ -178,6 +178,10 @@ class Mutator:
                 lambda: requests.cancel(nth=nth),
                 lambda: requests.prefetch(what),
                 lambda: requests.touch(what),
+                lambda: requests.pd_send(what, within_ms=milliseconds),
+                lambda: requests.pd_expect(what, readers=draw.choice((1, 2, 128))),
+                lambda: requests.pd_wait(nth=nth),
+                lambda: requests.pd_cancel(nth=nth),
                 requests.stat,
                 requests.heartbeat,
             )

@@ -105,6 +105,26 @@ def prefetch(what: engine_pb2.Prompt) -> Request:
     return Request(correlation_id=9, prefetch=engine_pb2.Prefetch(prompt=what))
 
 
+def pd_send(what: engine_pb2.Prompt, *, within_ms: int = 0) -> Request:
+    body = engine_pb2.PdSend(prompt=what, request_id="r", target="b", within_ms=within_ms)
+    return Request(correlation_id=13, pd_send=body)
+
+
+def pd_expect(what: engine_pb2.Prompt, *, readers: int = 1, name: str = "r") -> Request:
+    body = engine_pb2.PdExpect(prompt=what, request_id=name, readers=readers)
+    return Request(correlation_id=14, pd_expect=body)
+
+
+def pd_wait(*, nth: int = 0) -> Request:
+    body = engine_pb2.PdWait(transfer=symbol(Named.TRANSFER, nth), within_ms=100)
+    return Request(correlation_id=15, pd_wait=body)
+
+
+def pd_cancel(*, nth: int = 0) -> Request:
+    body = engine_pb2.PdCancel(transfer=symbol(Named.TRANSFER, nth))
+    return Request(correlation_id=16, pd_cancel=body)
+
+
 def touch(what: engine_pb2.Prompt) -> Request:
     return Request(correlation_id=10, touch=engine_pb2.Touch(prompt=what))
 

@@ -15,6 +15,7 @@ from typing import cast
 
 import anyio
 from session_input import Profile
+from session_pushes import stand_ins
 
 from penstock import _native
 from penstock.actors.api import control, session
@@ -133,6 +134,9 @@ async def running(profile: Profile) -> AsyncIterator[World]:
         await supervisor.start(ChildSpec(refs.eviction, node._make_eviction))
         await supervisor.start(ChildSpec(refs.sessions, make_keeper, restarts_max=0))
         await supervisor.start(ChildSpec(refs.control, lambda: node._make_control(supervisor)))
+        streams._pushes, children = stand_ins(refs.l1)
+        for child in children:
+            await supervisor.start(child)
         await supervisor.start(ChildSpec(refs.gateway, lambda: _gateway(config, streams)))
         manager, keeper = made
         assert isinstance(manager, L1Manager)
