@@ -4,13 +4,13 @@
     write(), tell(), meet() ── calls ─────────► made in their order
     heard(), futures        ◄──── at once ───── notifications, and transfers that are over
 
-NIXL moves bytes only within its calls. The thread looks often while something is under way or awaited, twice as seldom
-after each look that brought nothing, and seldom where all is quiet; a call wakes it. NIXL's own progress thread would
-take a third of a core for nothing.
+NIXL moves bytes only within its calls. The thread looks often for a while after something came, then twice as seldom
+after each look that brought nothing, down to what is bearable while something is under way, or awaited, or nothing is.
+A call wakes it. NIXL's own progress thread would take a third of a core for nothing.
 
 | field | guard | who else reads it |
 | _calls | deque: append and popleft are whole | both |
-| _transfers, _pause_s | thread only | nobody |
+| _transfers, _kept | thread only | nobody |
 | awaited | written by the loop; an old value costs one look | thread |
 """
 
@@ -22,6 +22,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from penstock.runtime.errors import StartFailed, UnavailableError
 
+PAUSE_MIN_S = 20e-6  # for a while after a look that brought something: its answer may be on its way
+LINGER_S = 0.005
 INSTALL = "pip install penstock[nixl]"
 Region: TypeAlias = tuple[int, int]  # address, size
 Result = TypeVar("Result")
@@ -46,9 +49,9 @@ class NixlOptions:
     plugin: str = "UCX"
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
     transfers_max: int = 64  # under way at a time
-    look_busy: float = 0.0002  # between two looks when the last one brought something
-    look_awaiting: float = 0.001  # and when nothing comes, while a landing is open
-    look_idle: float = 0.02  # and when nothing is under way
+    look_busy: float = 0.0002  # between two looks, at most, while something of ours is under way
+    look_awaiting: float = 0.001  # and while a landing is open
+    look_idle: float = 0.02  # and while all is quiet
     close_within: float = 5.0  # a peer that does not say that it writes no more is cut off
     start_within: float = 30.0  # of the library's own start
 
@@ -184,14 +187,15 @@ class NixlAgent:
         except self._errors as error:
             self._problem = f"{error}"
         started.set()
-        pause_s = self._options.look_busy
+        pause_s, brought_at = PAUSE_MIN_S, 0.0
         try:
             while not (self._stopping or self._problem):
-                brought = self._look()
-                pause_s = min(pause_s * 2, self._pause_max())
-                self._wake.wait(self._options.look_busy if brought else pause_s)
+                brought, now = self._look(), time.monotonic()
+                brought_at = now if brought else brought_at
+                lingers = now - brought_at < LINGER_S
+                pause_s = PAUSE_MIN_S if lingers else min(pause_s * 2, self._pause_max())
+                self._wake.wait(pause_s)
                 self._wake.clear()
-                pause_s = self._options.look_busy if brought else pause_s
         finally:
             self._stopping = True
             self._stop()
