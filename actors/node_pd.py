@@ -62,6 +62,7 @@ class PdParts:
             manager=self._around.manager,
             peers=self._peers,
             memory=self._memory,
+            telemetry=self._around.telemetry,
         )
 
     def _receiver(self) -> PdReceiver:
@@ -72,4 +73,5 @@ class PdParts:
             manager=self._around.manager,
             memory=self._memory,
             digester=self._digester,
+            telemetry=self._around.telemetry,
         )

@@ -80,6 +80,7 @@ class Intake:
         self._parts: dict[int, PartMemory] = {}  # granted, and not let go of
         self._admission = Admission(offer, self._layout, shape, request, around)
         self._is_dismissed = False
+        self._offered_at = _now()
 
     # What comes.
 
@@ -207,7 +208,9 @@ class Intake:
             there = wanted[start : start + VIEWS]
             bad += [at for (at, digest), is_ in zip(there, found, strict=True) if digest != is_]
         await hazard("pd.after_verify")
+        before = self.session.verified_bytes
         self._do(self.session.verified(first, [*dict.fromkeys(bad)]))
+        self._around.metrics.verified(self.session.verified_bytes - before)
 
     async def _land(self, first: int, objects: Sequence[ObjectDigests]) -> None:
         memory = self._parts[first]
@@ -266,6 +269,7 @@ class Intake:
             try:
                 parts = await self._admission.run()
                 await hazard("pd.before_grant")
+                self._around.metrics.allocated(_now() - self._offered_at)
                 await self._grant(parts)
             except OverBudget as problem:
                 self._do(self.session.give_up(Reason.TOO_LARGE, str(problem)))

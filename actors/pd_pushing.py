@@ -40,7 +40,8 @@ class Pushing:
         self.over = asyncio.Event()
         self.outcome = pd.Sent(pd.SentState.PENDING, None, 0, 0)
         self._around = around
-        self._end_by = _now() + send.within_s
+        self._begun_at = _now()
+        self._end_by = self._begun_at + send.within_s
         kinds = [send.shape.slots[slot] for slot in send.slots]
         self._layout = Layout(
             len(send.keys) // KEY_BYTES,
@@ -105,6 +106,8 @@ class Pushing:
                 self._fail(Reason.STOPPING, "")
             if self._lane is not None:
                 self._lane.remove(self.transfer)
+            outcome, seconds = self.outcome, _now() - self._begun_at
+            self._around.metrics.over(outcome.reason, outcome.bytes, outcome.held_bytes, seconds)
             self.over.set()
             await self._close_ticket()
 

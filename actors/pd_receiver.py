@@ -21,6 +21,7 @@ from penstock.actors.core.pd_budget import tokens_held
 from penstock.actors.load_targets import whole_pages
 from penstock.actors.pd_config import PdConfig
 from penstock.actors.pd_intake import Intake
+from penstock.actors.pd_metrics import ReceivedMetrics
 from penstock.actors.pd_requests import Request
 from penstock.actors.pd_surroundings import ReceiverAround, patience_of
 from penstock.actors.stores.digests import Digester
@@ -30,6 +31,7 @@ from penstock.runtime.errors import PenstockError
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
 
 FORSAKEN_OBJECTS_A_STEP = 256  # of loads that a life left behind, and chunks of its tickets
 SHAPES_MAX = 1024  # namespaces whose shapes are remembered
@@ -46,6 +48,7 @@ class PdReceiver(pd.PdReceiver):
         manager: Ref[l1.L1Manager],
         memory: Memory,
         digester: Digester,
+        telemetry: Telemetry,
     ) -> None:
         """`epoch` of this node's life; `ask_s`: how long L1 may take for a step."""
         self._limits = limits
@@ -60,6 +63,12 @@ class PdReceiver(pd.PdReceiver):
             digester,
             Telling(manager, ask_s=ask_s, start_soon=self.start_soon),
             self._log,
+            ReceivedMetrics(
+                telemetry,
+                pushes=lambda: float(self._measure().transfers),
+                waiting=lambda: float(self._around.budget.waiting),
+                taken=lambda: float(self._around.budget.taken_bytes),
+            ),
             self._admitted,
         )
         self._requests: dict[str, Request] = {}  # len <= requests_max
@@ -122,6 +131,7 @@ class PdReceiver(pd.PdReceiver):
         request.expect(msg)
 
     def _settle(self, msg: pd.Expect, shortfall: Shortfall) -> None:
+        self._around.metrics.final(shortfall)
         self._around.telling.tell_now(msg.ticket, l1_loading.Settle(msg.ticket, shortfall))
 
     def _leave(self, msg: loader.Leave) -> None:

@@ -187,6 +187,7 @@ class Request:
     def _settle(self, ticket: TicketId, one: Awaited, shortfall: Shortfall) -> None:
         """Its watermark is final; what it reads is held until it is over."""
         one.is_settled = True
+        self._around.metrics.final(shortfall)
         self._around.telling.tell_now(ticket, l1_loading.Hope(ticket, 0, shortfall))
 
     def _until(self) -> float:

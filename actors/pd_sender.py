@@ -26,12 +26,14 @@ from penstock.actors.api.peers import PeerLink, Peers
 from penstock.actors.api.types import KEY_BYTES, REQUEST_ID_CHARS_MAX, Memory, TicketId
 from penstock.actors.pd_config import PdConfig
 from penstock.actors.pd_lane import Lane
+from penstock.actors.pd_metrics import SentMetrics
 from penstock.actors.pd_pushing import Pushing
 from penstock.actors.pd_surroundings import SenderAround, patience_of
 from penstock.actors.room import Room
 from penstock.runtime.log import Log
 from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
 
 
 class PdSender(pd.PdSender):
@@ -46,6 +48,7 @@ class PdSender(pd.PdSender):
         manager: Ref[l1.L1Manager],
         peers: Ref[Peers],
         memory: Memory,
+        telemetry: Telemetry,
     ) -> None:
         """`ref` is this actor's own: L1 tells it of tickets. `ask_s`: how long another actor may take for a step."""
         watcher: Ref[gateway.Gateway] = Ref(ref.mailbox)  # it takes what L1 tells a watcher
@@ -61,6 +64,11 @@ class PdSender(pd.PdSender):
             loader=ref,
             watcher=watcher,
             lane_of=self._lane_of,
+            metrics=SentMetrics(
+                telemetry,
+                pushes=lambda: float(len(self._pushes)),
+                inflight=lambda: float(self._around.room.taken_bytes),
+            ),
             log=Log("pd_sender"),
         )
         self._pushes: dict[TransferId, Pushing] = {}  # under way, <= sends_max

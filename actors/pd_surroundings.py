@@ -20,6 +20,7 @@ from penstock.actors.locating import News
 from penstock.actors.pd_config import PdConfig
 from penstock.actors.pd_lane import Lane
 from penstock.actors.pd_memory import PartMemory, Shelf
+from penstock.actors.pd_metrics import ReceivedMetrics, SentMetrics
 from penstock.actors.room import Room
 from penstock.actors.stores.digests import Digester
 from penstock.actors.telling import Telling
@@ -82,6 +83,7 @@ class ReceiverAround:
     digester: Digester
     telling: Telling
     log: Log
+    metrics: ReceivedMetrics
     admitted: Callable[[TransferId, int], None]  # tells a push that it is its turn
     budget: ReceiveBudget[TransferId] = field(init=False)
     room: News = field(default_factory=News)  # something of the budget's memory was let go of
@@ -133,6 +135,7 @@ class ReceiverAround:
 
     def ended(self, reason: Reason | None) -> None:
         """A push is over."""
+        self.metrics.over(reason)
         if reason is None:
             self.counters.committed += 1
         else:
@@ -153,6 +156,7 @@ class SenderAround:
     loader: Ref[Loader]
     watcher: Ref[Gateway]
     lane_of: Callable[[PeerLink], Lane]
+    metrics: SentMetrics
     log: Log
 
 

@@ -99,6 +99,7 @@ class Node:
             quarantine_bytes_max=given.pages * PAGE,
             leases_max=4096,
         )
+        self.telemetry = Telemetry()
         self.gateway = fake_gateway(messages_max=4096)
         self.gateway.answers[gateway.TicketMoved] = self._hear
         self.eviction = fake_eviction()
@@ -133,7 +134,7 @@ class Node:
             tenants=Tenants(
                 tenants_max=8, default_bytes_max=0, bytes_max={}, bytes_of=self.table.bytes_of
             ),
-            telemetry=Telemetry(),
+            telemetry=self.telemetry,
             eviction_controller=self.eviction.ref,
         )
 
@@ -145,6 +146,7 @@ class Node:
             manager=self.l1,
             memory=self.memory,
             digester=Digester(),
+            telemetry=self.telemetry,
         )
         return self.actor
 
@@ -156,6 +158,7 @@ class Node:
             manager=self.l1,
             peers=self.peers.ref,
             memory=self.memory,
+            telemetry=self.telemetry,
         )
         return self.sending
 
