@@ -66,11 +66,16 @@ async def locate(parts: Parts, msg: Locate) -> bytes:
 
 
 def locate_at_once(parts: Parts, msg: Locate) -> bytes | None:
-    """As `locate`, from the books; None while they do not tell all."""
-    if parts.books is None:
-        return None
+    """As `locate`, from the books, or from what the store knows by itself; None while they do not tell all."""
     keys = msg.keys
-    found = parts.books.has(keys.packed) if parts.reads.is_closed else bytes(len(keys))
+    if not parts.reads.is_closed and (parts.books is not None or parts.knowing is not None):
+        found: bytes | None = bytes(len(keys))
+    elif parts.books is not None:
+        found = parts.books.has(keys.packed)
+    else:
+        found = None if parts.knowing is None else parts.knowing.locate_at_once(keys)
+    if found is None:
+        return None
     _count_located(parts, msg.purpose, found)
     return found
 

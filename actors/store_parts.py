@@ -25,6 +25,7 @@ from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.routing import routing_of
 from penstock.actors.stores.store import (
     EagerStore,
+    KnowingStore,
     Ownership,
     QuickStore,
     Store,
@@ -123,6 +124,7 @@ class Parts:
     store: Store
     quick: QuickStore | None  # the same, if it is one
     eager: EagerStore | None  # likewise
+    knowing: KnowingStore | None  # likewise
     place_of: Callable[[bytes, int], int]  # of its medium
     owed: Owed
     ledger: StoreLedger | None  # None: the store is shared, its usage is not ours to keep
@@ -197,6 +199,7 @@ def open_parts(
         store=store,
         quick=store if isinstance(store, QuickStore) else None,
         eager=store if isinstance(store, EagerStore) else None,
+        knowing=store if isinstance(store, KnowingStore) else None,
         place_of=place_of,
         owed=Owed(),
         ledger=_ledger(store, config, tools) if store.ownership is Ownership.EXCLUSIVE else None,

@@ -19,7 +19,7 @@ from functools import partial
 
 from anyio import CancelScope, create_task_group
 
-from penstock.actors.api.directory import Promised
+from penstock.actors.api.directory import Promise, Promised
 from penstock.actors.api.peers import (
     FindLink,
     PeerAway,
@@ -52,6 +52,7 @@ from penstock.runtime.deadline import deadline_at, time_left
 from penstock.runtime.errors import DeadlineExceeded, PenstockError
 from penstock.runtime.hazard import hazard
 from penstock.runtime.log import Log
+from penstock.runtime.message import NOT_AT_ONCE
 
 TELLING_SHARE = 0.05  # of a load's time, left to tell what came of it
 ASK_S = 1.0  # what the directory and the keeper of links may take; both answer at once
@@ -92,12 +93,24 @@ class PeerStore:
 
     async def locate(self, keys: Keys) -> bytes:
         """As many chunks from the first as peers promise one after the other, all of their objects."""
-        if not keys.chunks or not keys.slots:
-            return bytes(len(keys))
-        left, there = keys.chunks, 0
+        left = keys.chunks if keys.slots else b""
         while left and (best := await self._best(left, frozenset())) is not None:
-            left, there = left[best.chunks * KEY_BYTES :], there + best.chunks * len(keys.slots)
-        return b"\1" * there + bytes(len(keys) - there)
+            left = left[best.chunks * KEY_BYTES :]
+        return _located(keys, left)
+
+    def locate_at_once(self, keys: Keys) -> bytes | None:
+        left = keys.chunks if keys.slots else b""
+        while left:
+            try:
+                promises = self._reach.directory.ask_now(Promised(left))
+            except PenstockError:
+                return None
+            if promises is NOT_AT_ONCE:
+                return None
+            if (best := self._choose(promises, frozenset())) is None:
+                break
+            left = left[best.chunks * KEY_BYTES :]
+        return _located(keys, left)
 
     async def load(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         """Never fails as a whole: what no peer gave in time is missing."""
@@ -152,6 +165,9 @@ class PeerStore:
         except PenstockError as trouble:
             self._log.warning_once("no_directory", str(trouble), reason=str(trouble))
             return None
+        return self._choose(promises, tried)
+
+    def _choose(self, promises: Sequence[Promise], tried: frozenset[str]) -> _Choice | None:
         now = _now()
         able = [
             one
@@ -316,6 +332,12 @@ async def open_peer_store(config: PeerStoreConfig, context: StoreContext) -> Pee
     if context.reach is None:
         raise StoreRefused(f"stores.{config.name}", "a node without `cluster` has no peers")
     return PeerStore(config, context.reach)
+
+
+def _located(keys: Keys, left: bytes) -> bytes:
+    """`left`: the keys of the chunks, from the first that nobody promises."""
+    there = (len(keys.chunks) - len(left)) // KEY_BYTES * len(keys.slots)
+    return b"\1" * there + bytes(len(keys) - there)
 
 
 def _now() -> float:

@@ -148,6 +148,14 @@ class QuickStore(Protocol):
         """
 
 
+@runtime_checkable
+class KnowingStore(Protocol):
+    """What a store of others' may offer besides: what is there, without a turn of the loop."""
+
+    def locate_at_once(self, keys: Keys) -> bytes | None:
+        """As `locate`; None: that has to be called."""
+
+
 class Reading(Protocol):
     """A load that was begun. It goes on when nobody waits for it."""
 

@@ -32,6 +32,24 @@ def test_what_a_peer_has_is_loaded(seed: int) -> None:
     play(seed, scene, "a")
 
 
+def test_what_no_peer_promises_is_told_in_the_step_of_the_lookup() -> None:
+    """A node among others answers a miss as soon as one that stands alone, and asks nobody."""
+
+    async def scene(cluster: Cluster) -> None:
+        one = prompt(6)
+        await cluster.peers["a"].world.store(one, range(6))
+        watched = await cluster.asker.lookup(one)
+        assert watched.is_final
+        assert watched.hit == 0
+        cluster.peers["a"].promises(one, range(6))
+        again = await cluster.asker.lookup(one)
+        assert not again.is_final
+        assert await cluster.asker.wait_final(again) == 6
+        assert await cluster.asker.read(again) == 6
+
+    play(0, scene, "a", config=WorldConfig(kept=(False,), is_at_hand=True))
+
+
 @SEEDS
 def test_peers_give_what_each_has_at_the_same_time(seed: int) -> None:
     """The longest run first; what lies behind it from who has that, concurrently."""

@@ -314,5 +314,5 @@ def play(
                 await scene(cluster)
 
     simulation = Simulation(seed, hazards=hazards)
-    simulation.loop.permutes_steps = True
+    simulation.loop.permutes_steps = not (config or WorldConfig()).is_at_hand
     simulation.run(main)
