@@ -7,6 +7,8 @@ import os
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.actors.api import directory
 from penstock.actors.api.directory import UPDATE_BYTES_MAX, Heard, PeerUpdate, WatchId
@@ -253,3 +255,33 @@ def test_only_a_node_with_peers_whose_lookups_hit_l1_keeps_changes_for_them() ->
 def test_limits_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DirectoryConfig(**wrong)  # type: ignore[arg-type]
+
+
+OWN = own_of(keys(40))
+SENT = updates(OWN, OWN.watch("w"))
+for _step in range(4):
+    OWN.change(keys(3, f"new{_step}"), b"")
+    SENT += updates(OWN, WatchId(1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    picks=st.lists(st.integers(0, len(SENT) - 1), min_size=1, max_size=6),
+    damage=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=3),
+    cut=st.integers(0, 64),
+)
+def test_whatever_a_peer_sends_is_kept_or_refused_and_nothing_breaks(
+    picks: list[int], damage: list[tuple[int, int]], cut: int
+) -> None:
+    """Updates in any order, the last of them damaged or cut: no bug of ours, no byte that is not counted."""
+    peers = Peers(bytes_max=2000)
+    for pick in picks[:-1]:
+        peers.tell("a", SENT[pick])
+    update = bytearray(SENT[picks[-1]])
+    for at, value in damage:
+        update[at % len(update)] = value
+    peers.tell("a", bytes(update[: len(update) - cut]))
+    peers.tell("b", SENT[0])
+    assert {one.node_id for one in peers.promised(keys(40), 0)} <= {"a", "b"}
+    peers.gone("a")
+    assert {one.node_id for one in peers.promised(keys(40), 0)} == {"b"}
