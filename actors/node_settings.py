@@ -105,10 +105,10 @@ def _identities(listen: ListenConfig) -> Identities | None:
     known: list[tuple[Secret, Identity]] = []
     if listen.token_file is not None:
         key = "gateway.listen.token_file"
-        known.append((_read_token(key, listen.token_file), replace(LOCAL, name="token_file")))
+        known.append((read_token(key, listen.token_file), replace(LOCAL, name="token_file")))
     for position, one in enumerate(listen.identities):
         key = f"gateway.listen.identities.{position}.token_file"
-        token = _read_token(key, one.token_file)
+        token = read_token(key, one.token_file)
         if any(token == other for other, _ in known):
             raise ConfigError(key, f"{one.name} has the token of another identity: make it its own")
         tenants = None if one.tenants is None else frozenset(map(str.encode, one.tenants))
@@ -116,7 +116,8 @@ def _identities(listen: ListenConfig) -> Identities | None:
     return Identities(known) if known else None
 
 
-def _read_token(key: str, path: Path) -> Secret:
+def read_token(key: str, path: Path) -> Secret:
+    """The first line of a file. Raises ConfigError of `key` where it cannot be read, or is empty."""
     try:
         token = path.read_text().partition("\n")[0].strip()
     except OSError as unreadable:

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("actors/core/.*",),
     ("actors/stores/.*", "actors/engine/.*", "actors/(?!node$)[a-z0-9_]+"),
     ("actors/node",),
+    ("actors/router/.*",),
     ("actors/cli/.*", "penstock/.*"),
 )
 NATIVE = (

@@ -32,6 +32,9 @@ COMMANDS = (
     Command("replay", "penstock.actors.cli.replay", "drive a node with a recorded request trace"),
     Command("simulate", "penstock.actors.cli.simulate", "compare eviction policies on a trace"),
     Command("store", "penstock.actors.cli.store", "check a store of your own, operate one"),
+    Command(
+        "router", "penstock.actors.cli.router", "send HTTP requests to the engine that fits best"
+    ),
     Command("certs", "penstock.actors.cli.certs", "make certificates for nodes and engines"),
     Command("doctor", "penstock.actors.cli.doctor", "say why there were no hits"),
 )

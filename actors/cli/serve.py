@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         NodeConfig,
         args.config,
         env=os.environ,
-        overrides=_overrides(args.set),
+        overrides=read_overrides(args.set),
         overridden_by="the command line",
     )
     _take_descriptors()
@@ -115,7 +115,7 @@ def _tell_ready(fd: int, address: str) -> None:
         pipe.write(address + "\n")
 
 
-def _overrides(given: Sequence[str]) -> dict[str, object]:
+def read_overrides(given: Sequence[str]) -> dict[str, object]:
     """Raises ConfigError for a key that is set twice: which of the two was meant, nobody can know."""
     overrides: dict[str, object] = {}
     for key, value in map(_override, given):

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from penstock.actors.config import NodeConfig
+from penstock.actors.router.config import RouterConfig
 from penstock.actors.stores.config import StoreConfig
 from penstock.actors.stores.opening import AnyStoreConfig
 from penstock.runtime.config import Config
@@ -79,3 +80,8 @@ def test_a_key_of_a_store_is_in_its_section_or_in_that_of_every_store(
         if not is_written(key, STORES + OPERATIONS if key in common else own)
     ]
     assert not missing, f"docs/STORES.md does not name {missing}"
+
+
+def test_every_key_of_the_router_is_written_down() -> None:
+    text = (DOCS / "ROUTER.md").read_text()
+    assert not [key for key in keys_of(RouterConfig) if not is_written(key, text)]
