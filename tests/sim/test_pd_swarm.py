@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import pytest
@@ -16,6 +20,7 @@ from penstock.runtime.errors import PenstockError
 from penstock.runtime.sim_net import Weather
 from penstock.runtime.units import ByteSize, Seconds
 
+TESTS = Path(__file__).resolve().parents[1]
 FAULTS_S = 6.0  # so long; then everything is well
 
 
@@ -95,37 +100,61 @@ async def watch(swarm: Swarm) -> None:
         await anyio.sleep(0.02)
 
 
-@pytest.mark.parametrize("seed", range(16))
-def test_whatever_happens_no_byte_is_wrong_and_everything_ends(seed: int) -> None:
-    """A14 A15 B11 B13 C8."""
+async def whatever_happens(world: PdWorld) -> None:
+    """Requests and faults, then none of either, and all is as it was."""
+    swarm = Swarm(world)
+    async with anyio.create_task_group() as around:
+        around.start_soon(watch, swarm)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(trouble, swarm)
+            for number in range(18):
+                near, far = world.draw.sample([*world.nodes.values()], 2)
+                tasks.start_soon(request, swarm, near, far, f"q{number}")
+                await anyio.sleep(world.draw.uniform(0, 0.4))
+        swarm.is_well = True
+    await anyio.sleep(5)  # what nobody expects is let go of
+    await world.assert_nothing_is_held()
+    assert swarm.outcomes
+    assert not [one for one in swarm.outcomes if one.reason is Reason.PROTOCOL], swarm.outcomes
+    assert not [one for one in swarm.outcomes if one.reason is Reason.DAMAGED], swarm.outcomes
+    await healed(world)
 
-    async def scene(world: PdWorld) -> None:
-        swarm = Swarm(world)
-        async with anyio.create_task_group() as around:
-            around.start_soon(watch, swarm)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(trouble, swarm)
-                for number in range(18):
-                    near, far = world.draw.sample([*world.nodes.values()], 2)
-                    tasks.start_soon(request, swarm, near, far, f"q{number}")
-                    await anyio.sleep(world.draw.uniform(0, 0.4))
-            swarm.is_well = True
-        await anyio.sleep(5)  # what nobody expects is let go of
-        await world.assert_nothing_is_held()
-        assert swarm.outcomes
-        assert not [one for one in swarm.outcomes if one.reason is Reason.PROTOCOL], swarm.outcomes
-        assert not [one for one in swarm.outcomes if one.reason is Reason.DAMAGED], swarm.outcomes
-        await healed(world)
 
-    budget = config(receive=ByteSize(14 * PAGE), allocation=Seconds(2))
-    given = PdWorldConfig(
+def swarm_of(seed: int) -> PdWorldConfig:
+    return PdWorldConfig(
         groups=groups_of(seed),
         pages=400,
-        pd=budget,
+        pd=config(receive=ByteSize(14 * PAGE), allocation=Seconds(2)),
         weather=Weather(delay_s=(0.0005, 0.05), write_s=(0.0, 0.01), part_bytes=1000),
         nodes=("a", "b", "c"),
     )
-    play(seed, scene, given)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_whatever_happens_no_byte_is_wrong_and_everything_ends(seed: int) -> None:
+    """A14 A15 B11 B13 C8."""
+    play(seed, whatever_happens, swarm_of(seed))
+
+
+def test_two_processes_with_different_hash_seeds_write_the_same_transcript() -> None:
+    """So that a failure of the swarm is replayed by its seed."""
+    program = f"""if True:
+        import sys
+        sys.path.insert(0, {str(TESTS)!r})
+        from sim.test_pd_swarm import play, swarm_of, whatever_happens
+        sys.stdout.write(play(5, whatever_happens, swarm_of(5)))
+    """
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "4242")
+    )
+    assert first.count(b"\n") > 10_000
+    assert first == second
 
 
 async def healed(world: PdWorld) -> None:

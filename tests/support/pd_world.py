@@ -363,8 +363,8 @@ def play(
     given: PdWorldConfig | None = None,
     *,
     hazards: Hazards | None = None,
-) -> None:
-    """Run a scene in a world of its own, on virtual time."""
+) -> str:
+    """Run a scene in a world of its own, on virtual time. Its transcript."""
 
     async def main() -> None:
         async with AsyncExitStack() as stack:
@@ -379,7 +379,9 @@ def play(
                 link.lose()
             tasks.cancel_scope.cancel()
 
-    Simulation(seed, hazards=hazards).run(main)
+    simulation = Simulation(seed, hazards=hazards)
+    simulation.run(main)
+    return simulation.transcript.text()
 
 
 async def _die() -> None:
