@@ -31,16 +31,16 @@ SPARE_BYTES = 256 * MIB
 
 
 def shapes(
-    half_s: float,
+    halves_s: tuple[float, float, float],
     bytes_max: int,
     depths: tuple[int, int, int] = (32, 16, 2),
     *,
     is_saved_by_writer: bool = False,
 ) -> tuple[Shape, ...]:
     """Of every size; no more than `bytes_max` are saved in a turn."""
-    pairs = zip(SIZES, depths, strict=True)
     return tuple(
-        Shape(size, depth, half_s, bytes_max // size, is_saved_by_writer) for size, depth in pairs
+        Shape(size, depth, half_s, bytes_max // size, is_saved_by_writer)
+        for size, depth, half_s in zip(SIZES, depths, halves_s, strict=True)
     )
 
 
@@ -88,7 +88,8 @@ class Case(ABC):
 
 
 class _OnDisk(Case):
-    shapes = shapes(0.1, 256 * MIB, is_saved_by_writer=True)
+    # Of the largest four fit into a tenth of a second; of others that is many, and files that take long to delete.
+    shapes = shapes((0.06, 0.06, 0.1), 256 * MIB, is_saved_by_writer=True)
     direct: ClassVar[int] = 1
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -133,7 +134,7 @@ class FileBuffered(FileDirect):
     baseline = "fio --direct=0, one file"
     same_work = "fio --direct=0, a file for each object"
     direct = 0
-    shapes = shapes(0.06, 128 * MIB, is_saved_by_writer=True)
+    shapes = shapes((0.04, 0.04, 0.06), 128 * MIB, is_saved_by_writer=True)
 
     def forget(self) -> bool:
         drop_page_cache(self.folder)
@@ -173,7 +174,7 @@ class Memory(Case):
     name = "memory"
     baseline = "memcpy, one thread, of more than caches hold, to memory that is there"
     same_work = "memcpy; of loads memcpy, then crc64; one thread"
-    shapes = shapes(0.025, FAR_BYTES)
+    shapes = shapes((0.025,) * 3, FAR_BYTES)
     near_bytes = FAR_BYTES
     is_emptied = True
 

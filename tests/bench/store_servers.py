@@ -23,7 +23,7 @@ SEGMENT_BYTES = 2 * GIB  # of a pool: all turns of all of these, both sides
 class S3(Case):
     name = "s3"
     baseline = "bare obstore"
-    shapes = shapes(0.04, 32 * MIB, depths=(16, 8, 1))
+    shapes = shapes((0.04,) * 3, 32 * MIB, depths=(16, 8, 1))
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         super().__init__(folder, stack)
@@ -74,7 +74,7 @@ class S3(Case):
 class Valkey(Case):
     name = "valkey"
     baseline = "raw socket, SET and GET"
-    shapes = shapes(0.05, 128 * MIB)
+    shapes = shapes((0.05,) * 3, 128 * MIB)
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         super().__init__(folder, stack)
@@ -128,7 +128,7 @@ class RawSocket:
 class Mooncake(Case):
     name = "mooncake"
     baseline = "bare Mooncake client"
-    shapes = shapes(0.04, 32 * MIB, depths=(32, 16, 1))
+    shapes = shapes((0.04,) * 3, 32 * MIB, depths=(32, 16, 1))
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         super().__init__(folder, stack)

@@ -30,7 +30,7 @@ from penstock._native import Arena, Copier, crc64
 from penstock.actors.api.store import Delete, Keys, LoadOutcome, SaveOutcome, Source, Target
 from penstock.runtime.units import GIB, KIB, MIB
 
-ONES_MAX, ONES_S = 40, 0.2  # loads of single objects
+ONES_MAX, ONES_S = 40, 0.1  # loads of single objects
 ASKS = 2  # batches of loads under way at a time
 SAVED, SAVED_BYTES = (
     256,
