@@ -18,12 +18,14 @@ from support.cluster import cluster
 from support.paged_cache import Blocks
 from support.small_model import BLOCK_TOKENS, spec
 
+from penstock.actors import node_pd
 from penstock.actors.api.pd import Sent, SentState
 from penstock.actors.engine.blocking import BlockingClient
 from penstock.actors.engine.client import Client, ClientConfig, Loaded
 from penstock.actors.node import Node
 
 pytestmark = pytest.mark.anyio
+assert node_pd  # loaded by a node when it starts: that is no step of ours
 
 T = TypeVar("T")
 PD = {"pd": {"receive": "4MiB", "part": "64KiB"}, "heartbeat": "1s"}

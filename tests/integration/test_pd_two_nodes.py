@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 from support.cluster import Member, cluster
-from support.declarations import OBJECT_BYTES, hello
+from support.declarations import OBJECT_BYTES, group, hello, keys
 from support.eventually import eventually
 from support.media import Prompt, find, put
 from support.nodes import nobody_reads
 from support.raw_engine import attached, extents_of
 
 from penstock._native import crc64
+from penstock.actors import node_pd
 from penstock.protos import engine_pb2 as pb
 from penstock.protos import pd_pb2
 from penstock.runtime.units import MIB
 
 pytestmark = pytest.mark.anyio
+assert node_pd  # loaded by a node when it starts: that is no step of ours
 
 PUSHES = {"receive": "4MiB", "offer_within": "3s", "part": "256KiB"}
 
@@ -314,3 +318,44 @@ async def test_a_node_that_takes_nothing_in_says_what_to_configure(
         error = (await alone.engine.ask(pd_expect=body)).error
         assert "pd" in error.message
         assert alone.engine.welcome.arena_bytes == 4 * MIB
+
+
+async def test_the_ranks_of_a_prefill_engine_push_side_by_side() -> None:
+    """Each its own shard's objects; a chunk is readable when it has those of all of them."""
+    groups = [group(shards=2)]
+    packed = keys(6, prompt="p")
+    ranks = [Prompt(packed, Prompt.made(f"rank {rank}", 6).bodies) for rank in (0, 1)]
+    prefill, decode = b"p" * 16, b"d" * 16
+    async with (
+        cluster("a", "b", cluster=pd(part_objects=2)) as (one, other),
+        AsyncExitStack() as all_,
+    ):
+
+        async def enter(side: Member, instance: bytes, shard: int) -> Member:
+            greeting = hello(instance=instance, groups=groups, own_shards=[shard])
+            engine = await all_.enter_async_context(attached(side.node.address, greeting))
+            return Member(side.name, side.node, engine)
+
+        writers = [await enter(one, prefill, shard) for shard in (0, 1)]
+        readers = [await enter(other, decode, shard) for shard in (0, 1)]
+        body = pb.PdExpect(prompt=ranks[0].wire(), request_id="r", readers=2)
+        found = (await readers[0].engine.ask(pd_expect=body)).lookup
+        transfers = []
+        for writer, prompt in zip(writers, ranks, strict=True):
+            await put(writer.engine, prompt)
+            transfers.append(await send(writer, prompt, target="b"))
+        last = await readers[0].engine.last_progress(found.ticket)
+        assert (last.hit_chunks, last.shortfall) == (6, pb.SHORTFALL_NONE)
+        for number, (reader, prompt) in enumerate(zip(readers, ranks, strict=True)):
+            lease = (await reader.engine.acquire(found.ticket, rank=number)).acquired
+            assert reader.engine.arena is not None
+            read = [
+                bytes(reader.engine.arena.view(one.offset, one.bytes))
+                for one in extents_of(lease.extents)
+            ]
+            assert tuple(read) == prompt.bodies
+            assert (await reader.engine.release(lease.lease)).released.ok
+        for writer, transfer in zip(writers, transfers, strict=True):
+            assert (await sent(writer, transfer)).state == pb.PD_SENT_STATE_COMMITTED
+        await readers[0].engine.ask(cancel=pb.Cancel(ticket=found.ticket))
+        await drained(other)
