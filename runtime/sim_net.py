@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock.runtime.channel import (
+    Accepted,
     Arrived,
     ChannelKind,
     ChannelLost,
@@ -29,6 +30,7 @@ from penstock.runtime.channel import (
 )
 from penstock.runtime.errors import UnavailableError
 
+GRANT_BYTES = 16
 SENDING_MAX = 64  # pieces of one connection under way; more wait in `send`
 
 
@@ -55,6 +57,7 @@ class SimNet:
     def __init__(self, draw: random.Random, weather: Weather | None = None) -> None:
         self.draw = draw
         self.weather = weather or Weather()
+        self.endpoints: dict[bytes, SimEndpoint] = {}  # by their offers
 
     def delay_s(self) -> float:
         return self.draw.uniform(*self.weather.delay_s)
@@ -74,6 +77,12 @@ class SimNet:
         near, far = SimConnection(self), SimConnection(self)
         near.peer, far.peer = far, near
         return near, far
+
+    def endpoint(self) -> SimEndpoint:
+        """One that others on this network can dial."""
+        endpoint = SimEndpoint(self, self.draw.randbytes(8))
+        self.endpoints[endpoint.offer()] = endpoint
+        return endpoint
 
     def pipe(self) -> tuple[SimPipe, SimPipe]:
         """Both ends of a stream of messages."""
@@ -111,6 +120,12 @@ class SimLanding:
     @property
     def grant(self) -> bytes:
         return self._grant
+
+    def has_room(self, arrival: _Arrival) -> bool:
+        """Whether it lies within its slot."""
+        if not 0 <= arrival.slot < len(self.slots) or arrival.offset < 0:
+            return False
+        return arrival.offset + len(arrival.payload) <= len(self.slots[arrival.slot].memory)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -158,11 +173,13 @@ class SimConnection:
     def open_landing(self, slots: Sequence[LandingSlot], arrived: Arrived) -> Landing:
         if self.is_lost:
             raise ChannelLost(self._why)
-        grant = self._net.draw.randbytes(16)
+        grant = self._net.draw.randbytes(GRANT_BYTES)
         landing = self._landings[grant] = SimLanding(grant, slots, arrived)
         return landing
 
     async def send(self, grant: bytes, pieces: Sequence[Piece]) -> None:
+        if len(grant) != GRANT_BYTES:
+            raise LandingRefused("that is no grant")
         for piece in pieces:
             while self._under_way >= SENDING_MAX and not self.is_lost:
                 self._room.clear()
@@ -193,7 +210,7 @@ class SimConnection:
     def write(self, arrival: _Arrival) -> None:
         """The first moment of a part: it is decided that it is written."""
         landing = self.landing(arrival.grant)
-        if landing is None:
+        if landing is None or not landing.has_room(arrival):
             self._statistics.pieces_refused += 1
             self.peer.arrived()
             return
@@ -247,6 +264,53 @@ class SimConnection:
         self.lose("closed")
         for landing in self._landings.values():
             await landing.close()
+
+
+class SimEndpoint:
+    """What one node has. See `Endpoint`."""
+
+    kind = ChannelKind.TCP
+
+    def __init__(self, net: SimNet, offer: bytes) -> None:
+        self._net = net
+        self._offer = offer
+        self._expected: dict[bytes, Accepted] = {}
+        self._connections: list[SimConnection] = []
+        self._is_closed = False
+
+    def offer(self) -> bytes:
+        return self._offer
+
+    def expect(self, secret: bytes, accepted: Accepted) -> None:
+        self._expected[secret] = accepted
+
+    def forget(self, secret: bytes) -> None:
+        self._expected.pop(secret, None)
+
+    async def dial(self, offer: bytes, secret: bytes, *, within: float) -> SimConnection:
+        await asyncio.sleep(min(within, self._net.delay_s()))
+        far = self._net.endpoints.get(offer)
+        if far is None or self._is_closed:
+            raise ChannelLost("nobody listens there")
+        near, other = self._net.connect()
+        if not far.accept(secret, other):
+            raise ChannelLost("the other side does not expect this connection")
+        self._connections.append(near)
+        return near
+
+    def accept(self, secret: bytes, connection: SimConnection) -> bool:
+        accepted = self._expected.pop(secret, None)
+        if accepted is None:
+            return False
+        self._connections.append(connection)
+        accepted(connection)
+        return True
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        self._net.endpoints.pop(self._offer, None)
+        for connection in self._connections:
+            await connection.aclose()
 
 
 # ---------------------------------------------------------------- messages
