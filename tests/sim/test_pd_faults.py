@@ -5,44 +5,19 @@ from __future__ import annotations
 import anyio
 import anyio.lowlevel
 import pytest
-from support.pd_world import PdWorld, PdWorldConfig, config, play
-from support.prefetch_world import PAGE, SHARDED, Watched, prompt
+from support.pd_scenes import next_push_works, settled
+from support.pd_world import SESSION, PdWorld, PdWorldConfig, config, play
+from support.prefetch_world import PAGE, prompt
 
 from penstock.actors.api import pd
 from penstock.actors.api.pd_wire import Reason
 from penstock.actors.api.types import Epoch, Shortfall
 from penstock.runtime.hazard import ScriptedHazards
 from penstock.runtime.sim_net import Weather
-from penstock.runtime.units import ByteSize, Seconds
+from penstock.runtime.units import ByteSize
 
 SEEDS = pytest.mark.parametrize("seed", range(8))
 SLOW = Weather(delay_s=(0.01, 0.1), write_s=(0.0, 0.05), part_bytes=500)
-
-
-async def settled(
-    world: PdWorld, watched: Watched, transfer: pd.TransferId | None
-) -> pd.Sent | None:
-    """Both sides know the end; then the ticket is closed, and nothing is left."""
-    await world.b.wait_final(watched)
-    if watched.hit:
-        await world.b.read(watched)
-    sent = None if transfer is None else await world.a.sent(transfer)
-    world.validate()
-    await world.b.close(watched)
-    await world.assert_nothing_is_held()
-    return sent
-
-
-async def next_push_works(world: PdWorld) -> None:
-    keys = prompt(3, "next")
-    watched = await world.b.expect(keys, "next")
-    await world.a.write(keys, range(3))
-    transfer = await world.a.send(keys, "b", "next")
-    assert await world.b.wait_final(watched) == 3
-    assert await world.b.read(watched) == 3 * len(world.b.shape.slots)
-    assert (await world.a.sent(transfer)).state is pd.SentState.COMMITTED
-    await world.b.close(watched)
-    await world.assert_nothing_is_held()
 
 
 @SEEDS
@@ -83,7 +58,6 @@ def test_prefill_gives_up_in_the_middle(seed: int) -> None:
         transfer = await world.a.send(keys, "b")
         await world.a.write(keys, range(5))
         await anyio.sleep(world.draw.uniform(0, 0.5))
-        from support.pd_world import SESSION
 
         await world.a.sender.ask(pd.Cancel(transfer, SESSION), within=1)
         sent = await settled(world, watched, transfer)
@@ -244,7 +218,6 @@ def test_prefill_stops_short(seed: int) -> None:
     """Its engine died: what it had committed comes, and that the rest is missing is known long before any deadline."""
 
     async def scene(world: PdWorld) -> None:
-        from support.pd_world import SESSION
 
         keys = prompt(8)
         watched = await world.b.expect(keys)
@@ -322,102 +295,3 @@ def test_a_prompt_that_is_too_large_is_refused_at_once() -> None:
         await world.assert_nothing_is_held()
 
     play(0, scene)
-
-
-def test_what_both_hold_is_not_sent() -> None:
-    async def scene(world: PdWorld) -> None:
-        keys = prompt(4)
-        await world.a.write(keys, range(4))
-        await world.b.write(keys, range(1, 3))
-        watched = await world.b.expect(keys)
-        transfer = await world.a.send(keys, "b")
-        sent = await settled(world, watched, transfer)
-        assert watched.hits[-1] == 4
-        assert sent == pd.Sent(pd.SentState.COMMITTED, None, 2 * PAGE, 2 * PAGE)
-
-    play(0, scene)
-
-
-@SEEDS
-def test_two_pushes_of_the_same_bring_it_once(seed: int) -> None:
-    """Two requests of one prompt: the second waits for the first one's objects, and reads them."""
-
-    async def scene(world: PdWorld) -> None:
-        keys = prompt(4)
-        watched = [await world.b.expect(keys, name) for name in ("r", "s")]
-        transfers = [await world.a.send(keys, "b", name) for name in ("r", "s")]
-        await world.a.write(keys, range(4))
-        for one in watched:
-            assert await world.b.wait_final(one) == 4
-        sent = [await world.a.sent(one) for one in transfers]
-        assert {one.state for one in sent} == {pd.SentState.COMMITTED}
-        assert sum(one.bytes for one in sent) == 4 * PAGE
-        await world.b.close(watched[0])
-        assert await world.b.read(watched[1]) == 4, "it went with the first one's ticket"
-        await world.b.close(watched[1])
-        await world.assert_nothing_is_held()
-
-    play(seed, scene)
-
-
-@SEEDS
-def test_ranks_push_their_own_shards(seed: int) -> None:
-    """B9: two senders of one request, and one watermark for all ranks of the reader."""
-
-    async def scene(world: PdWorld) -> None:
-        keys = prompt(4)
-        watched = await world.b.expect(keys)
-        transfers = [await world.a.send(keys, "b", slots=(slot,)) for slot in (0, 1)]
-        await world.a.write(keys, range(4))
-        assert await world.b.wait_final(watched) == 4
-        assert await world.b.read(watched) == 8
-        for one in transfers:
-            assert (await world.a.sent(one)).state is pd.SentState.COMMITTED
-        await world.b.close(watched)
-        await world.assert_nothing_is_held()
-
-    play(seed, scene, PdWorldConfig(groups=SHARDED))
-
-
-@SEEDS
-def test_nodes_that_are_full_and_push_to_each_other_make_progress(seed: int) -> None:
-    """B13: both caches are full of what is being sent, both budgets hold one prompt; all of six come through."""
-
-    async def scene(world: PdWorld) -> None:
-        async with anyio.create_task_group() as tasks:
-            for number in range(3):
-                for near, far in ((world.a, world.b), (world.b, world.a)):
-                    tasks.start_soon(one_way, near, far, f"{near.name}{number}")
-        await world.assert_nothing_is_held()
-
-    async def one_way(near, far, name: str) -> None:  # type: ignore[no-untyped-def]
-        keys = prompt(8, name)
-        await near.write(keys, range(8))
-        watched = await far.expect(keys, name, within_s=60)
-        transfer = await near.send(keys, far.name, name, within_s=60)
-        assert await far.wait_final(watched, within=90) == 8
-        assert await far.read(watched) == 8
-        assert (await near.sent(transfer)).state is pd.SentState.COMMITTED
-        await far.close(watched)
-
-    budget = config(receive=ByteSize(10 * PAGE), allocation=Seconds(30), offer_within=Seconds(40))
-    play(seed, scene, PdWorldConfig(pages=24, pd=budget))
-
-
-def test_the_longest_prompt_is_checked_against_the_budget() -> None:
-    async def scene(world: PdWorld) -> None:
-        shape = world.b.shape
-        check = pd.CheckPrompt(shape, 256)
-        assert await world.b.receiver.ask(check, within=1) == 5 * 256
-        with pytest.raises(pd.PromptTooLong, match="holds prompts of 1280 tokens, and 1281 are"):
-            await world.b.receiver.ask(pd.CheckPrompt(shape, 256, 1281), within=1)
-
-    budget = config(receive=ByteSize(11 * PAGE))
-    play(0, scene, PdWorldConfig(groups=SHARDED, pd=budget))
-
-
-def test_a_budget_is_whole_pages() -> None:
-    with pytest.raises(ValueError, match="multiple of 4096"):
-        config(receive=ByteSize(5000))
-    with pytest.raises(ValueError, match="at most half of idle"):
-        config(query=Seconds(1.5))
