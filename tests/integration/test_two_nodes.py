@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,9 @@ BIG_TOKENS = 64 * 1024  # of one object: a chunk of 1 MiB
 def channels(request: pytest.FixtureRequest) -> dict[str, object]:
     if request.param == "nixl" and find_spec("nixl_cu13") is None:
         pytest.skip(f"the library of nixl is missing: {INSTALL}")
+    if request.param == "nixl":  # loaded by a node when it starts: that is no step of ours
+        for name in ("nixl_cu13", "penstock.runtime.nixl_channel"):
+            import_module(name)
     return {"kinds": [request.param]}
 
 

@@ -51,7 +51,7 @@ class Plan:
             "node_id": name,
             "listen": f"127.0.0.1:{self.ports[name]}",
             "membership": {"type": "static", "peers": others},
-            "heartbeat": "100ms",
+            "heartbeat": "300ms",
             "directory": {"pace": "10ms"},
             "stop_within": "300ms",
             **given,
