@@ -181,16 +181,19 @@ class Volume:
             pieces(one.placed.runs, one.views, slots_at=start, slot_bytes=slot_bytes)
             for one in objects
         ]
+        all_pieces = [piece for row in rows for piece in row]
         moved: Moves = asyncio.get_running_loop().create_future()
 
         def over(told: Moves) -> None:
             self._writes -= len(objects)
-            left = iter(told.result())
+            outcomes = told.result()
+            if len(all_pieces) > len(rows):
+                left = iter(outcomes)
+                outcomes = [whole([*islice(left, len(row))]) for row in rows]
             if not moved.done():  # else given up
-                moved.set_result([whole([*islice(left, len(row))]) for row in rows])
+                moved.set_result(outcomes)
 
         self._writes += len(objects)
-        all_pieces = [piece for row in rows for piece in row]
         told = self._device.write(all_pieces, [one.hold for one in objects])
         told.add_done_callback(over)
         return moved
