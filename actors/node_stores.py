@@ -107,9 +107,12 @@ def prefetch_limits(config: NodeConfig) -> PrefetchLimits:
 
 
 def watches(config: NodeConfig) -> Watches:
-    """Tickets that wait for writers, and with stores those that wait for loads."""
+    """Tickets that wait for writers, with stores those that wait for loads, and with peers those of pushes."""
     tickets, chunks = config.l1.watches_max, config.l1.watched_chunks_max
     if config.stores:
         tickets += config.prefetch.tickets_max
         chunks += config.prefetch.chunks_max
+    if config.cluster is not None and (pd := config.cluster.pd) is not None:
+        tickets += pd.sends_max + pd.requests_max
+        chunks += pd.chunks_max
     return Watches(watches_max=tickets, chunks_max=chunks)

@@ -32,6 +32,8 @@ class PdConfig(Config, frozen=True):
     ageing: Seconds = Seconds(1)  # waiting so long for the budget counts as one priority more
     receives_max: Count = 256  # pushes being taken in, or waiting for the budget
     requests_max: Count = 1024  # requests that are expected, or have come before they were
+    # Of all prompts together that are pushed from here or expected: each commit looks at every one of them.
+    chunks_max: Count = 65536
     # How long a side waits for the other.
     offer_within: Seconds = Seconds(10)  # from the engine's PdExpect to the first offer
     allocation: Seconds = Seconds(10)  # for the receive budget

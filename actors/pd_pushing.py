@@ -131,7 +131,7 @@ class Pushing:
         await hazard("pd.after_lookup")
         is_followed = hit.is_hoped or hit.hit_chunks == self._layout.chunks
         if not is_followed:
-            self.give_up(Reason.BUSY, "L1 follows no more prompts: raise l1.watches_max")
+            self.give_up(Reason.BUSY, "L1 follows no more prompts: raise cluster.pd.chunks_max")
         self.moved(hit.hit_chunks, is_final=False)
         offer = Offer(
             self.transfer,
