@@ -6,6 +6,11 @@
         ...                                     # the engine computes what is left
         await client.store(tokens, [layout], [block_ids])
 
+A prefill worker has its prompt pushed to the node of a decode worker, which expects it there:
+
+        transfer = await client.pd_send(tokens, target="b", request_id="r1")     # then: compute and store
+        ticket = await client.pd_expect(tokens, request_id="r1")                 # at b; then: load as above
+
 What is not the caller's own fault is a miss and never an error (`errors.EXCUSED`): while the node is away, late or
 full, `lookup` finds nothing, `load` brings 0 tokens, `store` stores nothing. The client attaches again by itself.
 """
