@@ -82,8 +82,11 @@ class TcpEndpoint:
             raise ChannelLost("the endpoint is closed")
         try:
             with anyio.fail_after(within):
-                address = await self._resolve(offer)
-                return await self._dial(address, secret)
+                *others, last = await self._resolve(offer)
+                for address in others:
+                    with contextlib.suppress(ChannelLost):
+                        return await self._dial(address, secret)
+                return await self._dial(last, secret)
         except TimeoutError:
             raise ChannelLost(f"the peer did not answer within {within:g} s") from None
 
@@ -121,7 +124,8 @@ class TcpEndpoint:
         listener.setblocking(False)
         self._native.listen(listener.detach())
 
-    async def _resolve(self, offer: bytes) -> TcpAddress:
+    async def _resolve(self, offer: bytes) -> list[TcpAddress]:
+        """All of a name's, at least one."""
         try:
             address = parse_address(offer.decode())
         except (ConfigError, UnicodeDecodeError):
@@ -129,14 +133,14 @@ class TcpEndpoint:
         if not isinstance(address, TcpAddress):
             raise ChannelLost(f"{offer[:64]!r} is no offer of a TCP channel")
         with contextlib.suppress(ValueError):
-            return TcpAddress(str(ipaddress.ip_address(address.host)), address.port)
+            return [TcpAddress(str(ipaddress.ip_address(address.host)), address.port)]
         try:
             found = await self._loop.getaddrinfo(
                 address.host, address.port, type=socket.SOCK_STREAM
             )
         except (OSError, UnicodeError) as unknown:
             raise ChannelLost(f"{address.host!r} is not known: {unknown}") from unknown
-        return TcpAddress(str(found[0][4][0]), address.port)
+        return [TcpAddress(str(one[4][0]), address.port) for one in found]
 
     async def _dial(self, address: TcpAddress, secret: bytes) -> TcpConnection:
         try:

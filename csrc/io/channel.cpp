@@ -165,9 +165,12 @@ bool ChannelEndpoint::close_landing(std::uint64_t connection, const Token& token
 std::uint64_t ChannelEndpoint::send(std::uint64_t connection, const Token& token,
                                     std::vector<PieceToSend> pieces, Keep keep) {
   const auto found = shared_->alive(connection);
-  const std::size_t parts = pieces.size();
+  std::size_t parts = 0;
   std::uint64_t bytes = 0;
-  for (const PieceToSend& piece : pieces) bytes += piece.bytes;
+  for (const PieceToSend& piece : pieces) {
+    parts += 1 + piece.bytes / shared_->options.part_bytes;
+    bytes += piece.bytes;
+  }
   auto send = std::make_shared<Send>(Send{.id = ++shared_->last_id,
                                           .token = token,
                                           .pieces = std::move(pieces),

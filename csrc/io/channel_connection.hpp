@@ -70,8 +70,8 @@ class Connection {
   [[nodiscard]] bool open(const std::shared_ptr<Landing>& landing);
   // Its keep, if nobody writes there; nothing: news will tell, or have told.
   [[nodiscard]] std::optional<Keep> close(const Token& landing);
-  // What was added to sends() is on its way, or over. Small: by this thread, where nobody else is
-  // at it; what is over by that is returned.
+  // What was added to sends() is on its way, or over: `parts` or fewer, of so many bytes. Small: by
+  // this thread, where nobody else is at it; what is over by that is returned.
   [[nodiscard]] std::vector<SendOver> push(std::size_t parts, std::uint64_t bytes);
 
   // The threads of its streams.

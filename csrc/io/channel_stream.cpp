@@ -15,7 +15,7 @@ namespace {
 constexpr int kReadsMax = 8;   // in one turn, before others have theirs
 constexpr int kWritesMax = 4;  // the same
 // A payload is waited for in such pieces: fewer wake-ups, and the window stays open.
-constexpr std::uint64_t kWakeBytes = 256 << 10;
+constexpr std::uint64_t kWakeBytes = 1 << 20;
 constexpr std::uint32_t kGone = EPOLLHUP | EPOLLERR;
 
 std::string words(int error) {
