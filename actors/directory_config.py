@@ -29,7 +29,7 @@ class DirectoryConfig(Config, frozen=True):
     batch_chunks: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 4096
     # changes kept for peers that are slow; one that is behind all of them gets a snapshot
     backlog_max: ByteSize = ByteSize(16 * MIB)
-    changes_max: Count = 262144  # kept by L1 until the directory takes them
+    changes_max: Count = 65536  # kept by L1 until the directory takes them
     watchers_max: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 1024  # peers that are told
     ask_within: Seconds = Seconds(5)  # what L1 may take to answer the directory
     messages_max: Count = 4096  # that wait for the directory

@@ -279,7 +279,7 @@ class Table:
     memory as it is used. `quarantine_bytes_max`: see QuarantineFull; per engine instance.
     `hash_seed`: a secret keeps crafted keys from colliding in the index. `news_max`: names of
     objects that sessions other than 0, the node's own, have committed, kept for `take_committed`.
-    `changes_max`: chunks whose coming and going is kept for `take_changes`, about 120 bytes each; 0: none, at no cost.
+    `changes_max`: chunks whose coming and going is kept for `take_changes`, 52 bytes each; 0: none, at no cost.
     `fair_share`: `evict` and `victims` spare a tenant within its share of what is taken (less than
     7/8 of it) while another, who is not, has something that may go.
 

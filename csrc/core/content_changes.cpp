@@ -4,38 +4,57 @@
 
 namespace penstock {
 
+ContentChanges::ContentChanges(std::uint32_t items_max, std::uint64_t hash_seed)
+    : items_max_(items_max), hash_seed_(hash_seed) {
+  if (is_kept()) kept_ = std::make_unique<Kept>(items_max_, hash_seed_);
+}
+
+ContentChanges::Entry* ContentChanges::find(const Key& key, std::uint32_t hash) {
+  KeyIndex::Search search(kept_->index, hash);
+  for (;;) {
+    const std::uint32_t place = search.next();
+    if (place == kNoChunk) return nullptr;
+    Entry& entry = kept_->ring[place];
+    if (entry.key == key) return &entry;
+  }
+}
+
 void ContentChanges::note(const Key& key, int change) {
-  const auto [found, is_new] = places_.try_emplace(key, taken_ + entries_.size());
-  if (!is_new) {
-    Entry& entry = entries_[found->second - taken_];
-    entry.change += change;
-    assert(entry.change >= -1 && entry.change <= 1);
+  const std::uint32_t hash = kept_->index.hash(key);
+  if (Entry* const entry = find(key, hash); entry != nullptr) {
+    entry->change += change;
+    assert(entry->change >= -1 && entry->change <= 1);
     return;
   }
-  if (entries_.size() == items_max_) {
+  if (count_ == items_max_) {
     forget();
     ++losses_;
     return;
   }
-  entries_.push_back({key, change});
+  const std::uint32_t end = place(count_);
+  kept_->ring[end] = {key, change, hash};
+  kept_->index.insert(hash, end);
+  ++count_;
 }
 
 void ContentChanges::forget() {
-  entries_.clear();
-  places_.clear();
+  if (count_ > 0) kept_ = std::make_unique<Kept>(items_max_, hash_seed_);
+  first_ = 0;
+  count_ = 0;
   walked_ = 0;
 }
 
 ContentChanges::Taken ContentChanges::take(std::uint32_t items_max) {
   Taken taken;
-  for (std::uint32_t left = items_max; left > 0 && !entries_.empty(); --left) {
-    const Entry& entry = entries_.front();
+  for (std::uint32_t left = items_max; left > 0 && count_ > 0; --left) {
+    const Entry& entry = kept_->ring[first_];
     if (entry.change > 0) taken.added.push_back(entry.key);
     if (entry.change < 0) taken.gone.push_back(entry.key);
-    places_.erase(entry.key);
-    entries_.pop_front();
-    ++taken_;
+    kept_->index.erase(entry.hash, first_);
+    first_ = place(1);
+    --count_;
   }
+  if (count_ == 0) first_ = 0;  // what was written last is still in the caches
   return taken;
 }
 
@@ -44,9 +63,10 @@ void ContentChanges::begin_walk() {
 }
 
 bool ContentChanges::told(const Key& key) {
-  const auto found = places_.find(key);
-  if (found == places_.end()) return true;
-  ++entries_[found->second - taken_].change;
+  if (count_ == 0) return true;
+  Entry* const entry = find(key, kept_->index.hash(key));
+  if (entry == nullptr) return true;
+  ++entry->change;
   return false;
 }
 

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
-#include <unordered_map>
+#include <memory>
 #include <vector>
 
+#include "core/key_index.hpp"
+#include "core/mapped_array.hpp"
 #include "core/table_types.hpp"
 
 namespace penstock {
@@ -26,9 +27,8 @@ class ContentChanges {
     std::vector<Key> gone;
   };
 
-  // `items_max`: chunks whose changes are kept, about 120 bytes each. 0: none, ever.
-  ContentChanges(std::uint32_t items_max, std::uint64_t hash_seed)
-      : items_max_(items_max), places_(0, KeyHash{hash_seed}) {}
+  // `items_max`: chunks whose changes are kept, 52 bytes each. 0: none, ever.
+  ContentChanges(std::uint32_t items_max, std::uint64_t hash_seed);
 
   [[nodiscard]] bool is_kept() const { return items_max_ > 0; }
 
@@ -43,8 +43,8 @@ class ContentChanges {
   // At most so many changes, the oldest first.
   Taken take(std::uint32_t items_max);
   // Changes may be waiting, or were lost.
-  [[nodiscard]] bool is_due() const { return is_kept() && (!entries_.empty() || walked_ == 0); }
-  [[nodiscard]] bool is_empty() const { return entries_.empty(); }
+  [[nodiscard]] bool is_due() const { return is_kept() && (count_ > 0 || walked_ == 0); }
+  [[nodiscard]] bool is_empty() const { return count_ == 0; }
   // Nothing is kept until a walk begins: none has begun, or changes were lost since.
   [[nodiscard]] bool is_lost() const { return walked_ == 0; }
   [[nodiscard]] std::uint64_t losses() const { return losses_; }
@@ -61,29 +61,40 @@ class ContentChanges {
   // Calls visit(const Key&, int change) for each kept change: 1 came, -1 went, 0 both.
   template <typename Visitor>
   void each(Visitor visit) const {
-    for (const Entry& entry : entries_) visit(entry.key, entry.change);
+    for (std::uint32_t nth = 0; nth < count_; ++nth) {
+      const Entry& entry = kept_->ring[place(nth)];
+      visit(entry.key, entry.change);
+    }
   }
 
  private:
   struct Entry {
     Key key;
-    int change;
+    std::int32_t change;
+    std::uint32_t hash;
   };
-  struct KeyHash {
-    std::uint64_t seed;
-    std::size_t operator()(const Key& key) const noexcept {
-      return (key.words[1] ^ seed) * 0x9E3779B97F4A7C15;
-    }
+  // Thrown away as a whole: to forget a quarter of a million changes takes no long step.
+  struct Kept {
+    Kept(std::uint32_t items_max, std::uint64_t seed) : index(items_max, seed), ring(items_max) {}
+    KeyIndex index;  // by key, of places in the ring
+    MappedArray<Entry> ring;
   };
 
   void note(const Key& key, int change);
   void forget();
+  [[nodiscard]] Entry* find(const Key& key, std::uint32_t hash);
+  // Of the nth change, the oldest first.
+  [[nodiscard]] std::uint32_t place(std::uint32_t nth) const {
+    const std::uint64_t at = std::uint64_t{first_} + nth;
+    return static_cast<std::uint32_t>(at < items_max_ ? at : at - items_max_);
+  }
 
   std::uint32_t items_max_;
+  std::uint64_t hash_seed_;
   std::uint64_t walked_ = 0;
-  std::deque<Entry> entries_;
-  std::uint64_t taken_ = 0;                                 // number of entries_.front()
-  std::unordered_map<Key, std::uint64_t, KeyHash> places_;  // numbers of entries
+  std::unique_ptr<Kept> kept_;  // if any are
+  std::uint32_t first_ = 0;     // place of the oldest
+  std::uint32_t count_ = 0;
   std::uint64_t losses_ = 0;
 };
 

@@ -24,7 +24,7 @@ CHUNK_TOKENS = 256
 KEYS = 10_000_000
 KEYS_FEW = 10_000
 NEWS_MAX = 65_536  # the default of l1.news_max
-CHANGES_MAX = 262_144  # the default of cluster.directory.changes_max
+CHANGES_MAX = 65_536  # the default of cluster.directory.changes_max
 KEYS_OF_RUNS = 512_000  # of objects with 64 runs
 
 
