@@ -55,6 +55,11 @@ def _print(health: engine_pb2.HealthReply, stat: engine_pb2.StatReply) -> None:
     for state in ("free", "reserved", "loaded", "resident", "quarantined", "pinned"):
         taken = getattr(stat, f"{state}_bytes")
         print(f"  {state:<20} {taken:>16,d} bytes {100 * taken / stat.arena_bytes:5.1f} %")
+    if stat.pd_bytes:
+        print(f"pushed    {ByteSize(stat.pd_bytes)}")
+        for state in ("free", "reserved", "loaded", "quarantined"):
+            taken = getattr(stat, f"pd_{state}_bytes")
+            print(f"  {state:<20} {taken:>16,d} bytes {100 * taken / stat.pd_bytes:5.1f} %")
     print(f"sessions  {stat.sessions}   leases {stat.leases} ({stat.overdue_leases} overdue)"
           f"   tickets {stat.tickets}")  # fmt: skip
     rate = 100 * stat.hit_chunks / stat.lookup_chunks if stat.lookup_chunks else 0.0
