@@ -31,7 +31,14 @@ from session_requests import (
 
 def scenarios() -> Iterator[tuple[str, Input]]:
     """Names are file names; they say what happens."""
-    for name, steps in {**_ordinary(), **_ends(), **_full(), **_wrong(), **_found()}.items():
+    for name, steps in {
+        **_ordinary(),
+        **_pushes(),
+        **_ends(),
+        **_full(),
+        **_wrong(),
+        **_found(),
+    }.items():
         yield name, Input(tuple(steps))
     for name, (doublings, request) in _long().items():
         grow = Step(Kind.GROW, 0, bytes([doublings]) + request.SerializeToString())
@@ -100,6 +107,11 @@ def _ordinary() -> dict[str, list[Step]]:
             say(stat()),
             say(heartbeat()),
         ],
+    }
+
+
+def _pushes() -> dict[str, list[Step]]:
+    return {
         "pushes": [
             *WRITE,
             say(hello(instance=1), 1),
