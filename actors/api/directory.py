@@ -127,7 +127,7 @@ class PeerMeasure:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryMeasure:
-    """Levels now, and counters since the actor's first life."""
+    """Levels now, and counters of this life of the actor."""
 
     own_keys: int
     own_bytes: int
