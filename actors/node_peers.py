@@ -227,6 +227,8 @@ def _tcp(config: ClusterConfig, address: TcpAddress) -> Endpoint:
     given = config.channels.tcp
     listen = peer_address("listen", given.listen) if given.listen else TcpAddress(address.host, 0)
     advertise = peer_address("advertise", given.advertise) if given.advertise else None
+    if advertise is None and config.advertise:  # the same host, and the port of this channel
+        advertise = TcpAddress(peer_address("advertise", config.advertise).host, 0)
     return TcpEndpoint(
         TcpChannelOptions(
             listen=listen,

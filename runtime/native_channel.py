@@ -119,7 +119,10 @@ class TcpEndpoint:
         except OSError as refusal:
             self._native.close()
             raise StartFailed(f"cannot listen on {address.target()}: {refusal}") from refusal
-        shown = advertised or TcpAddress(host, listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        shown = TcpAddress(host, port)
+        if advertised is not None:
+            shown = TcpAddress(advertised.host, advertised.port or port)
         self._offer = shown.target().encode()
         listener.setblocking(False)
         self._native.listen(listener.detach())

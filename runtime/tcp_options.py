@@ -13,7 +13,8 @@ class TcpChannelOptions:
     """What a node decides about its TCP channels. Sizes are in bytes, times in seconds."""
 
     listen: TcpAddress | None = None  # a literal address; port 0: any free one; None: it only dials
-    advertise: TcpAddress | None = None  # how others reach it, names too; None: as it listens
+    # how others reach it, names too; port 0: the one it listens on; None: as it listens
+    advertise: TcpAddress | None = None
     threads: int = 2  # that move bytes; 1 to 64
     streams: int = 1  # sockets of a connection that is dialled here; 1 to 16
     connections_max: int = 256  # dialled and accepted

@@ -215,14 +215,13 @@ def test_a_name_is_looked_up_and_a_wildcard_needs_one() -> None:
     async def run() -> None:
         with pytest.raises(ConfigError, match="advertise"):
             TcpEndpoint(TcpChannelOptions(listen=TcpAddress("0.0.0.0", 0)))
-        async with endpoint() as free:
-            port = port_of(free.offer())
         named = {
-            "listen": TcpAddress("0.0.0.0", port),
-            "advertise": TcpAddress("localhost", port),
+            "listen": TcpAddress("0.0.0.0", 0),
+            "advertise": TcpAddress("localhost", 0),
         }
         async with endpoint(**named) as listener, endpoint(listen=None) as dialer:
-            assert listener.offer() == b"localhost:%d" % port
+            assert listener.offer().startswith(b"localhost:")
+            assert port_of(listener.offer()) > 0
             assert dialer.offer() == b""
             near, far = await connect(dialer, listener)
             await send_and_see(Pair(near, far, dialer, listener), b"by name")
