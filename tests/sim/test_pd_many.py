@@ -5,10 +5,10 @@ from __future__ import annotations
 import anyio
 import pytest
 from support.pd_scenes import settled
-from support.pd_world import Node, PdWorld, PdWorldConfig, config, play
+from support.pd_world import SESSION, Node, PdWorld, PdWorldConfig, config, play
 from support.prefetch_world import PAGE, SHARDED, prompt
 
-from penstock.actors.api import pd
+from penstock.actors.api import l1, pd
 from penstock.runtime.units import ByteSize, Seconds
 
 SEEDS = pytest.mark.parametrize("seed", range(8))
@@ -92,6 +92,63 @@ def test_nodes_that_are_full_and_push_to_each_other_make_progress(seed: int) -> 
 
     budget = config(receive=ByteSize(10 * PAGE), allocation=Seconds(30), offer_within=Seconds(40))
     play(seed, scene, PdWorldConfig(pages=24, pd=budget))
+
+
+@SEEDS
+def test_memory_that_is_still_read_is_waited_for(seed: int) -> None:
+    """A14: the ticket is gone, and its reader is not: the next push gets that memory when the lease is released."""
+
+    async def scene(world: PdWorld) -> None:
+        keys, other = prompt(4), prompt(4, "other")
+        await world.a.write(keys, range(4))
+        await world.a.write(other, range(4))
+        watched = await world.b.expect(keys)
+        await world.a.sent(await world.a.send(keys, "b"))
+        assert await world.b.wait_final(watched) == 4
+        acquire = l1.Acquire(watched.ticket, SESSION, 0, (0,), 0, 60.0)
+        lease = await world.b.l1.ask(acquire, within=1)
+        await world.b.close(watched)
+        again = await world.b.expect(other, "other")
+        transfer = await world.a.send(other, "b", "other")
+        await anyio.sleep(1)
+        received = await world.b.receiver.ask(pd.MeasureReceived(), within=1)
+        assert (received.transfers, received.bytes_moved) == (1, 4 * PAGE)
+        assert await world.b.l1.ask(l1.Release(lease.lease, SESSION, ()), within=1)
+        assert await world.b.wait_final(again) == 4
+        assert await world.b.read(again) == 4
+        assert (await world.a.sent(transfer)).state is pd.SentState.COMMITTED
+        await world.b.close(again)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene, PdWorldConfig(pd=config(receive=ByteSize(6 * PAGE))))
+
+
+@SEEDS
+def test_who_waits_for_another_push_hears_that_it_came_to_nothing(seed: int) -> None:
+    """Two requests of one prompt, and the one that brings it is given up: the other is final before any deadline."""
+
+    async def scene(world: PdWorld) -> None:
+        keys = prompt(4)
+        watched = [await world.b.expect(keys, name) for name in ("r", "s")]
+        first = await world.a.send(keys, "b", "r")
+        await anyio.sleep(0.3)
+        second = await world.a.send(keys, "b", "s")
+        await anyio.sleep(0.3)
+        await world.a.write(keys, range(1))
+        await world.a.sender.ask(pd.Cancel(first, SESSION), within=1)
+        await world.a.write(keys, range(1, 4))
+        begun = anyio.current_time()
+        for one in watched:
+            await world.b.wait_final(one)
+            if one.hit:
+                assert await world.b.read(one) == one.hit
+        assert anyio.current_time() - begun < 1.5
+        await world.a.sent(second)
+        for one in watched:
+            await world.b.close(one)
+        await world.assert_nothing_is_held()
+
+    play(seed, scene)
 
 
 def test_the_longest_prompt_is_checked_against_the_budget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from penstock.actors.api.pd_wire import (
 from penstock.actors.api.types import Epoch
 from penstock.actors.core.pd_receiving import ReceivingStep
 from penstock.actors.core.pd_sending import SendingStep
+from penstock.actors.core.pd_session import Close
 
 
 def begun(**how: object) -> Pair:
@@ -285,3 +287,56 @@ def test_digests_without_runs_are_enough() -> None:
     pair.by_receiver(pair.receiver.give_up(Reason.IDLE))
     pair.work()
     assert [one.place for one in pair.todo[0].objects] == [0]  # type: ignore[union-attr]
+
+
+def test_pieces_may_be_there_before_their_digests() -> None:
+    """A part that is all there waits for what its objects are to be, and drops none of them."""
+    pair = granted()
+    pair.send_batch(8)
+    pair.send_batch(8)
+    while pair.pieces:
+        pair.bring_piece(0)
+    while pair.todo:
+        pair.work()
+    assert pair.landed == {}
+    pair.settle()
+    assert pair.receiver is not None
+    assert pair.receiver.step is ReceivingStep.COMMITTED
+    assert sorted(pair.landed) == [0, 2]
+
+
+def test_a_piece_that_is_told_of_twice_closes_its_landing_once() -> None:
+    pair = granted(chunks=1)
+    pair.send_batch(8)
+    assert pair.receiver is not None
+    numbers = [place << 20 | 0xFFFFF for place in (0, 1, 1, 0)]
+    pair.by_receiver(pair.receiver.arrived(numbers, 0.0))
+    pair.by_receiver(pair.receiver.arrived(numbers, 0.0))
+    assert pair.todo == deque([Close(0)])
+
+
+def test_nothing_is_committed_while_memory_is_read() -> None:
+    pair = granted()
+    for _ in range(4):
+        pair.send_batch(2)
+    assert len(pair.batches) == 4
+    for _ in range(3):
+        pair.end_batch()
+        assert pair.sender.step is SendingStep.SENDING
+    pair.end_batch()
+    assert pair.sender.step is SendingStep.COMMITTING
+
+
+def test_a_commit_of_something_else_is_damage() -> None:
+    pair = granted()
+    for _ in range(2):
+        pair.send_batch(8)
+    while pair.to_receiver:
+        pair.hear_at_receiver(pair.to_receiver.popleft())
+    while pair.pieces:
+        pair.bring_piece(0)
+    while pair.todo:
+        pair.work()
+    pair.hear_at_receiver(Commit(TRANSFER, 8, b"?" * 32, 4))
+    assert pair.receiver is not None
+    assert pair.receiver.reason is Reason.DAMAGED
