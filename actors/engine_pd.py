@@ -27,7 +27,13 @@ from penstock.actors.engine_loads import READERS_MAX, say_hit
 from penstock.actors.gateway_limits import GatewayLimits
 from penstock.actors.prompts import Prompts, ResolvedPrompt
 from penstock.protos import engine_pb2, pd_pb2
-from penstock.runtime.errors import ActorStopped, MailboxFull, PenstockError
+from penstock.runtime.errors import (
+    ActorStopped,
+    CallerError,
+    CapacityError,
+    MailboxFull,
+    PenstockError,
+)
 from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
@@ -218,20 +224,23 @@ class PushRequests:
         ticket = TicketId(os.urandom(ID_BYTES))
         name = sha256(prompt.keys).digest()
         holdings.add_ticket(ticket, now + ticket_s, EXPECTED + msg.request_id, name)
-        hit = await self._l1.ask(
-            l1.Lookup(
-                ticket,
-                prompt.keys,
-                mine.geometry,
-                mine.session,
-                mine.instance,
-                msg.readers,
-                ticket_s,
-                self._watcher,
-                receiver,
-                pool=Pool.PD,
-            )
+        lookup = l1.Lookup(
+            ticket,
+            prompt.keys,
+            mine.geometry,
+            mine.session,
+            mine.instance,
+            msg.readers,
+            ticket_s,
+            self._watcher,
+            receiver,
+            pool=Pool.PD,
         )
+        try:
+            hit = await self._l1.ask(lookup)
+        except (CallerError, CapacityError):  # refused: there is none
+            holdings.drop_ticket(ticket)
+            raise
         if not hit.ticket:
             holdings.drop_ticket(ticket)
         return hit

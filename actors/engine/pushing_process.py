@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from penstock.actors.api.pd_wire import CHUNKS_MAX
 from penstock.actors.engine.arguments import (
     read_count,
     read_node_id,
@@ -65,7 +66,7 @@ class PushingProcess(AttachedProcess):
             session.arena.require()
             prompt = self._prompts.name(
                 session, tokens, keys, salt=salt, adapter=adapter, extras=extras
-            )
+            ).cut(CHUNKS_MAX)
             if not prompt.chunks:
                 return PdTransfer(None, b"", NOTHING)
             body.prompt.CopyFrom(whole(prompt))
@@ -113,7 +114,7 @@ class PushingProcess(AttachedProcess):
             session = self._link.current()
             prompt = self._prompts.name(
                 session, tokens, keys, salt=salt, adapter=adapter, extras=extras
-            )
+            ).cut(CHUNKS_MAX)
             body.prompt.CopyFrom(whole(prompt))
             found = await ask_expect(session, body, total_chunks=prompt.chunks, within=at_most)
             return self._accounts.looked_up(found.ticket)

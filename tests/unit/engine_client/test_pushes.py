@@ -14,6 +14,7 @@ import pytest
 from penstock.actors.api.errors import InvalidField
 from penstock.actors.api.pd import SentState
 from penstock.actors.api.pd_wire import Reason
+from penstock.actors.engine import pushing_process
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.errors import MovesNoBytes, RequestRefused
 from penstock.protos import common_pb2, engine_pb2, pd_pb2
@@ -144,6 +145,14 @@ async def test_a_prompt_shorter_than_a_chunk_is_pushed_at_once(client, node) -> 
     transfer = await client.pd_send(TOKENS[:3], **PUSH)
     assert (await transfer).state is SentState.COMMITTED
     assert node.count("pd_send") == 0
+
+
+async def test_a_prompt_longer_than_a_push_is_cut(client, node, monkeypatch) -> None:
+    monkeypatch.setattr(pushing_process, "CHUNKS_MAX", 2)
+    await client.pd_send(TOKENS, **PUSH)
+    ticket = await client.pd_expect(TOKENS, request_id="r1")
+    assert len(node.last("pd_send").pd_send.prompt.keys) == 64
+    assert ticket.total_chunks == 2
 
 
 async def test_who_moves_no_bytes_pushes_none(node, config, spec) -> None:

@@ -12,7 +12,7 @@ from support.engine_stream import ATTACHED, LIMITS, World, lookup, play
 from support.fake_actors import Fake, never
 
 from penstock.actors.api import gateway, l1, l1_loading, pd
-from penstock.actors.api.errors import TicketOver
+from penstock.actors.api.errors import TicketOver, TooManyInFlight
 from penstock.actors.api.pd_wire import Reason, TransferId
 from penstock.actors.api.types import (
     GroupGeometry,
@@ -321,6 +321,20 @@ def test_tickets_of_expected_prompts_count_against_the_session() -> None:
         error = (await world.ask(100, pd_expect=expect(request_id="more"))).error
         assert error.code == CODES["EXHAUSTED"]
         assert len(world.l1.of(l1.Lookup)) == LIMITS.tickets_max
+
+    run(scene)
+
+
+def test_a_ticket_that_l1_refuses_counts_for_nothing() -> None:
+    def refuse(_: l1.Lookup) -> l1.Hit:
+        raise TooManyInFlight("all tickets are in use")
+
+    async def scene(world: PdWorld) -> None:
+        world.l1.answers[l1.Lookup] = refuse
+        for number in range(LIMITS.tickets_max + 1):
+            error = (await world.ask(2 + number, pd_expect=expect(request_id=f"r{number}"))).error
+            assert (error.code, error.message) == (CODES["EXHAUSTED"], "all tickets are in use")
+        assert not world.requests.holdings.tickets()
 
     run(scene)
 
