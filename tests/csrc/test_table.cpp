@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -27,6 +29,7 @@ struct Seen {
   std::uint64_t damaged = 0;
   std::uint64_t quarantined = 0;
   std::uint64_t borrowed = 0;
+  std::uint64_t followed = 0;
 };
 
 // Calls with arguments that are mostly right. Leases and tickets are drawn from all that ever were.
@@ -40,6 +43,7 @@ class Driver {
                 .quarantine_bytes_max = 100 * kPageBytes,
                 .story_events_max = 100,
                 .news_max = 40,
+                .changes_max = 30,
                 .fair_share = seed % 2 == 0}) {
     table_.add_geometry(
         {{HitRule::full, 0, {5000, 12000}, {3, 1}}, {HitRule::window, 2, {20000}, {}}});
@@ -53,6 +57,7 @@ class Driver {
     } catch (const TableError&) {
       ++refused_;  // and nothing may have changed, as validate() will tell
     }
+    follow();
     table_.validate();
     if (table_.statistics().bytes_quarantined > 0) ++quarantined_;
   }
@@ -68,6 +73,9 @@ class Driver {
     const Table::Statistics empty = table_.statistics();
     CHECK_EQ(empty.bytes_free, kPages * kPageBytes);
     CHECK_EQ(empty.chunks + empty.placeholders + empty.objects, 0U);
+    for (int turn = 0; turn < 1000; ++turn) follow();
+    CHECK(known_.empty());
+    CHECK(!table_.changes().is_due());
     seen.refused += refused_;
     seen.extents += extents_;
     seen.evicted += empty.evicted_chunks;
@@ -75,6 +83,7 @@ class Driver {
     seen.damaged += empty.damaged_objects;
     seen.quarantined += quarantined_;
     seen.borrowed += borrowed_;
+    seen.followed += followed_;
   }
 
  private:
@@ -117,6 +126,26 @@ class Driver {
   }
   std::uint64_t session() { return 1 + draw(kSessions); }
   double soon() { return now_ + static_cast<double>(3 + draw(40)); }
+
+  // Somebody who keeps a summary of the chunks: what he is told fits what he was told before.
+  void follow() {
+    const ContentChanges& changes = table_.changes();
+    if (changes.is_lost()) {
+      known_.clear();
+      learn(table_.resident_keys(0, static_cast<std::uint32_t>(1 + draw(30))).keys, {});
+    } else if (changes.walked() != ContentChanges::kAll) {
+      learn(table_.resident_keys(changes.walked(), static_cast<std::uint32_t>(1 + draw(30))).keys,
+            {});
+    } else if (draw(6) == 0) {
+      const ContentChanges::Taken taken = table_.take_changes(static_cast<std::uint32_t>(draw(40)));
+      followed_ += taken.added.size() + taken.gone.size();
+      learn(taken.added, taken.gone);
+    }
+  }
+  void learn(const std::vector<Key>& added, const std::vector<Key>& gone) {
+    for (const Key& key : added) CHECK(known_.emplace(key.words[0], key.words[1]).second);
+    for (const Key& key : gone) CHECK_EQ(known_.erase({key.words[0], key.words[1]}), 1U);
+  }
 
   void call() {
     switch (draw(12)) {
@@ -265,6 +294,8 @@ class Driver {
   std::uint64_t extents_ = 0;
   std::uint64_t quarantined_ = 0;
   std::uint64_t borrowed_ = 0;
+  std::uint64_t followed_ = 0;                               // changes taken
+  std::set<std::pair<std::uint64_t, std::uint64_t>> known_;  // chunks, to who follows them
   double now_ = 0;
 };
 
@@ -286,6 +317,7 @@ void drive(PolicyKind policy, std::uint64_t seeds, int steps) {
   CHECK(seen.damaged > seeds);
   CHECK(seen.quarantined > seeds);
   CHECK(seen.borrowed > 50 * seeds);
+  CHECK(seen.followed > 50 * seeds);
 }
 
 TEST_CASE(everything_holds_together_under_lru) {
