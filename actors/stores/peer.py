@@ -235,8 +235,9 @@ class PeerStore:
             with CancelScope(deadline=asyncio.get_running_loop().time() + within_s) as time:
                 over = partial(trial.is_over, time)
                 with Patience(arrivals, self._trust.patience_s(link.node_id), over):
-                    told = await link.read(part.ask(landing.grant), within=within_s)
-                    await _all_there(link, part, told, arrivals)
+                    answer = await link.read(part.ask(landing.grant), within=within_s)
+                    told = _checked(link, part, answer)
+                    await _all_there(link, told, arrivals)
             if time.cancelled_caught:
                 trial.late()
             else:
@@ -305,10 +306,15 @@ class _Trial:
             self.failed(f"no whole answer within {waited_s:.3g} s")
 
 
-async def _all_there(link: PeerLink, part: PeerPart, told: ReadTold, arrivals: Arrivals) -> None:
-    """Raises PeerAway when the link is lost before that, and PeerRefused for an answer to something else."""
+def _checked(link: PeerLink, part: PeerPart, told: ReadTold) -> ReadTold:
+    """Raises PeerRefused for an answer to something else."""
     if len(told.outcomes) != len(part.places):
         raise PeerRefused(f"{link.node_id} told of {len(told.outcomes)} of {len(part.places)}")
+    return told
+
+
+async def _all_there(link: PeerLink, told: ReadTold, arrivals: Arrivals) -> None:
+    """Raises PeerAway when the link is lost before that."""
     sent = [number for number, outcome in enumerate(told.outcomes) if outcome == SENT]
     if arrivals.there.issuperset(sent):
         return

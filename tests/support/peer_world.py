@@ -13,6 +13,7 @@ from unittest import mock
 
 import anyio
 from anyio import create_task_group
+from anyio.abc import TaskGroup
 from support.fake_store import payload
 from support.prefetch_world import Watched, World, WorldConfig, _soon
 from support.sim_channel import SimConnection, Wire, sim_channel
@@ -118,36 +119,54 @@ class SimLink:
         raise NotImplementedError
 
     async def read(self, ask: ReadAsk, *, within: float) -> ReadTold:
+        """As over a network: who gives up is told of nothing more, and the other side hears of it later."""
         self.asked.append(ask)
         if self.is_lost:
             raise PeerAway(self._why)
-        answers: list[ReadTold | PenstockError] = []
-        with anyio.move_on_after(within):
-            async with create_task_group() as tasks:
-                tasks.start_soon(self._watch, tasks.cancel_scope)
-                await anyio.sleep(self._peer.delay_s)
-                try:
-                    with self.served.call():
-                        answers.append(await self._peer.reads.serve(self.served, ask))
-                except PenstockError as refusal:
-                    answers.append(refusal)
-                if answers:
-                    await anyio.sleep(self._peer.delay_s)
-                    await self._peer.answers.wait()
-                tasks.cancel_scope.cancel()
+        call = _Call()
+        assert self._peer.tasks is not None
+        self._peer.tasks.start_soon(self._serve, ask, call)
+        try:
+            with anyio.move_on_after(within):
+                async with create_task_group() as either:
+                    either.start_soon(self._watch, either.cancel_scope)
+                    await call.over.wait()
+                    either.cancel_scope.cancel()
+        finally:
+            call.scope.cancel()
         if self.is_lost:
             raise PeerAway(self._why)
-        match answers:
-            case [ReadTold() as told]:
-                return told
-            case [PenstockError() as refusal]:
+        match call.answer:
+            case ReadTold() as told:
+                return self._peer.says(told)
+            case PenstockError() as refusal:
                 raise refusal
             case _:
                 raise DeadlineExceeded("no answer")
 
+    async def _serve(self, ask: ReadAsk, call: _Call) -> None:
+        with call.scope:
+            await anyio.sleep(self._peer.delay_s)
+            try:
+                with self.served.call():
+                    call.answer = await self._peer.reads.serve(self.served, ask)
+            except PenstockError as refusal:
+                call.answer = refusal.with_traceback(None)
+            if call.answer is not None:
+                await anyio.sleep(self._peer.delay_s)
+                await self._peer.answers.wait()
+                call.over.set()
+
     async def _watch(self, scope: anyio.CancelScope) -> None:
         await self.wait_lost()
         scope.cancel()
+
+
+@dataclass
+class _Call:
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: ReadTold | PenstockError | None = None
 
 
 @dataclass
@@ -162,6 +181,8 @@ class Peer:
     answers: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: no reply gets through
     promised: set[bytes] = field(default_factory=set)  # chunk keys, that the asker believes it has
     lives: list[SimLink] = field(default_factory=list)
+    tasks: TaskGroup | None = None  # what it serves
+    says: Callable[[ReadTold], ReadTold] = lambda told: told  # in the place of what it has done
 
     @property
     def link(self) -> SimLink:
@@ -226,7 +247,8 @@ class Cluster:
         )
         self.links: Ref[peers.Peers] = Ref.to(peers.Peers, "peers", messages_max=256)
         reach = Reach(self.directory, self.links, self.asker.telemetry)
-        self.asker.stores = [PeerStores(given, reach)]  # type: ignore[list-item]
+        self.stores = PeerStores(given, reach)
+        self.asker.stores = [self.stores]  # type: ignore[list-item]
         self.peers = {name: _peer(name, config) for name in names}
 
     def specs(self) -> Sequence[ChildSpec]:
@@ -301,7 +323,9 @@ def play(
         cluster = Cluster(names, world, PeerStoreConfig(name="peers", **given))
         with mock.patch("penstock.actors.l1_manager.wait_readable", _soon):
             async with AsyncExitStack() as nodes:
+                tasks = await nodes.enter_async_context(create_task_group())
                 for peer in cluster.peers.values():
+                    peer.tasks = tasks
                     specs = peer.world.specs()
                     under = await nodes.enter_async_context(supervise(*specs, name=peer.name))
                     await under.start(peer.world.gateway.spec)
@@ -312,6 +336,7 @@ def play(
                 await under.start(cluster.asker.gateway.spec)
                 await cluster.asker.begin()
                 await scene(cluster)
+                tasks.cancel_scope.cancel()
 
     simulation = Simulation(seed, hazards=hazards)
     simulation.loop.permutes_steps = not (config or WorldConfig()).is_at_hand

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from penstock.runtime.channel import (
     Arrived,
@@ -28,7 +29,7 @@ class Wire:
 
     part_bytes: int = 1024
     part_s: float = 0.0001  # from when a part was read to when it is written
-    tail_s: float = 0.0  # after the last part of a piece, until the receiver is told of it
+    late_s: float = 0.0  # after a piece was written, until the receiver is told of it
     is_open: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: nothing moves
     loses: int = -1  # pieces until one is lost on its way, and all after it; below 0: none
 
@@ -121,6 +122,7 @@ class SimConnection:
             return
         wire.loses -= 1
         for at in range(0, len(piece.payload), wire.part_bytes):
+            await checkpoint()
             await wire.is_open.wait()
             if self.is_lost:
                 raise ChannelLost(self._why)
@@ -134,12 +136,14 @@ class SimConnection:
                 landing.write(piece, at, part)
             finally:
                 landing.end()
-        await anyio.sleep(wire.tail_s)
         self.statistics.pieces_sent += 1
         self.statistics.bytes_sent += len(piece.payload)
         self.other.statistics.pieces_received += 1
         self.other.statistics.bytes_received += len(piece.payload)
-        landing.whole(piece.number)
+        if wire.late_s:
+            asyncio.get_running_loop().call_later(wire.late_s, landing.whole, piece.number)
+        else:
+            landing.whole(piece.number)
 
     def lose(self, why: str) -> None:
         """Both ends."""
