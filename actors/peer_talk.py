@@ -81,6 +81,7 @@ class Talk:
                     self.end(Refusal.ENDED, "the other side has ended it")
                     return
                 self._heard(raw)
+                self._news.set()  # what was heard may be due to be followed sooner than was known
             except NotOurs as strange:
                 self.end(Refusal.MALFORMED, str(strange))
             except PenstockError as broken:
