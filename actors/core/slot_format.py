@@ -50,6 +50,7 @@ _BLOCK = struct.Struct(f"<8s8s{VOLUME_BYTES}sQQQ8sII")
 _DELETE = struct.Struct("<HBBHHQ32s")
 _PUT = struct.Struct("<HBBHHQ32s16sIQ8s")
 _RUN = struct.Struct("<II")
+_PUT_ONE_RUN = struct.Struct(_PUT.format + "II")
 _SPOT = struct.Struct("<8xQ48xIQQI4x")  # of a put of one run, what tells where it is
 _KIND_PUT, _KIND_DELETE = 1, 2
 _KIND_AT = 2
@@ -197,22 +198,13 @@ def _superblock(copy: bytes) -> Superblock | None:
 
 def encode_put(placed: Placed) -> bytes:
     assert 1 <= len(placed.runs) <= RUNS_MAX, placed
-    fixed = _PUT.pack(
-        _PUT.size + len(placed.runs) * _RUN.size,
-        _KIND_PUT,
-        0,
-        placed.device,
-        len(placed.runs),
-        placed.sequence,
-        placed.key,
-        placed.tenant,
-        placed.header_bytes,
-        placed.payload_bytes,
-        placed.header_checksum,
-    )
-    if len(placed.runs) == 1:  # most
-        return fixed + _RUN.pack(*placed.runs[0])
-    return fixed + b"".join([_RUN.pack(*run) for run in placed.runs])
+    key, device, tenant, sequence, header_bytes, payload_bytes, told, runs = placed
+    size = _PUT.size + len(runs) * _RUN.size
+    head = (size, _KIND_PUT, 0, device, len(runs), sequence, key, tenant, header_bytes)
+    if len(runs) == 1:  # most
+        return _PUT_ONE_RUN.pack(*head, payload_bytes, told, *runs[0])
+    rows = b"".join([_RUN.pack(*run) for run in runs])
+    return _PUT.pack(*head, payload_bytes, told) + rows
 
 
 def encode_delete(key: bytes, sequence: int) -> bytes:

@@ -25,10 +25,12 @@ class Part:
         return self
 
     async def over(self) -> Iterable[tuple[int, Moving, int]]:
-        """Place, object, what was moved of it."""
+        """Of those that are not written whole: place, object, what was moved of it."""
         assert self.moved is not None
         # Shielded: their end is heard of, even by nobody.
         moved = await asyncio.shield(self.moved)
+        if moved == [one.size_bytes for one in self.objects.values()]:
+            return ()
         return zip(self.objects, self.objects.values(), moved, strict=True)
 
     def give_back(self) -> None:
