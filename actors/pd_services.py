@@ -34,11 +34,11 @@ class Outbox:
         self._waiting: deque[bytes] = deque()
         self._bytes = 0  # of all that wait, <= bytes_max
         self._changed = asyncio.Event()
-        self._is_over = False
+        self.is_over = False
 
     def say(self, word: Word) -> None:
         """Unless the call is over, or takes too little of what it is told: then it is."""
-        if self._is_over:
+        if self.is_over:
             return
         data = encoded(word)
         if self._bytes + len(data) > self._bytes_max:
@@ -50,20 +50,20 @@ class Outbox:
 
     def end(self) -> None:
         """Nothing more is said."""
-        self._is_over = True
+        self.is_over = True
         self._waiting.clear()
         self._bytes = 0
         self._changed.set()
 
     async def write_all(self, write: Callable[[bytes], Awaitable[None]]) -> None:
         """Until it has ended. Raises what `write` raises."""
-        while not self._is_over:
+        while not self.is_over:
             while self._waiting:
                 data = self._waiting.popleft()
                 self._bytes -= len(data)
                 await write(data)
             self._changed.clear()
-            if not self._is_over and not self._waiting:
+            if not self.is_over and not self._waiting:
                 await self._changed.wait()
 
 

@@ -14,6 +14,8 @@ from penstock.actors.api.errors import InvalidField
 from penstock.actors.api.pd_streams import Heard
 from penstock.actors.api.pd_wire import Abort, Offer, Query, Reason, Slice, State, TransferId, Word
 from penstock.actors.api.types import SessionId, Shortfall
+from penstock.actors.pd_services import METHOD, Outbox
+from penstock.runtime.sim_loop import simulate
 from penstock.runtime.units import ByteSize, Seconds
 
 SEEDS = pytest.mark.parametrize("seed", range(4))
@@ -107,6 +109,48 @@ def test_a_push_of_another_link_is_not_touched() -> None:
         await world.assert_nothing_is_held()
 
     play(0, scene)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xff\xff", bytes(100), b"x" * 70_000])
+def test_garbage_ends_its_call_and_no_other(garbage: bytes) -> None:
+    """What is no word of the contract; pushes on another call of the same link go on."""
+
+    async def scene(world: PdWorld) -> None:
+        keys = prompt(4)
+        watched = await world.b.expect(keys)
+        transfer = await world.a.send(keys, "b")
+        await anyio.sleep(0.1)
+        call = world.links["a", "b"].stream(METHOD)
+        await call.write(garbage)
+        assert await call.read() is None
+        await world.a.write(keys, range(4))
+        assert await world.b.wait_final(watched) == 4
+        assert (await world.a.sent(transfer)).state is pd.SentState.COMMITTED
+        await world.b.close(watched)
+        await world.assert_nothing_is_held()
+
+    play(0, scene)
+
+
+def test_a_call_whose_reader_is_too_slow_ends() -> None:
+    """Nothing waits without a bound for a peer that does not read."""
+    outbox, written = Outbox(bytes_max=1000), list[bytes]()
+
+    async def write(data: bytes) -> None:
+        written.append(data)
+
+    async def main() -> None:
+        query = Query(TransferId(b"t" * 16))
+        for _ in range(30):
+            outbox.say(query)
+        assert not outbox.is_over
+        for _ in range(60):
+            outbox.say(query)
+        assert outbox.is_over
+        await outbox.write_all(write)
+        assert not written
+
+    simulate(0, main)
 
 
 def test_one_push_too_many_is_refused_at_either_side() -> None:

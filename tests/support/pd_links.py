@@ -11,6 +11,7 @@ import anyio
 from penstock.actors.api import pd, peers
 from penstock.actors.api.types import Epoch
 from penstock.actors.pd_services import METHOD, transfer_handler
+from penstock.runtime.errors import PenstockError
 from penstock.runtime.ref import Ref
 from penstock.runtime.sim_net import PipeCut, SimConnection, SimNet, SimPipe
 
@@ -65,7 +66,7 @@ class SimLink:
 
     async def _serve(self, pipe: SimPipe) -> None:
         handler = transfer_handler(self.far.receiver, within_s=1.0)
-        with anyio.CancelScope() as scope, suppress(peers.PeerAway):
+        with anyio.CancelScope() as scope, suppress(PenstockError):
             self._scopes.append(scope)
             await handler(SimServed(self), SimCall(pipe))
         pipe.finish()
