@@ -6,14 +6,15 @@ import json
 import subprocess
 import sys
 
-import anyio
-from support.nodes import local_node
-
+from penstock.actors.api.l1 import L1Manager
+from penstock.actors.api.types import Epoch
 from penstock.actors.config import NodeConfig
-from penstock.actors.node_cluster import clustered
+from penstock.actors.node_cluster import Cluster, Surrounding, clustered
 from penstock.actors.stores.memory import MemoryConfig
 from penstock.actors.stores.peer_config import PeerStoreConfig
 from penstock.runtime.config import load_config
+from penstock.runtime.ref import Ref
+from penstock.runtime.telemetry import Telemetry
 
 HEAVY = (
     *("penstock.actors.peer", "penstock.actors.node_peers", "penstock.actors.node_pd"),
@@ -37,17 +38,10 @@ def test_it_loads_nothing_of_it() -> None:
     assert loaded <= RECORDS
 
 
-def test_it_runs_nothing_of_it() -> None:
-    async def main() -> None:
-        async with local_node() as node:
-            cluster = node._cluster
-            assert (cluster.peers, cluster.reach, cluster.pushes, cluster.address) == (
-                *[None] * 3,
-                "",
-            )
-            assert "peers" not in {one.name for one in node.config.stores}
-
-    anyio.run(main)
+def test_it_has_no_actor_of_it() -> None:
+    manager = Ref.to(L1Manager, "l1_manager", messages_max=1)
+    cluster = Cluster(Surrounding(config(), Epoch(bytes(16)), Telemetry(), manager))
+    assert (cluster.peers, cluster.directory, cluster.reach, cluster.pushes) == (None,) * 4
 
 
 def config(**given: object) -> NodeConfig:
