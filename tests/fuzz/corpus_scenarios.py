@@ -366,6 +366,8 @@ def _long() -> dict[str, tuple[int, Request]]:
         "lookup_tokens": (13, lookup(prompt(chunks=16, tokens=True))),
         "reserve": (13, reserve(prompt())),
         "prefetch": (13, prefetch(prompt())),
+        "pd_send": (13, pd_send(prompt())),
+        "pd_expect": (13, pd_expect(prompt())),
         "touch": (13, touch(prompt())),
         "commit": (14, commit()),
         "release": (14, release()),
