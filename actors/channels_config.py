@@ -65,7 +65,7 @@ class NixlChannelConfig(Config, frozen=True):
     transfers_max: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64  # under way at a time
     # A look at transfers and at news comes at least so often: often where much is moved, seldom where nothing is.
     look_busy: Seconds = Seconds(0.0002)
-    look_idle: Seconds = Seconds(0.02)
+    look_idle: Seconds = Seconds(0.05)
     close_within: Seconds = Seconds(5)  # a peer that does not say that it writes no more is cut off
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ A call wakes it. NIXL's own progress thread would take a third of a core for not
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import logging
 import os
@@ -29,10 +30,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+from penstock.runtime.config import read_variable
 from penstock.runtime.errors import StartFailed, UnavailableError
 
 PAUSE_MIN_S = 20e-6  # for a while after a look that brought something: its answer may be on its way
 LINGER_S = 0.005
+MET_MAX = 4096  # remote metadata that is remembered; the oldest is forgotten first
+STALE_MAX = 1024  # registrations that wait for a moment without transfers; then calls wait, too
 INSTALL = "pip install penstock[nixl]"
 Region: TypeAlias = tuple[int, int]  # address, size
 Result = TypeVar("Result")
@@ -51,7 +55,7 @@ class NixlOptions:
     transfers_max: int = 64  # under way at a time
     look_busy: float = 0.0002  # between two looks, at most, while something of ours is under way
     look_awaiting: float = 0.001  # and while a landing is open
-    look_idle: float = 0.02  # and while all is quiet
+    look_idle: float = 0.05  # and while all is quiet
     close_within: float = 5.0  # a peer that does not say that it writes no more is cut off
     start_within: float = 30.0  # of the library's own start
 
@@ -70,7 +74,7 @@ class NixlAgent:
     def __init__(
         self, options: NixlOptions, memory: Region | None, hear: Callable[[str, bytes], None]
     ) -> None:
-        """Blocks while the library starts. Raises StartFailed."""
+        """The library starts on the thread; see `wait_started`."""
         self.awaited = 0  # landings that are open
         self._options = options
         self._memory = memory
@@ -81,23 +85,31 @@ class NixlAgent:
         self._ended = self._loop.create_future()
         self._stopping = False
         self._transfers: list[_Transfer] = []
+        self._met: dict[bytes, str] = {}  # names by metadata; len <= MET_MAX
+        self._stale: list[Any] = []  # registrations that nobody wants any more; about STALE_MAX
         self._kept: list[_Transfer] = []  # that could not be ended
         self._api: Any = None
         self._errors: tuple[type[Exception], ...] = (StartFailed,)  # until NIXL's are known
         self._agent: Any = None
         self._registered: Any = None
         self._problem = ""
-        started = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(started,), name="nixl channels", daemon=True
-        )
-        self._thread.start()
-        if not started.wait(options.start_within):
-            raise StartFailed(f"NIXL did not start within {options.start_within:g} s")
+        self._is_started = threading.Event()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._run, name="nixl channels", daemon=True).start()
+
+    # On the loop.
+
+    def start(self) -> None:
+        """Blocks until the library has started. Raises StartFailed."""
+        if not self._is_started.wait(self._options.start_within):
+            raise StartFailed(f"NIXL did not start within {self._options.start_within:g} s")
         if self._problem:
             raise StartFailed(self._problem)
 
-    # On the loop.
+    async def wait_started(self) -> None:
+        """The same for the loop. Raises StartFailed."""
+        await asyncio.shield(self._started)
+        self.start()
 
     @property
     def metadata(self) -> bytes:
@@ -123,20 +135,21 @@ class NixlAgent:
             raise NixlFailed(f"memory cannot be told: {error}") from None
 
     def forget(self, told: Any) -> None:
-        self._call(lambda: self._deregister(told))
+        if not self._stopping:  # else it went with the agent
+            self._call(lambda: self._stale.append(told))
 
     async def meet(self, metadata: bytes) -> str:
         """The name of the agent that has it. Raises NixlFailed."""
 
         def load() -> str:
+            if (known := self._met.get(metadata)) is not None:
+                return known  # what is under way by it is not to be disturbed
             name = self._agent.add_remote_agent(metadata)
-            return name.decode() if isinstance(name, bytes) else str(name)
+            while len(self._met) >= MET_MAX:
+                del self._met[next(iter(self._met))]
+            return self._met.setdefault(metadata, name.decode())
 
         return await self._ask(load)
-
-    async def part(self, name: str) -> None:
-        """Cut it off: its connection to this agent is closed. Raises NixlFailed."""
-        await self._ask(lambda: self._agent.remove_remote_agent(name))
 
     async def tell(self, name: str, note: bytes) -> None:
         """Raises NixlFailed."""
@@ -154,7 +167,7 @@ class NixlAgent:
         return over
 
     async def aclose(self) -> None:
-        """When nothing is under way, or no longer wanted. Idempotent."""
+        """End it: when this has returned, no peer writes to memory of ours by it. Idempotent."""
         self._stopping = True
         self._wake.set()
         await asyncio.shield(self._ended)
@@ -181,12 +194,13 @@ class NixlAgent:
 
     # On the thread.
 
-    def _run(self, started: threading.Event) -> None:
+    def _run(self) -> None:
         try:
             self._start()
         except self._errors as error:
             self._problem = f"{error}"
-        started.set()
+        self._is_started.set()
+        self._say(_answer, self._started, None)
         pause_s, brought_at = PAUSE_MIN_S, 0.0
         try:
             while not (self._stopping or self._problem):
@@ -221,6 +235,7 @@ class NixlAgent:
             self._problem = f"there is no plugin {plugin} that loads here"
             return
         self._agent.create_backend(plugin, self._options.parameters)
+        _leave_out_destructors()
         if self._memory is not None:
             self._registered = self._agent.register_memory(
                 _described([self._memory]), "DRAM", self._plugins
@@ -232,14 +247,15 @@ class NixlAgent:
         for one in left:
             self._end(one, NixlFailed("the agent was closed"))
         if self._registered is not None:
-            self._deregister(self._registered)
+            self._stale.append(self._registered)
+        self._deregister_stale()
         self._agent = None
         self._kept.clear()
 
     def _look(self) -> bool:
         """Whether there was anything to do."""
         brought = bool(self._calls)
-        while self._calls:
+        while self._calls and len(self._stale) < STALE_MAX:
             self._calls.popleft()()
         try:
             news = self._agent.get_new_notifs(self._plugins)
@@ -252,6 +268,7 @@ class NixlAgent:
         still = [one for one in self._transfers if not self._is_over(one)]
         brought = brought or len(still) < len(self._transfers)
         self._transfers = still
+        self._deregister_stale()
         return brought
 
     def _post(
@@ -276,7 +293,7 @@ class NixlAgent:
             state = agent.transfer(handle)
         except self._errors as error:
             if brief is not None:
-                self._deregister(brief)
+                self._stale.append(brief)
             self._say(_fail, over, NixlFailed(f"{error}"))
             return
         if state == "DONE":
@@ -302,15 +319,17 @@ class NixlAgent:
             self._kept.append(transfer)  # it may be touched for as long as the agent lives
             return self._say(_fail, transfer.over, NixlFailed("a transfer cannot be taken back"))
         if transfer.brief is not None:
-            self._deregister(transfer.brief)
+            self._stale.append(transfer.brief)
         transfer.keep = None
         if error is None:
             return self._say(_answer, transfer.over, None)
         return self._say(_fail, transfer.over, error)
 
-    def _deregister(self, told: Any) -> None:
-        with suppress(*self._errors):  # what was moved was moved
-            self._agent.deregister_memory(told, self._plugins)
+    def _deregister_stale(self) -> None:
+        """While nothing is under way: NIXL may have taken any registration that covers a transfer's memory for it."""
+        while self._stale and not self._transfers:
+            with suppress(*self._errors):  # what was moved was moved
+                self._agent.deregister_memory(self._stale.pop(), self._plugins)
 
     def _say(self, what: Callable[..., None], *about: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -334,6 +353,9 @@ def _described(regions: Sequence[Region]) -> list[tuple[int, int, int, str]]:
 def _load() -> Any:
     """Raises StartFailed."""
     os.putenv("NIXL_LOG_LEVEL", "FATAL")  # what it would say is raised, too
+    if read_variable("UCX_TLS") is None:
+        # No shared memory: by it a stopped sender goes on writing when our agent is long gone. Seen with cma.
+        os.putenv("UCX_TLS", "^sm")
     finders: tuple[Callable[[], Any], ...] = (
         lambda: importlib.import_module("nixl_cu13._api"),
         lambda: importlib.import_module("nixl_cu12._api"),
@@ -348,6 +370,16 @@ def _load() -> Any:
         api.logger.setLevel(logging.CRITICAL)
         return api
     raise StartFailed(f"the library of nixl is missing: {INSTALL}")
+
+
+def _leave_out_destructors() -> None:
+    """Have `exit` end the process when it comes to what was registered before this: the libraries' destructors.
+
+    UCX brings a libnl of its own beside the system's, and one of them crashes in there (seen with a bare agent, too).
+    Python has flushed its files by then, and the status is kept: `_exit` takes it first, as handlers of on_exit(3) do.
+    """
+    libc = ctypes.CDLL(None)
+    libc.on_exit(ctypes.cast(libc["_exit"], ctypes.c_void_p), None)
 
 
 def _errors_of(api: Any) -> tuple[type[Exception], ...]:

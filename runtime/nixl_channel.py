@@ -16,6 +16,7 @@ import secrets
 
 from penstock.runtime import nixl_words as words
 from penstock.runtime.channel import SECRET_BYTES, Accepted, ChannelKind, ChannelLost, Connection
+from penstock.runtime.errors import StartFailed
 from penstock.runtime.log import Log
 from penstock.runtime.nixl_agent import NixlAgent, NixlFailed, NixlOptions
 from penstock.runtime.nixl_connection import NixlConnection
@@ -33,16 +34,21 @@ class NixlEndpoint:
         the library starts. Raises StartFailed."""
         self.strangers_refused = 0
         self._options = options
-        region = None if memory is None else region_of(memory)
-        self._agent = NixlAgent(options, region, self._hear)
+        self._region = None if memory is None else region_of(memory)
+        self._agent = NixlAgent(options, self._region, self._hear)
+        self._agent.start()
         self._places = asyncio.Semaphore(options.transfers_max)
         self._expected: dict[bytes, Accepted] = {}
         self._connections: dict[bytes, NixlConnection] = {}
         self._meeting: dict[bytes, asyncio.Task[None]] = {}  # known by its secret; no END yet
+        self._replacing: asyncio.Task[None] | None = None  # of the agent
         self._is_closed = False
         self._log = Log("nixl_channel")
 
     def offer(self) -> bytes:
+        """Empty while the agent is made anew."""
+        if self._replacing is not None:
+            return b""
         return words.offer_of(self._agent.metadata)
 
     def expect(self, secret: bytes, accepted: Accepted) -> None:
@@ -78,17 +84,22 @@ class NixlEndpoint:
             task.cancel()
         for connection in list(self._connections.values()):
             await connection.aclose()
+        if self._replacing is not None:
+            await asyncio.wait((self._replacing,))
         await self._agent.aclose()
 
     def _new(self, peer: str, name: bytes) -> NixlConnection:
         if self._is_closed:
             raise ChannelLost("this endpoint is closed")
+        if self._replacing is not None:
+            raise ChannelLost("the agent is being made anew")
         made = NixlConnection(
             self._agent,
             self._options,
             peer,
             name,
             places=self._places,
+            give_up=self._give_up,
             when_over=self._connection_over,
         )
         self._connections[name] = made
@@ -96,11 +107,26 @@ class NixlEndpoint:
 
     def _connection_over(self, connection: NixlConnection) -> None:
         self._connections.pop(connection.name, None)
-        if not connection.was_cut_off:
+
+    def _give_up(self, agent: NixlAgent, reason: str) -> None:
+        """Make it anew: its end alone proves that a peer which hangs, or died in the middle, writes no more."""
+        if agent is not self._agent or self._replacing is not None or self._is_closed:
             return
-        for other in list(self._connections.values()):
-            if other.peer == connection.peer:
-                other.lose("its peer was cut off")
+        self._log.warning("agent_made_anew", reason=reason, connections=len(self._connections))
+        self._replacing = asyncio.get_running_loop().create_task(self._replace(agent))
+        for connection in list(self._connections.values()):
+            connection.lose(f"the agent is made anew: {reason}")
+
+    async def _replace(self, agent: NixlAgent) -> None:
+        await agent.aclose()
+        made = NixlAgent(self._options, self._region, self._hear)
+        try:
+            await made.wait_started()
+        except StartFailed as failed:
+            self._log.error("agent_does_not_start", reason=str(failed))
+            return  # this node has no such channel any more
+        self._agent = made
+        self._replacing = None
 
     # What agents say, some of them strangers.
 

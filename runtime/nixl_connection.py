@@ -1,10 +1,11 @@
 """One data connection over NIXL: one-sided writes, and the words that say when they are over.
 
     open ──(aclose, the peer's END, an error)──► lost: no write begins any more
-         ── our writes are over ──► END is said ── the peer's END is heard, or it is cut off ──► over
+         ── our writes are over ──► END is said ── the peer's END is heard, or our agent is ended ──► over
 
 A landing is closed when the sender has said that nothing of it is under way any more, or when the connection is over.
-Until then its memory is held.
+Until then its memory is held. Of a sender that says nothing, only the end of our own agent proves that it writes no
+more: to part with one remote agent does not stop what that one has begun.
 """
 
 from __future__ import annotations
@@ -46,16 +47,18 @@ class NixlConnection:
         name: bytes,
         *,
         places: asyncio.Semaphore,
+        give_up: Callable[[NixlAgent, str], None],
         when_over: Callable[[NixlConnection], None],
     ) -> None:
+        """`give_up` an agent, with all of its connections, for a reason."""
         self.statistics = ChannelStatistics()
         self.peer = peer  # the agent's name
         self.name = name  # of this connection, at both ends
         self.taken = asyncio.Event()  # the listener knows us
-        self.was_cut_off = False  # and with it all other connections to this agent
         self._agent = agent
         self._options = options
         self._places = places
+        self._give_up = give_up
         self._when_over = when_over
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Future[str] = self._loop.create_future()
@@ -253,7 +256,7 @@ class NixlConnection:
         self._start(self._drain(landing))
 
     async def _drain(self, landing: NixlLanding) -> None:
-        """Until the sender has said that it is over; a sender that does not say so is cut off."""
+        """Until the sender has said that it is over; one that does not say so costs the agent."""
         if not landing.drained.is_set():
             await self._tell(words.say(Word.CLOSE, self.name, landing.number))
             try:
@@ -272,7 +275,7 @@ class NixlConnection:
     # The end.
 
     async def _end(self) -> None:
-        """Neither side writes any more: both have said so, or the peer is cut off."""
+        """Neither side writes any more: both have said so, or there is no agent by which it could."""
         for landing in list(self._landings.values()):
             landing.close_now()
         try:
@@ -285,17 +288,12 @@ class NixlConnection:
                 ):  # else the peer may not know it, and there is nothing that it may write
                     await self._peer_ended.wait()
         except (TimeoutError, NixlFailed):
-            await self._cut_off()
+            if self._landings or self._writes:
+                self._give_up(self._agent, self._lost.result())
+                await self._agent.aclose()
         self._drain_landings()
         self._over.set()
         self._when_over(self)
-
-    async def _cut_off(self) -> None:
-        self.was_cut_off = True
-        try:
-            await self._agent.part(self.peer)
-        except NixlFailed:
-            return  # it was not connected any more
 
     async def _tell(self, note: bytes) -> None:
         try:

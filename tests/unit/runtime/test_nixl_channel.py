@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -137,3 +139,24 @@ def test_a_plugin_that_is_not_there_is_named() -> None:
             NixlEndpoint(NixlOptions(plugin="NONE"))
 
     anyio.run(run)
+
+
+ENDS = """
+import asyncio, sys
+from penstock.runtime.nixl_agent import NixlOptions
+from penstock.runtime.nixl_channel import NixlEndpoint
+
+async def main():
+    for _ in range(2):
+        await NixlEndpoint(NixlOptions()).aclose()
+
+asyncio.run(main())
+print("flushed")
+sys.exit(7)
+"""
+
+
+def test_a_process_that_had_channels_ends_as_it_wants_to() -> None:
+    """Seen to end by SIGSEGV in a destructor of the libraries."""
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "flushed\n"), done.stderr
