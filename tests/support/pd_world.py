@@ -319,9 +319,17 @@ class PdWorld:
         self.draw = draw
         self.net = SimNet(draw, given.weather)
         self.links: dict[tuple[str, str], SimLink] = {}
-        self.nodes = {name: Node(name, given, self.links) for name in given.nodes}
+        self.nodes: dict[str, Node] = {}
+        self._given = given
         self._tasks = tasks
-        for near, far in itertools.permutations(given.nodes, 2):
+
+    async def begin(self, stack: AsyncExitStack) -> None:
+        """All nodes, which live until `stack` is left. A step for each: their tables take a millisecond or two."""
+        for name in self._given.nodes:
+            node = self.nodes[name] = Node(name, self._given, self.links)
+            await stack.enter_async_context(supervise(*node.specs(), name=name))
+            await node.begin()
+        for near, far in itertools.permutations(self._given.nodes, 2):
             self.link(near, far)
 
     def link(self, near: str, far: str) -> SimLink:
@@ -371,9 +379,7 @@ def play(
             stack.enter_context(mock.patch("penstock.actors.l1_manager.wait_readable", _soon))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             world = PdWorld(given or PdWorldConfig(), random.Random(seed), tasks)
-            for node in world.nodes.values():
-                await stack.enter_async_context(supervise(*node.specs(), name=node.name))
-                await node.begin()
+            await world.begin(stack)
             await scene(world)
             for link in world.links.values():
                 link.lose()
