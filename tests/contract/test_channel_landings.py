@@ -164,7 +164,7 @@ def test_no_byte_is_written_after_a_close_in_mid_piece(
 ) -> None:
     """A2, A14: memory is used again the moment close has returned; the rest of the piece goes nowhere.
 
-    Given up, the close happens all the same; a second one tells when.
+    Given up, the close happens all the same; a second one tells when. Seen to fail with a close that closes nothing.
     """
     payload = pattern(LARGE)
 
@@ -173,20 +173,16 @@ def test_no_byte_is_written_after_a_close_in_mid_piece(
         landing, heard = pair.far.open(memory)
         async with anyio.create_task_group() as senders:
             senders.start_soon(send_it, pair, landing.grant)
-
-            async def has_begun() -> bool:
-                return memory.view[0] == payload[0] or bool(heard.numbers)
-
-            await eventually(has_begun, within=WITHIN_S, what="the piece begins to arrive")
+            await heard.begin(memory)
             if given_up:
                 with anyio.CancelScope() as scope:
                     scope.cancel()
                     await landing.close()
             await landing.close()
-            memory.whole[:] = bytes([0xEE]) * len(memory.whole)
-        was_in_time = not heard.numbers
+            memory.mark()
+            was_in_time = not heard.numbers
         await send_and_see(pair, pattern(MIB, 3))  # so all of it has come by
-        assert memory.is_untouched
+        assert memory.is_marked
         return was_in_time
 
     async def send_it(pair: Pair, grant: bytes) -> None:

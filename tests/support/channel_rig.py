@@ -53,6 +53,7 @@ class Memory:
     hold: Hold | None = field(default_factory=Hold)
 
     GUARD_BYTES = 64
+    PAGE_BYTES = 4096
 
     def __post_init__(self) -> None:
         self.whole = bytearray([GUARD]) * (self.bytes + 2 * self.GUARD_BYTES)
@@ -69,6 +70,16 @@ class Memory:
         """Whether what lies around it is untouched."""
         guard = bytes([GUARD]) * self.GUARD_BYTES
         return self.whole.startswith(guard) and self.whole.endswith(guard)
+
+    def mark(self) -> None:
+        """Use it for something else, sooner than a piece that still comes could pass by: a byte of each page."""
+        self.whole[:: self.PAGE_BYTES] = bytes([GUARD]) * len(self.whole[:: self.PAGE_BYTES])
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether nothing was written since, wherever it was marked."""
+        pages = self.whole[:: self.PAGE_BYTES]
+        return pages.count(GUARD) == len(pages)
 
     @property
     def is_untouched(self) -> bool:
@@ -87,6 +98,12 @@ class Heard:
         self.numbers.extend(numbers)
         self.batches_max = max(self.batches_max, len(numbers))
         self._news.set()
+
+    async def begin(self, memory: Memory) -> None:
+        """Until a first byte of `memory` is written, looked for at each step of the loop; or something was told."""
+        with anyio.fail_after(WITHIN_S):
+            while memory.view[0] == GUARD and not self.numbers:
+                await anyio.lowlevel.checkpoint()
 
     async def wait(self, count: int) -> None:
         """Until so many were told of."""
