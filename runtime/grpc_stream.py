@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from penstock.runtime.begun import Begun
+from penstock.runtime.begun import Begun, BegunForAnother
 from penstock.runtime.channel import (
     Arrived,
     ChannelKind,
@@ -123,6 +123,7 @@ class GrpcConnection:
         self._sends: set[_Send] = set()  # each waited for by its caller
         self._turns: deque[_Send] = deque()  # of them, those with more to write; the first is next
         self._words: deque[bytes] = deque()  # short messages that go first; len <= GONE_MAX + 1
+        self._raw = b""  # what came last
         self._work = asyncio.Event()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
@@ -236,14 +237,25 @@ class GrpcConnection:
     # The reader.
 
     async def _read_all(self) -> None:
-        while raw := await self._stream.read():
-            if self._lost.done():
-                return
-            try:
+        """The next message is on its way while this one is copied."""
+        reading = BegunForAnother(self._read_next())
+        try:
+            while True:
+                await reading
+                raw = self._raw
+                if not raw:
+                    raise ChannelLost("the peer ended it")
+                reading = BegunForAnother(self._read_next())
+                if self._lost.done():
+                    return
                 self._take(raw)
-            except Malformed as malformed:
-                raise ChannelLost(f"the peer broke the protocol: {malformed}") from None
-        raise ChannelLost("the peer ended it")
+        except Malformed as malformed:
+            raise ChannelLost(f"the peer broke the protocol: {malformed}") from None
+        finally:
+            reading.close()
+
+    async def _read_next(self) -> None:
+        self._raw = await self._stream.read()
 
     def _take(self, raw: bytes) -> None:
         match raw[0]:

@@ -4,8 +4,8 @@
          ── our writes are over ──► END is said ── the peer's END is heard, or our agent is ended ──► over
 
 A landing is closed when the sender has said that nothing of it is under way any more, or when the connection is over.
-Until then its memory is held. Of a sender that says nothing, only the end of our own agent proves that it writes no
-more: to part with one remote agent does not stop what that one has begun.
+Until then its memory is held. Of a sender that says nothing, the end of our own agent proves that it writes no more;
+whether parting with one remote agent would is for each transport to say.
 """
 
 from __future__ import annotations
