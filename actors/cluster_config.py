@@ -32,7 +32,7 @@ from penstock.runtime.membership_config import (
     peer_address,
 )
 from penstock.runtime.security import TlsFiles
-from penstock.runtime.units import MIB, ByteSize, Seconds
+from penstock.runtime.units import KIB, MIB, ByteSize, Seconds
 
 
 class ClusterConfig(Config, frozen=True):
@@ -102,6 +102,10 @@ class ClusterConfig(Config, frozen=True):
             )
         if not 64 * 1024 <= self.message_max < 1 << 31:
             raise ValueError("message_max must be 64KiB or more, below 2GiB")
+        if self.message_max < self.channels.grpc.chunk + KIB:
+            raise ValueError(
+                f"message_max must be 1KiB more than channels.grpc.chunk, {self.channels.grpc.chunk}"
+            )
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.actors.channels_config import ChannelsConfig
+from penstock.actors.cluster_config import ClusterConfig
 from penstock.runtime.channel import ChannelKind
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
@@ -62,6 +63,14 @@ def test_a_node_that_would_have_no_channel_left_is_refused() -> None:
 def test_what_cannot_be_meant_is_refused_in_words(given: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         read(**given)
+
+
+def test_a_message_of_the_grpc_channel_must_fit_what_peers_may_send() -> None:
+    """Else each large object would end the call that carries it."""
+    given = {"node_id": "a", "listen": "127.0.0.1:0", "message_max": "1MiB"}
+    with pytest.raises(ConfigError, match="message_max must be 1KiB more"):
+        load_config(ClusterConfig, overrides=given)
+    load_config(ClusterConfig, overrides={**given, "channels.grpc.chunk": "512KiB"})
 
 
 def test_parameters_of_a_plugin_are_not_printed() -> None:
