@@ -99,9 +99,9 @@ class ChannelsConfig(Config, frozen=True):
 
         Raises ConfigError when nothing is left.
         """
-        if self.insecure_data_channel or listen.is_loopback:
+        if self.insecure_data_channel:
             return self.kinds
-        private = tuple(kind for kind in self.kinds if kind not in PLAINTEXT)
+        private = tuple(kind for kind in self.kinds if self._is_private(kind, listen))
         if not private:
             given = ", ".join(kind.value for kind in self.kinds)
             raise ConfigError(
@@ -111,6 +111,14 @@ class ChannelsConfig(Config, frozen=True):
                 " set insecure_data_channel",
             )
         return private
+
+    def _is_private(self, kind: ChannelKind, listen: TcpAddress) -> bool:
+        """Whether nobody else can read it on its way."""
+        if kind not in PLAINTEXT:
+            return True
+        if kind is ChannelKind.TCP and self.tcp.listen:
+            return listen.is_loopback and peer_address("listen", self.tcp.listen).is_loopback
+        return listen.is_loopback
 
     def withheld(self, listen: TcpAddress) -> tuple[ChannelKind, ...]:
         """What is configured and not `offered`, to be said once at start."""

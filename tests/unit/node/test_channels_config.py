@@ -32,6 +32,14 @@ def test_beyond_loopback_what_can_be_read_on_the_way_is_left_out() -> None:
     assert config.offered(TcpAddress("node.example", 7400)) == (GRPC,)  # may resolve to anything
 
 
+def test_tcp_that_listens_elsewhere_is_beyond_loopback_by_itself() -> None:
+    """D1: a node on loopback does not open a port in plaintext to others."""
+    config = read(**{"tcp.listen": "10.0.0.1:7402"})
+    assert config.offered(LOOPBACK) == (GRPC,)
+    assert read(**{"tcp.listen": "127.0.0.1:7402"}).offered(LOOPBACK) == (TCP, GRPC)
+    assert read(**{"tcp.listen": "127.0.0.1:7402"}).offered(BEYOND) == (GRPC,)
+
+
 def test_an_operator_may_say_that_the_network_is_his_own() -> None:
     config = read(kinds=["nixl", "tcp"], insecure_data_channel=True)
     assert config.offered(BEYOND) == (NIXL, TCP)
