@@ -31,4 +31,4 @@ class TcpChannelOptions:
     queued_bytes_max: int = 256 * MIB  # the same; a larger piece goes alone
     arrivals_max: int = 64 * KIB  # whole pieces that the loop was not yet told of; then peers wait
     landings_max: int = 4096  # open ones of a connection
-    pieces_max: int = MIB  # that one landing takes in its life
+    pieces_max: int = MIB  # that one landing takes in its life; about 60 bytes each
