@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from penstock.runtime.channel import ChannelLost, Connection, LandingSlot, Piece
 from penstock.runtime.grpc_channel import METHOD, OFFER, GrpcEndpoint, data_handler
 from penstock.runtime.grpc_frames import Word, gone, show
+from penstock.runtime.grpc_stream import GrpcConnection, RawStream
 from penstock.runtime.units import KIB, MIB
 
 SECRET = bytes(range(32))
@@ -211,3 +213,28 @@ def test_an_offer_of_another_version_and_an_endpoint_without_a_way_are_refused()
             await it.dialer.dial(OFFER, SECRET, within=1)
 
     play(scene)
+
+
+def test_a_stream_that_is_given_up_twice_is_over_once() -> None:
+    """gRPC cancels the task of a call when the call ends, and again when the server stops. Seen to hang aclose."""
+
+    class Silent(RawStream):
+        async def read(self) -> bytes:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        write = read  # type: ignore[assignment]
+
+    async def run() -> None:
+        connection = GrpcConnection(Silent(anyio.sleep_forever, anyio.sleep_forever), KIB)  # type: ignore[arg-type]
+        running = asyncio.get_running_loop().create_task(connection.run())
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        running.cancel()
+        await asyncio.sleep(0)
+        running.cancel()
+        with anyio.fail_after(WITHIN_S):
+            await connection.aclose()
+        assert connection.is_lost
+
+    anyio.run(run)
