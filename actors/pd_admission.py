@@ -66,6 +66,13 @@ class Admission:
         """What another push was to bring will not come."""
         self._joined = [one for one in self._joined if one is not memory]
 
+    def give_up(self, parts: list[PartMemory]) -> None:
+        """These were reserved, and will not be granted: whoever waits for what they were to bring hears of it."""
+        for memory in parts:
+            if not memory.is_landed:
+                self._around.lost(memory)
+        parts.clear()
+
     def let_go(self) -> None:
         """Nobody reads it by this push."""
         self._joined.clear()
@@ -111,6 +118,16 @@ class Admission:
     async def _try_reserve(self, needs: bytes) -> list[PartMemory] | None:
         """None: there is no room for all of it."""
         parts: list[PartMemory] = []
+        is_all = False
+        try:
+            is_all = await self._reserve_all(needs, parts)
+        finally:
+            if not is_all:
+                self.give_up(parts)
+        return parts if is_all else None
+
+    async def _reserve_all(self, needs: bytes, parts: list[PartMemory]) -> bool:
+        """Add all parts to `parts`. False: there was no room for one."""
         limits, width = self._around.limits, self._layout.width
         ranges = part_ranges(
             self._layout,
@@ -126,9 +143,9 @@ class Admission:
                 continue
             memory = await self._reserve(chunks)
             if memory is None:
-                return None
+                return False
             parts.append(memory)
-        return parts
+        return True
 
     async def _reserve(self, chunks: range) -> PartMemory | None:
         """One part. None: not all of it."""

@@ -50,10 +50,6 @@ from penstock.runtime.channel import ChannelLost
 from penstock.runtime.errors import PenstockError, forget_frames
 from penstock.runtime.hazard import hazard
 
-ROOM_S = (
-    0.1  # L1 does not say when the last reader of what was let go of has left: looked at so often
-)
-BORROWED_CHUNKS = 256  # in one step of L1
 VIEWS = 4096  # digested in one go
 Args = TypeVarTuple("Args")
 _DIGEST = struct.Struct("<Q")
@@ -268,9 +264,12 @@ class Intake:
         with self._scope:
             try:
                 parts = await self._admission.run()
-                await hazard("pd.before_grant")
-                self._around.metrics.allocated(_now() - self._offered_at)
-                await self._grant(parts)
+                try:
+                    await hazard("pd.before_grant")
+                    self._around.metrics.allocated(_now() - self._offered_at)
+                    await self._grant(parts)
+                finally:
+                    self._admission.give_up(parts)
             except OverBudget as problem:
                 self._do(self.session.give_up(Reason.TOO_LARGE, str(problem)))
             except PenstockError as refusal:
@@ -279,12 +278,12 @@ class Intake:
         self._admission.claim.close()
 
     async def _grant(self, parts: list[PartMemory]) -> None:
+        """One after the other; what is left in `parts` was not granted."""
         while parts:
             await checkpoint()
             if self.session.is_over:
                 return
-            memory = parts.pop(0)
-            landing = b""
+            memory, landing = parts[0], b""
             if memory.views:
                 try:
                     memory.landing = self.connection.open_landing(memory.slots(), self._arrived)
@@ -293,6 +292,7 @@ class Intake:
                     return
                 self._parts[memory.first_chunk] = memory
                 landing = memory.landing.grant
+            del parts[0]
             self._do(self.session.granted(memory.first_chunk, memory.needs, landing, _now()))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import anyio
 import pytest
 from support.pd_scenes import settled
@@ -9,6 +11,7 @@ from support.pd_world import SESSION, Node, PdWorld, PdWorldConfig, config, play
 from support.prefetch_world import PAGE, SHARDED, prompt
 
 from penstock.actors.api import l1, pd
+from penstock.runtime.hazard import ScriptedHazards
 from penstock.runtime.units import ByteSize, Seconds
 
 SEEDS = pytest.mark.parametrize("seed", range(8))
@@ -149,6 +152,38 @@ def test_who_waits_for_another_push_hears_that_it_came_to_nothing(seed: int) -> 
         await world.assert_nothing_is_held()
 
     play(seed, scene)
+
+
+@pytest.mark.parametrize("at", ["pd.before_grant", "pd.after_reserve"])
+def test_who_waits_for_a_push_that_is_never_granted_hears_of_it(at: str) -> None:
+    """C8: what brings it is given up between its memory and its grants. Seen to fail: those parts were told to nobody,
+    the other request waited for them until all of its time was over, and held their memory."""
+    hazards, comings = ScriptedHazards(), itertools.count()
+
+    async def stay() -> None:
+        if next(comings) == 0:
+            await anyio.sleep_forever()
+
+    async def scene(world: PdWorld) -> None:
+        keys = prompt(4)
+        await world.a.write(keys, range(4))
+        watched = [await world.b.expect(keys, name) for name in ("r", "s")]
+        first = await world.a.send(keys, "b", "r")
+        await anyio.sleep(0.3)
+        second = await world.a.send(keys, "b", "s")
+        await anyio.sleep(0.3)
+        await world.a.sender.ask(pd.Cancel(first, SESSION), within=1)
+        begun = anyio.current_time()
+        for one in watched:
+            await world.b.wait_final(one)
+        assert anyio.current_time() - begun < 1
+        await world.a.sent(second)
+        for one in watched:
+            await world.b.close(one)
+        await world.assert_nothing_is_held()
+
+    hazards.on(at, stay)
+    play(0, scene, hazards=hazards)
 
 
 def test_the_longest_prompt_is_checked_against_the_budget() -> None:
