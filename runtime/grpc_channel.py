@@ -27,6 +27,9 @@ from penstock.runtime.units import MIB
 
 METHOD = "/penstock.v1.Peer/Data"
 OFFER = b"\x01"  # the version of this protocol: where to dial is known, it is where the link was dialled
+# Of a gRPC channel that dials one: what comes may be so far ahead of its reader, who copies each message. Seen to give
+# a tenth more. Not of the server: there it would be for each call of every peer.
+LOOKAHEAD_BYTES = 4 * MIB
 Metadata = Sequence[tuple[str, str | bytes]]
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -23,6 +23,7 @@ from anyio import CancelScope
 
 from penstock.runtime.certificates import Bundle, Certificates
 from penstock.runtime.errors import ConfigError, StartFailed, UnavailableError
+from penstock.runtime.grpc_channel import LOOKAHEAD_BYTES
 from penstock.runtime.peer_gate import PeerGate
 from penstock.runtime.security import TcpAddress, parse_address
 from penstock.runtime.strangers import Strangers
@@ -135,6 +136,7 @@ async def dial_peer(
         ("grpc.use_local_subchannel_pool", 1),  # a new dial is a new connection
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_retries", 0),
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
     ]
     if certificates is None:
         return grpc.aio.insecure_channel(target.target(), options=options)
