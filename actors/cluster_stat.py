@@ -35,4 +35,6 @@ def _peer(usage: peers.PeerUsage, told: directory.PeerMeasure | None) -> control
         chunks=0 if told is None else told.keys,
         known=told is not None and told.is_following,
         detail=usage.detail,
+        linked_ms=int(usage.linked_s * 1000),
+        summary_bytes=0 if told is None else told.summary_bytes,
     )

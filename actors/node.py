@@ -102,7 +102,9 @@ class Node:
         self.is_draining = False
         self._stopping = asyncio.Event()
         self._refs = _Refs(config)
-        self._cluster = Cluster(Surrounding(config, epoch, telemetry, self._refs.l1))
+        self._cluster = Cluster(
+            Surrounding(config, epoch, telemetry, self._refs.l1, self._refs.control)
+        )
         self._digester = Digester()
         self._lossy = LossyNamespaces()  # learned by the gateway, asked by stores
 
@@ -190,6 +192,7 @@ class Node:
             operator=refs.control,
             stores=tuple(refs.stores.values()),
             reach=self._cluster.reach,
+            fleet=self._cluster.fleet,
             epoch=self.epoch,
             chunks_max=limits.chunks_max,
             message_bytes_max=limits.message_bytes_max,

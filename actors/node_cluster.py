@@ -30,8 +30,10 @@ from penstock.actors.stores.peer_config import PeerStoreConfig
 from penstock.runtime.ref import Ref
 
 if TYPE_CHECKING:
+    from penstock.actors.api.control import Control
     from penstock.actors.api.l1 import L1Manager
     from penstock.actors.api.types import Epoch, Memory
+    from penstock.actors.fleet import Fleet
     from penstock.runtime.membership import Member
     from penstock.runtime.peer_transport import PeerDoor
     from penstock.runtime.supervisor import Supervisor
@@ -65,6 +67,7 @@ class Surrounding:
     epoch: Epoch
     telemetry: Telemetry
     manager: Ref[L1Manager]
+    operator: Ref[Control]
 
 
 class Cluster:
@@ -75,6 +78,7 @@ class Cluster:
         self.peers: Ref[Peers] | None = None
         self.reach: Reach | None = None
         self.pushes: Pushes | None = None
+        self.fleet: Fleet | None = None
         self.address = ""  # that peers reach it at, once it is served
         self._around = around
         self._streams: dict[str, StreamHandler] = {}
@@ -85,6 +89,19 @@ class Cluster:
             self.peers = Ref.to(Peers, "peers", messages_max=around.config.mailbox_max)
             self.reach = Reach(self.directory, self.peers, around.telemetry)
             self.pushes = _pushes(config.pd, around.config.mailbox_max)
+            self.fleet = self._fleet(config.node_id, self.reach)
+
+    def _fleet(self, node_id: str, reach: Reach) -> Fleet:
+        """Who asks all nodes for whoever operates them; and what they ask here is served."""
+        from penstock.actors.fleet import Fleet
+        from penstock.actors.fleet_calls import fleet_handlers
+        from penstock.actors.fleet_desk import DeskLimits, FleetDesk
+
+        around, config = self._around, self._around.config
+        limits = DeskLimits(config.gateway.chunks_max, config.ask_within)
+        desk = FleetDesk(around.manager, around.operator, self.pushes, limits=limits)
+        self.serve_streams(fleet_handlers(desk, within_s=config.ask_within))
+        return Fleet(node_id, reach, desk, chunks_max=limits.chunks_max, ask_s=config.ask_within)
 
     def serve_streams(self, streams: Mapping[str, StreamHandler]) -> None:
         """Further methods for peers, before `start`."""

@@ -293,4 +293,5 @@ class Peers(api.Peers):
             bytes_in=sum(one.statistics.bytes_received for one in connections),
             bytes_out=sum(one.statistics.bytes_sent for one in connections),
             detail=kept.trouble if kept.link is None or link is not None else "its link was lost",
+            linked_s=0.0 if link is None else asyncio.get_running_loop().time() - kept.linked_s,
         )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from penstock.actors.api import control, l1, session, store
 from penstock.actors.api.control import HealthState
-from penstock.actors.api.errors import Denied, InvalidField, TooLarge, UnknownStore
+from penstock.actors.api.errors import (
+    Denied,
+    InvalidField,
+    StandsAlone,
+    TooLarge,
+    UnknownStore,
+)
 from penstock.actors.api.peers import Reach
 from penstock.actors.api.types import KEY_BYTES
 from penstock.actors.cluster_stat import cluster_reply
@@ -31,6 +37,9 @@ from penstock.runtime.errors import (
 )
 from penstock.runtime.identity import calling
 from penstock.runtime.ref import Ref, gather_asks
+
+if TYPE_CHECKING:
+    from penstock.actors.fleet import Fleet
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -67,6 +76,7 @@ class NodeServices(grpc.GenericRpcHandler):
         operator: Ref[control.Control],
         stores: Sequence[Ref[store.StoreActor]],
         reach: Reach | None,
+        fleet: Fleet | None,
         epoch: bytes,
         chunks_max: int,
         message_bytes_max: int,
@@ -79,6 +89,7 @@ class NodeServices(grpc.GenericRpcHandler):
         self._control = operator
         self._stores = stores
         self._reach = reach
+        self._fleet = fleet
         self._epoch = epoch
         self._chunks_max = chunks_max
         self._scan_bounds = scan_bounds
@@ -108,6 +119,7 @@ class NodeServices(grpc.GenericRpcHandler):
                 control_pb2.ClusterRequest, self._cluster, within_s=ask_s
             ),
             **self._arena_methods(),
+            **self._fleet_methods(message_bytes_max),
         }
 
     def service(
@@ -210,6 +222,29 @@ class NodeServices(grpc.GenericRpcHandler):
 
     async def _cluster(self, _: control_pb2.ClusterRequest) -> control_pb2.ClusterReply:
         return await cluster_reply(self._reach, ask_s=self._ask_s)
+
+    def _fleet_methods(self, bytes_max: int) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        unary = partial(self._unary, within_s=self._ask_s, bytes_max=bytes_max)
+        service = "/penstock.v1.Control"
+        return {
+            f"{service}/Nodes": unary(
+                control_pb2.NodesRequest, lambda msg: self._require_fleet().nodes(msg)
+            ),
+            f"{service}/Where": unary(
+                control_pb2.WhereRequest, lambda msg: self._require_fleet().where(msg)
+            ),
+            f"{service}/Evict": unary(
+                control_pb2.EvictRequest, lambda msg: self._require_fleet().evict(msg)
+            ),
+        }
+
+    def _require_fleet(self) -> Fleet:
+        """Raises StandsAlone."""
+        if self._fleet is None:
+            raise StandsAlone(
+                "this node has no `cluster`: it stands alone, and has no peers to ask"
+            )
+        return self._fleet
 
     def _arena_methods(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
         unary = partial(self._unary, within_s=ARENA_WITHIN_S)

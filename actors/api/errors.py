@@ -25,6 +25,10 @@ class UnknownStore(CallerError):
     """Yours: the node has no store of this name."""
 
 
+class StandsAlone(CallerError):
+    """Yours: this is asked of nodes that are several."""
+
+
 class NoArenas(CallerError):
     """Yours: this store's medium has no parts that come and go."""
 

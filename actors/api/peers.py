@@ -171,6 +171,7 @@ class PeerUsage:
     bytes_in: int  # of objects, by the data connections of the links there are
     bytes_out: int
     detail: str  # why it is away; else empty
+    linked_s: float = 0.0  # how long there has been a link
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ COMMANDS = (
     Command("status", "penstock.actors.cli.status", "health and numbers of a running node"),
     Command("drain", "penstock.actors.cli.drain", "let a node's engines finish, then stop it"),
     Command("purge", "penstock.actors.cli.purge", "empty a node's host memory"),
+    Command("cluster", "penstock.actors.cli.cluster", "how all nodes are, and who has a prompt"),
     Command("demo", "penstock.actors.cli.demo", "serve real documents with and without the cache"),
     Command("replay", "penstock.actors.cli.replay", "drive a node with a recorded request trace"),
     Command("simulate", "penstock.actors.cli.simulate", "compare eviction policies on a trace"),

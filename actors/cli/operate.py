@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from penstock.actors.config import NodeConfig
 from penstock.actors.node_settings import ENGINE_SOCKET
@@ -44,6 +46,13 @@ def call(
             return method(channel)(request, timeout=within, metadata=_metadata(args))
         except grpc.RpcError as error:
             raise unreachable(_sentence(error)) from None
+
+
+def plain(message: Message) -> dict[str, object]:
+    """For JSON: all fields, by the names they have in the contract."""
+    return MessageToDict(
+        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
+    )
 
 
 def _sentence(error: object) -> str:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-
 from penstock.actors.cli.main import Subparsers
-from penstock.actors.cli.operate import add_address, call
+from penstock.actors.cli.operate import add_address, call, plain
 from penstock.protos import control_pb2, control_pb2_grpc, engine_pb2, engine_pb2_grpc
 from penstock.runtime.units import ByteSize
 
@@ -39,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.json:
         told = {"health": health, "stat": stat, "cluster": cluster}
-        print(json.dumps({name: _plain(one) for name, one in told.items()}, indent=2))
+        print(json.dumps({name: plain(one) for name, one in told.items()}, indent=2))
     else:
         _print(health, stat)
         _print_cluster(cluster)
@@ -98,12 +95,6 @@ def _print_cluster(cluster: control_pb2.ClusterReply) -> None:
         print(f"  {one.node_id:<20} {one.address:<22} {state:<15} {chunks}; {moved}")
         if one.detail:
             print(f"    {one.detail}")
-
-
-def _plain(message: Message) -> dict[str, object]:
-    return MessageToDict(
-        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
-    )
 
 
 def _word(state: engine_pb2.HealthState.ValueType) -> str:

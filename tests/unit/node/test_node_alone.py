@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+from penstock.actors.api.control import Control
 from penstock.actors.api.l1 import L1Manager
 from penstock.actors.api.types import Epoch
 from penstock.actors.config import NodeConfig
@@ -17,6 +18,7 @@ from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
 
 HEAVY = (
+    "penstock.actors.fleet",
     *("penstock.actors.peer", "penstock.actors.node_peers", "penstock.actors.node_pd"),
     *("penstock.actors.directory", "penstock.actors.stores.peer", "penstock.protos.peer"),
     *("penstock.runtime.peer", "penstock.runtime.grpc_channel", "penstock.runtime.native_channel"),
@@ -40,8 +42,10 @@ def test_it_loads_nothing_of_it() -> None:
 
 def test_it_has_no_actor_of_it() -> None:
     manager = Ref.to(L1Manager, "l1_manager", messages_max=1)
-    cluster = Cluster(Surrounding(config(), Epoch(bytes(16)), Telemetry(), manager))
+    operator = Ref.to(Control, "control", messages_max=1)
+    cluster = Cluster(Surrounding(config(), Epoch(bytes(16)), Telemetry(), manager, operator))
     assert (cluster.peers, cluster.directory, cluster.reach, cluster.pushes) == (None,) * 4
+    assert cluster.fleet is None
 
 
 def config(**given: object) -> NodeConfig:
