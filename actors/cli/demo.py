@@ -28,6 +28,7 @@ from penstock.actors.cli.demo_documents import (
     load_documents,
     project_files,
 )
+from penstock.actors.cli.demo_network import Network
 from penstock.actors.cli.demo_plan import Asked, Phase, judge, plan
 from penstock.actors.engine.reference_config import MODEL_SIZES
 from penstock.actors.engine.reference_messages import Ready
@@ -102,6 +103,19 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the node's store lies, for as long as the demo runs (the temporary directory)",
     )
+    parser.add_argument(
+        "--pd",
+        action="store_true",
+        help="instead: one engine computes prompts at one node, another one answers them at another",
+    )
+    parser.add_argument(
+        "--pd-network",
+        type=Network,
+        choices=Network,
+        default=Network.AUTO,
+        metavar="{auto,namespaces,ports}",
+        help="of --pd: two network namespaces, which take root, or two ports (what can be had)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them")
     parser.add_argument("--record-keys", type=Path, metavar="DIR", help="for penstock doctor keys")
@@ -117,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
             return _fail(f"{path} cannot be written: there is no directory {path.parent}")
     if args.store_in is not None and not args.store_in.is_dir():
         return _fail(f"no store can lie in {args.store_in}: there is no such directory")
+    if args.pd and (args.plot or args.record_keys):
+        return _fail("--plot and --record-keys are of the demo without --pd")
     if args.record_keys is not None:
         try:
             args.record_keys.mkdir(parents=True, exist_ok=True)
@@ -126,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         documents = _documents(args)
         options = _options(args, documents=len(documents))
+        if args.pd:
+            return _show_two_nodes(args, options, documents)
         with (
             tempfile.TemporaryDirectory(prefix="penstock-demo-") as directory,
             tempfile.TemporaryDirectory(prefix="penstock-demo-", dir=args.store_in) as store,
@@ -204,6 +222,39 @@ def _report(
     except OSError as error:
         return _fail(f"{error.filename} cannot be written: {error.strerror}")
     return 1 if verdict.problems else 0
+
+
+def _show_two_nodes(
+    args: argparse.Namespace, options: DemoOptions, documents: Sequence[Document]
+) -> int:
+    """--pd: perform, print, and write what was asked for."""
+    from rich.console import Console
+
+    from penstock.actors.cli import demo_pd, demo_pd_report
+
+    console = Console()
+    with (
+        tempfile.TemporaryDirectory(prefix="penstock-demo-") as directory,
+        console.status("starting two nodes and two engines") as status,
+    ):
+
+        def say(what: str) -> None:
+            status.update(what)
+            console.print(what, highlight=False, markup=False)
+
+        shown = anyio.run(
+            demo_pd.perform, options, documents, Path(directory), args.pd_network, say
+        )
+    console.print(demo_pd_report.table(documents, shown))
+    for line in demo_pd_report.sentences(shown, chunk_tokens=CHUNK_TOKENS):
+        console.print(line, highlight=False, markup=False)
+    numbers = demo_pd_report.as_json(shown, documents, chunk_tokens=CHUNK_TOKENS)
+    try:
+        if args.json:
+            args.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    except OSError as error:
+        return _fail(f"{error.filename} cannot be written: {error.strerror}")
+    return 1 if numbers["problems"] else 0
 
 
 def _documents(args: argparse.Namespace) -> list[Document]:

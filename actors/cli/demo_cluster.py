@@ -167,7 +167,7 @@ async def cluster(options: DemoOptions, directory: Path, store: Path) -> AsyncIt
             await stack.enter_async_context(_worker(options, address, directory, index))
             for index in range(len(LAYOUTS))
         ]
-        ready = await _all_ready(node.child, workers)
+        ready = await all_ready([node.child], workers)
         yield Cluster(node, workers, ready)
 
 
@@ -177,7 +177,7 @@ async def _worker(
 ) -> AsyncIterator[Worker]:
     async with running(
         f"worker {index + 1}",
-        _worker_command(options, address, index),
+        worker_command(options, address, index),
         log=directory / f"worker-{index + 1}.log",
         speech=Speech.BY_PIPES,
         stop_within_s=_STOP_WITHIN_S,
@@ -185,17 +185,20 @@ async def _worker(
         yield Worker(child, answer_within_s=options.answer_within_s)
 
 
-async def _all_ready(node: Child, workers: Sequence[Worker]) -> Ready:
+async def all_ready(nodes: Sequence[Child], workers: Sequence[Worker]) -> Ready:
+    """What all of the workers say. Raises ProcessFailed when a node or a worker does not come up."""
     answers: list[Ready] = []
     failure: ProcessFailed | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_at_end, node, tasks.cancel_scope)
+        for node in nodes:
+            tasks.start_soon(_cancel_at_end, node, tasks.cancel_scope)
         try:
             answers += [await worker.ready() for worker in workers]  # they start side by side
         except ProcessFailed as failed:
             failure = failed
         tasks.cancel_scope.cancel()
-    node.check_running()  # without it the workers fail too: name the cause first
+    for node in nodes:  # without it the workers fail too: name the cause first
+        node.check_running()
     if failure is not None:
         raise failure
     if len(set(answers)) != 1:
@@ -226,7 +229,8 @@ def _node_command(options: DemoOptions, directory: Path, store: Path) -> list[st
     )
 
 
-def _worker_command(options: DemoOptions, address: str, index: int) -> list[str]:
+def worker_command(options: DemoOptions, address: str, index: int) -> list[str]:
+    """The command line of a worker of one of `LAYOUTS`."""
     preset, block_tokens = LAYOUTS[index]
     recorded = options.record_keys and options.record_keys.absolute() / f"worker-{index + 1}.json"
     return module_command(

@@ -17,16 +17,25 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from penstock.actors.cli.attended import attended
 from penstock.actors.engine.reference_messages import (
+    Abandon,
     Answer,
     Done,
+    Expect,
     Generate,
     Generated,
     Generation,
+    LookAtPool,
+    Pool,
+    Push,
+    PushAgain,
+    Pushed,
     Ready,
     Refused,
     Request,
     WaitAttached,
     WaitStored,
+    Watch,
+    Watched,
 )
 from penstock.runtime.errors import UnavailableError
 
@@ -133,13 +142,34 @@ class Worker:
             return answer.generation
         raise self._child.failed(f"answered with {type(answer).__name__}")
 
-    async def wait(self, request: WaitStored | WaitAttached) -> None:
+    async def wait(self, request: WaitStored | WaitAttached | Expect | Abandon) -> None:
         """Wait for what it says. Raises ProcessFailed when that does not come."""
         answer = await self._ask(request)
         if not isinstance(answer, Done):
             raise self._child.failed(f"answered with {type(answer).__name__}")
 
-    async def _ask(self, request: Request) -> Generated | Done:
+    async def push(self, request: Push | PushAgain) -> Pushed:
+        """Push, and wait until it is over. Raises ProcessFailed."""
+        answer = await self._ask(request)
+        if isinstance(answer, Pushed):
+            return answer
+        raise self._child.failed(f"answered with {type(answer).__name__}")
+
+    async def watch(self, request: Watch) -> Watched:
+        """Wait for what is expected. Raises ProcessFailed."""
+        answer = await self._ask(request)
+        if isinstance(answer, Watched):
+            return answer
+        raise self._child.failed(f"answered with {type(answer).__name__}")
+
+    async def look_at_pool(self) -> Pool:
+        """The node's memory for what others push. Raises ProcessFailed."""
+        answer = await self._ask(LookAtPool())
+        if isinstance(answer, Pool):
+            return answer
+        raise self._child.failed(f"answered with {type(answer).__name__}")
+
+    async def _ask(self, request: Request) -> Generated | Done | Pushed | Watched | Pool:
         self._child.check_running()
         try:
             await self._stdin.send(msgspec.json.encode(request) + b"\n")
@@ -147,7 +177,7 @@ class Worker:
             raise self._child.failed("does not listen any more") from error
         answer = await self._receive()
         match answer:
-            case Generated() | Done():
+            case Generated() | Done() | Pushed() | Watched() | Pool():
                 return answer
             case Refused(problem):
                 raise self._child.failed(f"refused: {problem}")

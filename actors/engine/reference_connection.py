@@ -18,6 +18,7 @@ from penstock.actors.engine.key_record import write_key_record
 from penstock.actors.engine.layout_probe import probe
 from penstock.actors.engine.reference_config import ModelShape
 from penstock.actors.engine.reference_kv import PagedKv
+from penstock.actors.engine.reference_pd import PdSide
 from penstock.runtime.errors import UnavailableError
 
 _ATTACH_WITHIN_S = 60.0  # the node may be starting, or waiting for memory
@@ -40,6 +41,7 @@ class PenstockConnection:
         self._layout = layout
         self._record_to = record_to  # takes the keys of the last prompt; None: nothing is recorded
         self._ticket: BlockingTicket | None = None  # of the last lookup, while it pins something
+        self.pd = PdSide(client, layout)
 
     @property
     def chunk_tokens(self) -> int:
@@ -49,9 +51,13 @@ class PenstockConnection:
     def lookup(self, prompt: Sequence[int]) -> int:
         """Tokens of `prompt`, from its start, that can be loaded now. They stay pinned until the
         load."""
-        self._end_ticket()
-        self._record(prompt)
-        self._ticket = self._client.lookup(prompt).result()
+        if not self.pd.is_expected(prompt):
+            self.pd.abandon()
+            self._end_ticket()
+            self._record(prompt)
+            self._ticket = self._client.lookup(prompt).result()
+        else:
+            self._ticket = self.pd.take()
         self._ticket.ready().result()
         return self._ticket.hit_tokens
 

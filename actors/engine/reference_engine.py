@@ -39,6 +39,14 @@ class KvConnection(Protocol):
         """Offer `prompt`, whole chunks whose KV lies in `blocks`; returns the bytes written."""
 
 
+AfterChunk = Callable[[Sequence[int], Sequence[int]], None]
+"""Called in the midst of a prefill with the prompt as far as its KV is computed, which ends a chunk, and its blocks."""
+
+
+def _nothing(computed: Sequence[int], blocks: Sequence[int]) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class _Fetched:
     tokens: int = 0
@@ -75,9 +83,16 @@ class ReferenceEngine:
         self.pool = BlockPool(blocks=kv.size.blocks, blocks_per_chunk=self._blocks_per_chunk)
 
     def generate(
-        self, prompt: Sequence[int], *, answer_tokens_max: int, prefix_from: PrefixFrom
+        self,
+        prompt: Sequence[int],
+        *,
+        answer_tokens_max: int,
+        prefix_from: PrefixFrom,
+        after_chunk: AfterChunk = _nothing,
     ) -> Generation:
         """Answer `prompt` greedily with at most `answer_tokens_max` tokens, then store its KV.
+
+        `after_chunk` is called for each chunk that is computed, while the rest of the prompt is not.
 
         Raises PromptRefused and OutOfBlocks before anything is computed.
         """
@@ -96,7 +111,7 @@ class ReferenceEngine:
             connection = self._connection if prefix_from is PrefixFrom.PENSTOCK else None
             fetched = self._fetch(connection, reusable, blocks)
             hit = own_tokens + fetched.tokens
-            answer = self._compute(prompt, hit, blocks, answer_tokens_max)
+            answer = self._compute(prompt, hit, blocks, answer_tokens_max, after_chunk)
             if fetched.tokens == 0:  # what came from outside is not kept: this cache judges it
                 self.pool.keep(chunks, blocks)
             return Generation(
@@ -140,7 +155,12 @@ class ReferenceEngine:
         return _Fetched(tokens=loaded, lookup_s=looked_up - started, load=load)
 
     def _compute(
-        self, prompt: Sequence[int], first: int, blocks: list[int], answer_tokens_max: int
+        self,
+        prompt: Sequence[int],
+        first: int,
+        blocks: list[int],
+        answer_tokens_max: int,
+        after_chunk: AfterChunk,
     ) -> _Answer:
         """Prefill `prompt` from position `first` on, then decode."""
         sequence = self._kv.sequence(blocks)
@@ -149,6 +169,8 @@ class ReferenceEngine:
             step = prompt[first : (first // self._chunk_tokens + 1) * self._chunk_tokens]
             logits = self._model.forward(torch.tensor(step), first=first, kv=sequence)
             first += len(step)
+            if first < len(prompt):
+                after_chunk(prompt[:first], blocks[: self._kv.blocks_of(first)])
         tokens = [int(logits.argmax())]
         first_token_at = self._clock()
         digest.update(logits.numpy().data)

@@ -8,6 +8,7 @@ shares KV through it, by the public client alone; without, it has only its own p
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,18 +22,26 @@ from penstock.actors.engine.reference_connection import PenstockConnection, conn
 from penstock.actors.engine.reference_engine import PromptRefused, ReferenceEngine
 from penstock.actors.engine.reference_kv import PAGINGS, PagedKv
 from penstock.actors.engine.reference_messages import (
+    Abandon,
     Answer,
     Done,
+    Expect,
     Generate,
     Generated,
+    LookAtPool,
+    PdRequest,
     PrefixFrom,
+    Push,
+    PushAgain,
     Ready,
     Refused,
     Request,
     WaitAttached,
     WaitStored,
+    Watch,
 )
 from penstock.actors.engine.reference_model import ReferenceModel
+from penstock.actors.engine.reference_pd import PdSide
 from penstock.runtime.errors import PenstockError
 
 _ALONE_CHUNK_TOKENS = 256  # without a node to say it
@@ -109,8 +118,40 @@ def _answer(
                 _of(connection).wait_stored(encode(request.text), within_s=request.within_s)
             case WaitAttached():
                 _of(connection).wait_attached(within_s=request.within_s)
+            case _:
+                return _answer_of_two(engine, _of(connection).pd, request)
     except PenstockError as error:
         return Refused(str(error))
+    return Done()
+
+
+def _answer_of_two(engine: ReferenceEngine, pd: PdSide, request: PdRequest) -> Answer:
+    """What one of two engines does that work on one prompt."""
+    match request:
+        case Push(text, target, request_id, within_s, stand_still_after):
+            prompt = encode(text)
+            push = pd.push(prompt, target=target, request_id=request_id, within_s=within_s)
+            push.stand_still_after = stand_still_after
+            push.computing_s = time.monotonic()
+            generation = engine.generate(
+                prompt,
+                answer_tokens_max=1,
+                prefix_from=PrefixFrom.NOWHERE,
+                after_chunk=push.computed,
+            )
+            return push.finish(generation)
+        case PushAgain(text, target, request_id, within_s):
+            prompt = encode(text)
+            push = pd.push(prompt, target=target, request_id=request_id, within_s=within_s)
+            return push.finish(None)
+        case Expect(text, request_id, within_s):
+            pd.expect(encode(text), request_id=request_id, within_s=within_s)
+        case Watch(chunks, within_s):
+            return pd.watch(chunks, within_s=within_s)
+        case Abandon():
+            pd.abandon()
+        case LookAtPool():
+            return pd.pool()
     return Done()
 
 

@@ -6,44 +6,11 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-TINY = ("--model-size=1m", "--threads=1", "--document-tokens=900", "--answer-tokens=4")
-
-
-def demo(directory: Path, *arguments: str, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Start the demo by `prefix`; its processes are known by `directory`, where their sockets and logs go."""
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "penstock.actors.cli.main", "demo", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(directory), "COLUMNS": "80"},
-    )
-
-
-def processes_of(directory: Path) -> dict[int, str]:
-    """The node and the workers that a demo in `directory` has running: command lines by process id."""
-    return {pid: words for pid, words in _commands() if str(directory) in words}
-
-
-def _commands() -> Iterator[tuple[int, str]]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            yield int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue  # it ended between the two looks
-
-
-def finish(process: subprocess.Popen[str], directory: Path) -> tuple[int, str, str]:
-    """Wait for the end; nothing the demo started may outlive it, and no file it made for itself."""
-    out, err = process.communicate(timeout=15)
-    assert processes_of(directory) == {}
-    assert list(directory.glob("penstock-demo-*")) == []
-    return process.returncode, out, err
+from support.demo_process import TINY, demo, finish, processes_of
 
 
 def test_the_demo_shows_and_proves_what_it_claims(tmp_path: Path) -> None:
