@@ -80,7 +80,8 @@ class NixlAgent:
         self._memory = memory
         self._hear = hear
         self._loop = asyncio.get_running_loop()
-        self._calls: deque[Callable[[], None]] = deque()  # each waited for, or one word to a peer
+        # Each waited for, or one word to a peer; and who waits.
+        self._calls: deque[tuple[Callable[[], None], asyncio.Future[Any] | None]] = deque()
         self._wake = threading.Event()
         self._ended = self._loop.create_future()
         self._stopping = False
@@ -163,7 +164,7 @@ class NixlAgent:
         Done when neither is touched any more; given up, it goes on. `keep` lives until then. Raises NixlFailed.
         """
         over: asyncio.Future[None] = self._loop.create_future()
-        self._call(lambda: self._post(name, pairs, note, over, keep))
+        self._call(lambda: self._post(name, pairs, note, over, keep), over)
         return over
 
     async def aclose(self) -> None:
@@ -183,13 +184,14 @@ class NixlAgent:
             else:
                 self._say(_answer, answer, result)
 
-        self._call(call)
+        self._call(call, answer)
         return await answer
 
-    def _call(self, call: Callable[[], None]) -> None:
+    def _call(self, call: Callable[[], None], answer: asyncio.Future[Any] | None = None) -> None:
+        """`answer` hears of it, too, should the agent end before."""
         if self._stopping:
             raise NixlFailed("this agent is closed")
-        self._calls.append(call)
+        self._calls.append((call, answer))
         self._wake.set()
 
     # On the thread.
@@ -246,6 +248,10 @@ class NixlAgent:
         left, self._transfers = self._transfers, []
         for one in left:
             self._end(one, NixlFailed("the agent was closed"))
+        while self._calls:  # that were never made
+            _, answer = self._calls.popleft()
+            if answer is not None:
+                self._say(_fail, answer, NixlFailed("the agent was closed"))
         if self._registered is not None:
             self._stale.append(self._registered)
         self._deregister_stale()
@@ -256,7 +262,8 @@ class NixlAgent:
         """Whether there was anything to do."""
         brought = bool(self._calls)
         while self._calls and len(self._stale) < STALE_MAX:
-            self._calls.popleft()()
+            call, _ = self._calls.popleft()
+            call()
         try:
             news = self._agent.get_new_notifs(self._plugins)
         except self._errors:

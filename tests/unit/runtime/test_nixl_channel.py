@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.channel_rig import Memory, Pair, connect, pattern, piece, send_and_see
 
 from penstock.runtime.channel import ChannelLost, LandingSlot
 from penstock.runtime.errors import StartFailed
-from penstock.runtime.nixl_agent import INSTALL, NixlOptions
+from penstock.runtime.nixl_agent import INSTALL, NixlAgent, NixlFailed, NixlOptions
 from penstock.runtime.nixl_channel import NixlEndpoint
 from penstock.runtime.units import MIB
 
@@ -131,6 +132,21 @@ def test_a_dial_that_is_refused_takes_no_other_connection_with_it() -> None:
         assert pair.listener.strangers_refused == 1  # type: ignore[attr-defined]
 
     play(scene)
+
+
+def test_what_is_asked_of_an_agent_in_the_moment_of_its_end_is_answered() -> None:
+    """B8. Seen to fail: what its thread had not come to was never answered, and with it landings were never closed."""
+
+    async def run() -> None:
+        agent = NixlAgent(NixlOptions(), None, lambda _, __: None)
+        agent.start()
+        asked = asyncio.ensure_future(agent.tell("nobody", b"a word"))
+        await anyio.lowlevel.checkpoint()
+        await agent.aclose()
+        with anyio.fail_after(5), pytest.raises(NixlFailed):
+            await asked
+
+    anyio.run(run)
 
 
 def test_a_plugin_that_is_not_there_is_named() -> None:
