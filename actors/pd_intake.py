@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from penstock.actors.api import l1_loading
 from penstock.actors.api.pd_streams import PdStream
-from penstock.actors.api.pd_wire import Offer, Reason, Word
+from penstock.actors.api.pd_wire import Data, Offer, Reason, Word
 from penstock.actors.api.types import Shape
 from penstock.actors.core.pd_budget import OverBudget
 from penstock.actors.core.pd_receiving import Receiving, ReceivingStep
@@ -125,7 +125,8 @@ class Intake:
                     if self._is_dismissed and self.session.is_drained:
                         break
                     with CancelScope(deadline=self.session.until):
-                        await (checkpoint() if self._news.count != seen else self._news.wait())
+                        is_more = self._inbox or self._news.count != seen
+                        await (checkpoint() if is_more else self._news.wait())
         finally:
             self._tasks = None
             self._scope.cancel()
@@ -139,8 +140,10 @@ class Intake:
             came = self._inbox.popleft()
             if isinstance(came, Sequence):
                 self._do(self.session.arrived(came, _now()))
-            else:
-                self._do(self.session.heard(came, _now()))
+                continue
+            self._do(self.session.heard(came, _now()))
+            if isinstance(came, Data):
+                break  # its digests have taken a step
         if self.session.until <= _now():
             self._do(self.session.tick(_now()))
 

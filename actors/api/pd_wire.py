@@ -16,7 +16,7 @@ TRANSFER_BYTES = 16
 OBJECTS_MAX = 1 << 16  # of one offer: what is done for each of them fits into a step of the loop
 CHUNKS_MAX = 1 << 16
 PRIORITY_MAX = 1000
-DIGESTS_MAX = 1 << 15  # records of one Data
+DIGESTS_MAX = 1 << 12  # records of one Data: what is done for them is a step of the loop
 DIGEST_RECORD = Struct("<QQ")
 """Piece number, CRC-64/NVME."""
 

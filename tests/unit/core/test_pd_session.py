@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import replace
 
 import pytest
-from support.pd_pair import PATIENCE, TRANSFER, WITHIN_S, Pair, digests_of
+from support.pd_pair import EPOCH, PATIENCE, TRANSFER, WITHIN_S, Pair, digests_of
 
 from penstock.actors.api.pd_wire import (
+    DIGEST_RECORD,
+    DIGESTS_MAX,
+    WHOLE,
     Abort,
     Commit,
     Data,
     Grant,
+    Offer,
     Phase,
     Query,
     Reason,
     State,
+    piece_number,
 )
 from penstock.actors.api.types import Epoch
-from penstock.actors.core.pd_receiving import ReceivingStep
+from penstock.actors.core.pd_receiving import Receiving, ReceivingStep
 from penstock.actors.core.pd_sending import SendingStep
-from penstock.actors.core.pd_session import Close
+from penstock.actors.core.pd_session import Close, Layout
 
 
 def begun(**how: object) -> Pair:
@@ -340,3 +346,20 @@ def test_a_commit_of_something_else_is_damage() -> None:
     pair.hear_at_receiver(Commit(TRANSFER, 8, b"?" * 32, 4))
     assert pair.receiver is not None
     assert pair.receiver.reason is Reason.DAMAGED
+
+
+def test_the_largest_message_of_digests_is_taken_in_within_a_step() -> None:
+    """C10: seen to fail with eight times as many records in one message, which took 39 ms."""
+    runs, chunks = 127, DIGESTS_MAX // 128
+    layout = Layout(chunks, (0,), (runs * 4096,), (runs,))
+    offer = Offer(TRANSFER, "r", EPOCH, bytes(32), bytes(32 * chunks), (0,), (runs * 4096,), 0, 9.0)
+    numbers = [piece_number(at, run) for at in range(chunks) for run in (*range(runs), WHOLE)]
+    told = Data(TRANSFER, b"".join(DIGEST_RECORD.pack(number, 1) for number in numbers))
+    took_s = []
+    for _ in range(5):
+        receiver = Receiving(offer, layout, PATIENCE, now=0)
+        receiver.granted(0, b"\1" * chunks, b"landing", 0)
+        begun_s = time.thread_time()
+        assert not receiver.heard(told, 0)
+        took_s.append(time.thread_time() - begun_s)
+    assert min(took_s) < 0.008
