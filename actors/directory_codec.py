@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from penstock.actors.api.directory import UPDATE_BYTES_MAX
-from penstock.actors.core.summary import NAME_BYTES, Changes, Part, Update
+from penstock.actors.core.summary import NAME_BYTES, NAMES_MAX, Changes, Part, Update
 from penstock.protos import directory_pb2 as wire
 
 
@@ -43,6 +43,8 @@ def decode(update: bytes) -> Update:
             changes = message.changes
             if len(changes.gone) % NAME_BYTES or len(changes.added) % NAME_BYTES:
                 raise MalformedUpdate(f"names that are not of {NAME_BYTES} bytes")
+            if len(changes.gone) + len(changes.added) > NAMES_MAX * NAME_BYTES:
+                raise MalformedUpdate(f"changes of more than {NAMES_MAX} chunks in one update")
             return Changes(message.log, changes.first, changes.gone, changes.added)
         case _:
             raise MalformedUpdate("an update of nothing")

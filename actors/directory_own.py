@@ -10,10 +10,11 @@ Belongs to the directory; every method is a step without waiting.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from penstock import _native
 from penstock.actors.api.directory import TooManyWatches, WatchId, WatchOver
-from penstock.actors.core.summary import ChangeLog, Changes, Need, Part
+from penstock.actors.core.summary import NAME_BYTES, NAMES_MAX, ChangeLog, Changes, Need, Part
 from penstock.actors.directory_codec import encode
 
 
@@ -82,12 +83,12 @@ class OwnSummary:
         """Packed keys. False if all has to be gone through again."""
         if not added and not gone:
             return True
-        names = Changes(
-            self._name, self._log.sequence, _native.chunk_names(gone), _native.chunk_names(added)
-        )
-        if not self._filter.change(names.gone, names.added):
+        names = _native.chunk_names(gone), _native.chunk_names(added)
+        if not self._filter.change(*names):
             return False
-        self._log.append(names.end, encode(names))
+        for one in _cut(*names):
+            changes = Changes(self._name, self._log.sequence, *one)
+            self._log.append(changes.end, encode(changes))
         return not (self._filter.is_sparse and 2 * self._filter.keys < self._keys_walked)
 
     # What watchers hear.
@@ -147,3 +148,15 @@ class OwnSummary:
         self._log.validate()
         assert len(self._watches) == self._log.watchers
         assert (self._snapshot is not None) == self._log.is_snapshot_used
+
+
+def _cut(gone: bytes, added: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Into updates of NAMES_MAX names at most; what is gone first."""
+    most = NAMES_MAX * NAME_BYTES
+    if len(gone) + len(added) <= most:
+        yield gone, added
+        return
+    for start in range(0, len(gone), most):
+        yield gone[start : start + most], b""
+    for start in range(0, len(added), most):
+        yield b"", added[start : start + most]

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 NAME_BYTES = 8
 PARTS_MAX = 65536
+NAMES_MAX = 4096  # of one update of changes: a filter that is nearly full takes 5 us for each
 
 
 @dataclass(frozen=True, slots=True)

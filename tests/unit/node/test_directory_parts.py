@@ -14,7 +14,7 @@ from penstock.actors.api import directory
 from penstock.actors.api.directory import UPDATE_BYTES_MAX, Heard, PeerUpdate, WatchId
 from penstock.actors.cluster_config import ClusterConfig
 from penstock.actors.config import L1Config, L1Mode, NodeConfig
-from penstock.actors.core.summary import NAME_BYTES, Changes, Part, Update
+from penstock.actors.core.summary import NAME_BYTES, NAMES_MAX, Changes, Part, Update
 from penstock.actors.directory_codec import MalformedUpdate, decode, encode
 from penstock.actors.directory_config import DirectoryConfig
 from penstock.actors.directory_own import OwnSummary
@@ -80,6 +80,7 @@ def test_an_update_is_the_same_after_the_wire(update: Update) -> None:
         directory_pb2.DirectoryUpdate(log=1).SerializeToString(),
         encode(Changes(1, 1, b"", bytes(NAME_BYTES + 1))),
         encode(Changes(1, 1, bytes(3), b"")),
+        encode(Changes(1, 1, bytes(NAME_BYTES), bytes(NAMES_MAX * NAME_BYTES))),  # a long step
         encode(Part(1, 1, 0, 1, bytes(UPDATE_BYTES_MAX))),
     ],
 )
@@ -285,3 +286,17 @@ def test_whatever_a_peer_sends_is_kept_or_refused_and_nothing_breaks(
     assert {one.node_id for one in peers.promised(keys(40), 0)} <= {"a", "b"}
     peers.gone("a")
     assert {one.node_id for one in peers.promised(keys(40), 0)} == {"b"}
+
+
+def test_many_changes_at_once_are_told_in_steps_that_a_peer_takes() -> None:
+    """C10: seen to fail with all of them in one update, of which a peer took up to 130,000 in one step of 0.7 s."""
+    there, new = keys(6000), keys(7000, "new")
+    own, peers = own_of(there, keys(4000, "more")), Peers()
+    watch = own.watch("b")
+    assert set(peers.tell("a", *updates(own, watch))) == {Heard.KEPT}
+    assert own.change(new, there[: 5000 * 32])
+    told = [decode(one) for one in updates(own, watch)]
+    assert all(isinstance(one, Changes) and one.end - one.first <= NAMES_MAX for one in told)
+    assert set(peers.tell("a", *map(encode, told))) == {Heard.KEPT}
+    assert peers.keys == own.keys == 12_000
+    assert peers.promised(new, 0)[0].chunks == 7000
