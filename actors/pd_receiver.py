@@ -73,6 +73,7 @@ class PdReceiver(pd.PdReceiver):
         )
         self._requests: dict[str, Request] = {}  # len <= requests_max
         self._intakes: dict[TransferId, Intake] = {}  # of them; len <= receives_max
+        self._finding: set[TransferId] = set()  # offers whose namespace L1 is asked for; as intakes
         self._connections: dict[Connection, None] = {}  # that are watched: those of intakes
         self._shapes: OrderedDict[bytes, tuple[Shape, ...]] = OrderedDict()  # by namespace
         self._ended: OrderedDict[TransferId, Reason] = OrderedDict()  # len <= ENDED_MAX
@@ -181,13 +182,16 @@ class PdReceiver(pd.PdReceiver):
             self._refuse(stream, offer, *refused)
             return
         shape = self._shape_of(offer)
-        if shape is None:
+        if shape is None and offer.transfer in self._finding:
+            return  # it is said twice
+        if shape is None and len(self._finding) < self._limits.receives_max:
+            self._finding.add(offer.transfer)
             self.start_soon(self._find_shape, stream, offer, name="pd find shape")
             return
         request = self._requests.get(offer.request_id)
-        if request is None:
+        if request is None and shape is not None:
             request = self._open(offer.request_id, offer.keys)
-        if request is None or len(self._intakes) >= self._limits.receives_max:
+        if shape is None or request is None or len(self._intakes) >= self._limits.receives_max:
             self._refuse(stream, offer, Reason.BUSY, "the node is at its bound of pushes")
             return
         intake = Intake(offer, stream, shape, request, self._around)
@@ -209,7 +213,10 @@ class PdReceiver(pd.PdReceiver):
         return None
 
     def _refuse(self, stream: pd_streams.PdStream, offer: Offer, reason: Reason, text: str) -> None:
-        self._log.info("pd_offer_refused", sender=stream.node_id, reason=reason.name, text=text)
+        sender = stream.node_id
+        self._log.info_once(
+            "pd_offer_refused", sender, reason, sender=sender, reason=reason.name, text=text
+        )
         stream.say(Abort(offer.transfer, reason, text))
 
     def _shape_of(self, offer: Offer) -> Shape | None:
@@ -228,6 +235,8 @@ class PdReceiver(pd.PdReceiver):
         except PenstockError as refusal:
             self._refuse(stream, offer, Reason.BUSY, str(refusal))
             return
+        finally:
+            self._finding.discard(offer.transfer)
         for shape in shapes:
             self._know(shape)
         if offer.transfer in self._intakes:

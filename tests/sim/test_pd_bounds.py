@@ -77,6 +77,27 @@ def test_offers_that_cannot_be_taken_in_are_answered_with_why() -> None:
     play(0, scene)
 
 
+def test_offers_of_unknown_namespaces_are_bounded_as_pushes_are() -> None:
+    """C10: seen to fail with a question to L1 for each of them, however many, and a line of the log for each."""
+
+    async def scene(world: PdWorld) -> None:
+        call = Overheard(world)
+        for _ in range(10):
+            offer = offer_to(world, prompt(1), namespace=world.draw.randbytes(32))
+            for _ in range(2):  # the same one twice costs no more
+                world.b.receiver.tell_nowait(Heard(call, offer))
+        await anyio.sleep(0.5)
+        reasons = [said.reason for said in call.said if isinstance(said, Abort)]
+        assert reasons.count(Reason.NAMESPACE) == 2
+        assert reasons.count(Reason.BUSY) == 16
+        assert await refused(world, offer_to(world, prompt(1), namespace=b"?" * 32)) is (
+            Reason.NAMESPACE
+        )
+        await world.assert_nothing_is_held()
+
+    play(0, scene, PdWorldConfig(pd=config(receives_max=2)))
+
+
 def test_a_push_that_is_not_known_is_said_to_be_unknown_and_ends_are_left_alone() -> None:
     async def scene(world: PdWorld) -> None:
         call, transfer = Overheard(world), TransferId(b"?" * 16)
