@@ -1,11 +1,13 @@
 """Where the two nodes of `penstock demo --pd` are: in two network namespaces, or on two ports of this machine.
 
 Namespaces take root and iproute2. Two of them, with names that no other process takes, are joined by a veth pair that
-never shows outside; what was made here is removed at the end, whatever happens.
+never shows outside; what was made here is removed at the end, whatever happens. Only a demo that is killed by SIGKILL
+leaves them, with nothing in them: `ip netns delete` removes them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -105,6 +107,10 @@ async def _namespaces() -> AsyncIterator[Places]:
         raise NoNamespaces("network namespaces take root")
     if ip is None:
         raise NoNamespaces("there is no `ip` of iproute2 for network namespaces")
+    if importlib.util.find_spec("cryptography") is None:
+        raise NoNamespaces(
+            "between network namespaces nodes need certificates: pip install 'penstock[certs]'"
+        )
     spaces = {name: f"penstock-{os.getpid()}-{name}" for name in NAMES}
     async with AsyncExitStack() as made:
         for space in spaces.values():
@@ -142,7 +148,12 @@ async def _said(command: Sequence[str]) -> str:
     """Run it; what it complained about. Empty: it was done."""
     with anyio.move_on_after(_COMMAND_WITHIN_S):
         done = await anyio.run_process(
-            command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, check=False
+            command,
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=PIPE,
+            check=False,
+            start_new_session=True,  # Ctrl-C is for the demo alone, which then removes what it made
         )
         said = " ".join(done.stderr.decode(errors="replace").split())
         return (said or f"exit status {done.returncode}") if done.returncode else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from penstock.actors.cli.demo_network import (
 )
 from penstock.actors.cli.demo_processes import (
     Child,
-    ProcessFailed,
     Speech,
     Worker,
     module_command,
@@ -204,12 +202,7 @@ def _pd(options: DemoOptions) -> dict[str, object]:
 
 
 def _make_certificates(directory: Path) -> None:
-    """What `penstock certs` makes: an authority, and a certificate of each node. Raises ProcessFailed."""
-    if importlib.util.find_spec("cryptography") is None:
-        raise ProcessFailed(
-            "two network namespaces need certificates, and these the package cryptography:"
-            " pip install 'penstock[certs]', or take --pd-network ports"
-        )
+    """What `penstock certs` makes: an authority, and a certificate of each node. Raises ConfigError."""
     from penstock.actors.cli.certificate_files import issue, make_authority, pair_in
 
     pki = directory / "pki"

@@ -104,6 +104,23 @@ def test_an_answer_after_prefix_reuse_equals_the_answer_without() -> None:
     assert bits(reused) == bits(answer(engine(paged()), OTHER_QUESTION))
 
 
+def test_each_chunk_is_told_of_as_soon_as_it_is_computed() -> None:
+    """Goal: what is told of is not computed over, and the last chunk is left out if the prompt ends with it."""
+    source = engine(paged())
+    told: list[tuple[int, int]] = []
+    for prompt in (QUESTION, QUESTION[: 2 * CHUNK]):
+        told.clear()
+        source.generate(
+            prompt,
+            answer_tokens_max=1,
+            prefix_from=PrefixFrom.NOWHERE,
+            after_chunk=lambda computed, blocks: told.append((len(computed), len(blocks))),
+        )
+        chunks = (len(prompt) - 1) // CHUNK
+        assert [tokens for tokens, _ in told] == [CHUNK * (n + 1) for n in range(chunks)]
+        assert [blocks * 16 for _, blocks in told] == [tokens for tokens, _ in told]
+
+
 def test_kv_from_another_engine_in_another_layout_gives_the_same_answer() -> None:
     """Goal: KV through a connection equals KV computed here, to the last bit."""
     shelf: dict[bytes, torch.Tensor] = {}
