@@ -26,6 +26,7 @@ from penstock.actors.peer_server import PeerServer
 from penstock.actors.peer_services import PeerServices
 from penstock.actors.peers import KeepLimits
 from penstock.actors.peers import Peers as PeersActor
+from penstock.actors.stores.digests import Digester
 from penstock.runtime.certificates import Certificates
 from penstock.runtime.channel import ChannelKind, Endpoint
 from penstock.runtime.grpc_channel import GrpcEndpoint
@@ -156,7 +157,8 @@ class PeerParts:
             given.within,
             around.config.ask_within,
         )
-        return PeerReads(around.manager, self._memory, limits, ServedMetrics(around.telemetry))
+        metrics = ServedMetrics(around.telemetry)
+        return PeerReads(around.manager, self._memory, limits, metrics, Digester(threads=1))
 
     def _links(self) -> ServedLinks:
         config, reads = self._config, self._config.reads

@@ -115,6 +115,7 @@ def read_request(ask: ReadAsk) -> bytes:
         chunk_keys=ask.chunk_keys,
         objects=ask.objects,
         grant=ask.grant,
+        doubted=ask.doubted,
     )
     return request.SerializeToString()
 
@@ -126,7 +127,14 @@ def read_ask(raw: bytes) -> ReadAsk:
         request.ParseFromString(raw)
     except DecodeError:
         raise NotOurs(f"{len(raw)} bytes that are no ReadRequest") from None
-    return ReadAsk(request.namespace_digest, request.chunk_keys, request.objects, request.grant, 0)
+    return ReadAsk(
+        request.namespace_digest,
+        request.chunk_keys,
+        request.objects,
+        request.grant,
+        0,
+        request.doubted,
+    )
 
 
 def read_reply_bytes(told: ReadTold) -> bytes:

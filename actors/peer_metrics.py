@@ -17,6 +17,11 @@ class ServedMetrics:
         self._bytes = telemetry.counter(
             "peer_served_bytes", "Logical bytes sent to a peer.", labels=("peer",)
         )
+        self._doubted = telemetry.counter(
+            "peer_doubted_objects",
+            "Objects that had come to a peer damaged, looked at here.",
+            labels=("peer", "outcome"),
+        )
         self._refused = telemetry.counter(
             "peer_handshakes_refused", "Handshakes that came to nothing.", labels=("reason",)
         )
@@ -28,6 +33,10 @@ class ServedMetrics:
 
     def sent(self, node_id: str, size_bytes: int) -> None:
         self._bytes.of(peer=node_id).add(size_bytes)
+
+    def doubted(self, node_id: str, outcome: str) -> None:
+        """`damaged`, and dropped; or `whole`."""
+        self._doubted.of(peer=node_id, outcome=outcome).add()
 
     def refused(self, reason: str) -> None:
         self._refused.of(reason=reason).add()

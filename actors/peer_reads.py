@@ -28,7 +28,9 @@ from penstock.actors.core.namespace import DIGEST_BYTES
 from penstock.actors.keys import object_key
 from penstock.actors.load_targets import whole_pages
 from penstock.actors.peer_metrics import ServedMetrics
+from penstock.actors.peer_proofs import PeerProofs
 from penstock.actors.room import Room
+from penstock.actors.stores.digests import Digester
 from penstock.actors.stores.header import DIGEST_BYTES as RUN_BYTES
 from penstock.actors.stores.header import header_bytes
 from penstock.actors.stores.new_headers import make_headers
@@ -85,11 +87,13 @@ class PeerReads:
         memory: Memory,
         limits: ReadLimits,
         metrics: ServedMetrics,
+        digester: Digester,
     ) -> None:
         self._l1 = manager
         self._memory = memory
         self._limits = limits
         self._metrics = metrics
+        self._proofs = PeerProofs(manager, memory, digester, metrics, ask_s=limits.ask_s)
         self._room = Room(limits.bytes_max)  # shared out between the peers, one read each in turn
         self._peers: dict[str, _Peer] = {}  # those that have any under way
 
@@ -138,6 +142,8 @@ class PeerReads:
 
     async def _serve(self, link: ServedLink, ask: ReadAsk, wants: _Wants, peer: _Peer) -> ReadTold:
         shapes = await self._l1.ask(l1_saving.FindShapes(ask.namespace), within=self._limits.ask_s)
+        if ask.doubted:
+            await self._proofs.look(link.node_id, shapes, ask.doubted)
         size = max((_arena_bytes(shape, wants) for shape in shapes), default=0)
         if not size:
             return ReadTold(bytes(len(wants.objects)), ())

@@ -35,6 +35,7 @@ from penstock.actors.core.breaker import Attempt, BreakerLimits
 from penstock.actors.core.peer_trust import PeerTrust
 from penstock.actors.peer_metrics import ReadMetrics
 from penstock.actors.stores.peer_config import PeerStoreConfig
+from penstock.actors.stores.peer_doubts import Came, Doubts
 from penstock.actors.stores.peer_reading import SENT, Arrivals, Patience, PeerLoad, PeerPart
 from penstock.actors.stores.store import (
     Entry,
@@ -89,6 +90,7 @@ class PeerStore:
             peers_max=PEERS_MAX,
         )
         self._metrics = ReadMetrics(reach.telemetry)
+        self._doubts = Doubts()
         self._log = Log(f"store[{config.name}]")
 
     async def locate(self, keys: Keys) -> bytes:
@@ -128,7 +130,8 @@ class PeerStore:
         return [Outcome(Fate.REFUSED, reason="what peers have is not written here")] * len(given)
 
     async def delete(self, keys: Keys) -> None:
-        """Theirs stays theirs: what was not whole here is looked at again when it is read again."""
+        """Theirs stays theirs: who gave what was damaged here is told with the next read, and looks at its own copy."""
+        self._doubts.damaged({*keys})
 
     def recover(self) -> AsyncIterator[list[Entry]]:
         return nothing_to_count()
@@ -217,7 +220,11 @@ class PeerStore:
         self._metrics.read(link.node_id, "absent", absent)
         self._metrics.read(link.node_id, trial.outcome, len(part.places) - came - absent)
         if came:
-            self._metrics.came(link.node_id, part.bytes_done(), loop.time() - began_s)
+            done = part.done()
+            names, doubts = [one.key for one in done], [(one.chunk, one.slot) for one in done]
+            self._doubts.came(Came(link.node_id, part.load.namespace, names, doubts))
+            size_bytes = sum([one.logical_bytes for one in done])
+            self._metrics.came(link.node_id, size_bytes, loop.time() - began_s)
 
     async def _read(
         self, link: PeerLink, part: PeerPart, arrivals: Arrivals, trial: _Trial
@@ -235,7 +242,8 @@ class PeerStore:
             with CancelScope(deadline=asyncio.get_running_loop().time() + within_s) as time:
                 over = partial(trial.is_over, time)
                 with Patience(arrivals, self._trust.patience_s(link.node_id), over):
-                    answer = await link.read(part.ask(landing.grant), within=within_s)
+                    doubted = self._doubts.take(link.node_id, part.load.namespace)
+                    answer = await link.read(part.ask(landing.grant, doubted), within=within_s)
                     told = _checked(link, part, answer)
                     await _all_there(link, told, arrivals)
             if time.cancelled_caught:

@@ -103,19 +103,19 @@ class PeerPart:
         targets = [target_of(load.wanted[place]) for place in self.places]
         self._objects = b"".join([OBJECT.pack(numbers[one.chunk], one.slot) for one in targets])
 
-    def ask(self, grant: bytes) -> ReadAsk:
+    def ask(self, grant: bytes, doubted: bytes = b"") -> ReadAsk:
         size = sum([len(self.load.wanted[place].payload) for place in self.places])
-        return ReadAsk(self.load.namespace, self.keys, self._objects, grant, size)
+        return ReadAsk(self.load.namespace, self.keys, self._objects, grant, size, doubted)
 
     def slots(self) -> list[LandingSlot]:
         wanted = self.load.wanted
         return [LandingSlot(wanted[at].payload, wanted[at].hold) for at in self.places]
 
-    def bytes_done(self) -> int:
-        """Of what came."""
+    def done(self) -> list[Target]:
+        """What came."""
         load = self.load
         done = [at for at in self.places if load.outcomes[at].fate is Fate.DONE]
-        return sum([target_of(load.wanted[at]).logical_bytes for at in done])
+        return [target_of(load.wanted[at]) for at in done]
 
 
 def target_of(wanted: Wanted) -> Target:

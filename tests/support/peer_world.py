@@ -176,6 +176,7 @@ class Peer:
     name: str
     world: WholeWorld
     reads: PeerReads
+    digester: Digester  # of its reads
     wire: Wire = field(default_factory=Wire)
     delay_s: float = 0.0002  # of a message, each way
     answers: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: no reply gets through
@@ -271,7 +272,8 @@ class Cluster:
 def _peer(name: str, config: WorldConfig) -> Peer:
     world = WholeWorld(WorldConfig(groups=config.groups, pages=config.pages))
     metrics = ServedMetrics(world.telemetry)
-    return Peer(name, world, PeerReads(world.l1, world.memory, READS, metrics))
+    digester = Digester(inline_bytes_max=64 * MIB)
+    return Peer(name, world, PeerReads(world.l1, world.memory, READS, metrics, digester), digester)
 
 
 class _Directory(directory.Directory):

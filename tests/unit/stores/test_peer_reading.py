@@ -73,7 +73,7 @@ def test_what_has_come_is_whole_and_what_has_not_is_left() -> None:
     assert fates == [Fate.DONE, Fate.MISSING, Fate.MISSING, Fate.REFUSED]
     assert bytes(load.wanted[0].header[: len(header)]) == header
     assert [load.is_open(chunk) for chunk in range(4)] == [False, True, True, False]
-    assert part.bytes_done() == PAGE - 7
+    assert sum([one.logical_bytes for one in part.done()]) == PAGE - 7
 
 
 def test_headers_that_are_missing_are_no_headers() -> None:
