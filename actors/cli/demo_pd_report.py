@@ -26,8 +26,8 @@ _HEADINGS = (
 
 def table(documents: Sequence[Document], shown: Shown) -> Table:
     """A row for each document in each scene."""
-    result = Table(title="Prefill at one node, decode at another", box=SIMPLE_HEAD)
-    result.add_column("document", no_wrap=True, overflow="ellipsis", max_width=18)
+    result = Table(title="Prefill at one node, decode at another", box=SIMPLE_HEAD, padding=0)
+    result.add_column("document", no_wrap=True, overflow="ellipsis", max_width=24)
     for heading in _HEADINGS:
         width = max(map(len, heading.split("\n")))
         result.add_column(heading, justify="right", min_width=width)

@@ -140,6 +140,7 @@ def test_the_report_names_scenes_numbers_and_problems() -> None:
     assert "plain README" in lines
     assert "killed README" in lines
     assert "2,375" in lines
+    assert "MiB" in lines
     good = sentences(shown, chunk_tokens=CHUNK)
     assert good[-1].startswith("All answers equal")
     assert any("knew after 20 ms" in line for line in good)
