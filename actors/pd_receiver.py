@@ -203,6 +203,8 @@ class PdReceiver(pd.PdReceiver):
     def _refusal(self, offer: Offer) -> tuple[Reason, str] | None:
         if offer.epoch != self._around.epoch:
             return Reason.STALE, "the offer is for another life of this node"
+        if offer.transfer in self._around.budget:
+            return Reason.STALE, "it is over, and what it has brought is still read"
         if offer.slices:
             return Reason.UNSUPPORTED, "this node takes whole objects, of equal shards"
         if self._left.get(offer.request_id, -math.inf) > asyncio.get_running_loop().time():

@@ -64,6 +64,10 @@ class ReceiveBudget(Generic[Name]):
         """How many wait for more than they have."""
         return sum(1 for claim in self._claims.values() if claim.wanted_bytes)
 
+    def __contains__(self, name: Name) -> bool:
+        """Whether it has asked, and has something or waits for it."""
+        return name in self._claims
+
     def ask(
         self, name: Name, size_bytes: int, *, priority: int, now: float, window_bytes: int = 0
     ) -> None:

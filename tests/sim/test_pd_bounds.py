@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import anyio
 import pytest
@@ -96,6 +97,36 @@ def test_offers_of_unknown_namespaces_are_bounded_as_pushes_are() -> None:
         await world.assert_nothing_is_held()
 
     play(0, scene, PdWorldConfig(pd=config(receives_max=2)))
+
+
+def test_a_push_whose_name_is_used_again_while_its_memory_is_read_is_refused() -> None:
+    """C10: of a push that nobody remembers, but for the budget. Seen to fail: the receiver died of it, and all pushes
+    that it was taking in with it."""
+
+    async def scene(world: PdWorld) -> None:
+        keys = prompt(2)
+        watched = [await world.b.expect(keys, name) for name in ("r", "s")]
+        first, second = [await world.a.send(keys, "b", name) for name in ("r", "s")]
+        await anyio.sleep(0.3)  # the second waits for what the first one brings
+        await world.a.write(keys, range(2))
+        for one in (first, second):
+            assert (await world.a.sent(one)).state is pd.SentState.COMMITTED
+        await world.b.close(watched[0])
+        await world.a.write(prompt(2, "other"), range(2))
+        other = await world.b.expect(prompt(2, "other"), "other")
+        await world.a.sent(await world.a.send(prompt(2, "other"), "b", "other"))
+        await world.b.close(other)
+        await anyio.sleep(0.5)
+        life = world.b.actor
+        again = offer_to(world, prompt(2, "third"), transfer=first, request_id="third")
+        assert await refused(world, again) is Reason.STALE
+        assert world.b.actor is life
+        assert await world.b.read(watched[1]) == 2
+        await world.b.close(watched[1])
+        await world.assert_nothing_is_held()
+
+    with mock.patch("penstock.actors.pd_receiver.ENDED_MAX", 1):
+        play(0, scene)
 
 
 def test_a_push_that_is_not_known_is_said_to_be_unknown_and_ends_are_left_alone() -> None:
