@@ -19,7 +19,7 @@ from penstock.actors.channels_config import ChannelsConfig
 from penstock.actors.config_words import Count
 from penstock.actors.directory_config import DirectoryConfig
 from penstock.actors.pd_config import PdConfig
-from penstock.actors.peers_config import ReadsConfig
+from penstock.actors.peers_config import PinsConfig, ReadsConfig
 from penstock.runtime.config import Config
 from penstock.runtime.membership_config import (
     AnyMembership,
@@ -48,6 +48,7 @@ class ClusterConfig(Config, frozen=True):
     channels: ChannelsConfig = ChannelsConfig()
     directory: DirectoryConfig = DirectoryConfig()
     reads: ReadsConfig = ReadsConfig()
+    pins: PinsConfig = PinsConfig()
     pd: PdConfig | None = None  # none: nothing is pushed to decode nodes, or taken in
     # Links: one is dialled to each member.
     dial_within: Seconds = Seconds(5)  # a dial, its handshakes included

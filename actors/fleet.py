@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from penstock.actors.api import directory, peers
 from penstock.actors.api.errors import InvalidField
-from penstock.actors.fleet_calls import DESCRIBE, EVICT, FIND, ask_peer
+from penstock.actors.fleet_calls import DESCRIBE, EVICT, FIND, PIN, ask_peer
 from penstock.actors.fleet_desk import FleetDesk, check_chunks
 from penstock.protos import control_pb2, fleet_pb2
 from penstock.runtime.deadline import time_left
@@ -107,6 +107,17 @@ class Fleet:
                 for one in told
             ]
         )
+
+    async def pin(self, request: control_pb2.PinRequest) -> control_pb2.PinReply:
+        """Raises InvalidField, TooLarge, TooManyPins, and of a peer PeerAway, PeerBusy, PeerRefused."""
+        prompt = request.prompt
+        check_chunks(prompt.prompt, chunks_max=self._chunks_max)
+        if request.node_id == self._node_id:
+            return control_pb2.PinReply(pinned=await self._desk.pin(prompt))
+        within = PEERS_SHARE * time_left(at_most=self._ask_s)
+        link = await self._peers.ask(peers.FindLink(request.node_id), within=within)
+        pinned = await ask_peer(link, PIN, prompt, fleet_pb2.ChunksPinned, within=within)
+        return control_pb2.PinReply(pinned=pinned)
 
     async def _ask_all(
         self,

@@ -22,6 +22,7 @@ SERVICE = "/penstock.v1.Fleet"
 DESCRIBE = f"{SERVICE}/Describe"
 FIND = f"{SERVICE}/Find"
 EVICT = f"{SERVICE}/Evict"
+PIN = f"{SERVICE}/Pin"
 
 
 def fleet_handlers(desk: FleetDesk, *, within_s: float) -> Mapping[str, StreamHandler]:
@@ -31,6 +32,7 @@ def fleet_handlers(desk: FleetDesk, *, within_s: float) -> Mapping[str, StreamHa
         DESCRIBE: _handler(fleet_pb2.DescribeRequest, desk.describe, within_s),
         FIND: _handler(chunks, desk.find, within_s),
         EVICT: _handler(chunks, desk.evict, within_s),
+        PIN: _handler(fleet_pb2.PinChunksRequest, desk.pin, within_s),
     }
 
 

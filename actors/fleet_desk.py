@@ -11,8 +11,9 @@ from penstock.actors.api import control, l1, l1_saving, pd
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import InvalidField, TooLarge
 from penstock.actors.api.types import KEY_BYTES, Shape
-from penstock.actors.core.namespace import DIGEST_BYTES
+from penstock.actors.core.namespace import DIGEST_BYTES, SALT_BYTES_MAX
 from penstock.actors.engine_pd import Pushes
+from penstock.actors.fleet_pins import Pins
 from penstock.protos import fleet_pb2
 from penstock.runtime.ref import Ref
 
@@ -27,19 +28,21 @@ class DeskLimits:
 
 
 class FleetDesk:
-    """Of one node. Keeps nothing: whoever gives up leaves nothing behind."""
+    """Of one node."""
 
     def __init__(
         self,
         manager: Ref[l1.L1Manager],
         operator: Ref[control.Control],
         pushes: Pushes | None,
+        pins: Pins,
         *,
         limits: DeskLimits,
     ) -> None:
         self._l1 = manager
         self._control = operator
         self._pushes = pushes
+        self._pins = pins
         self._limits = limits
 
     async def describe(self, _: fleet_pb2.DescribeRequest) -> fleet_pb2.NodeDescription:
@@ -92,6 +95,20 @@ class FleetDesk:
         left = await self._hit_chunks(request.chunk_keys, shapes)
         return fleet_pb2.ChunksEvicted(
             known=bool(shapes), chunks=chunks, bytes=freed, left_chunks=left
+        )
+
+    async def pin(self, request: fleet_pb2.PinChunksRequest) -> fleet_pb2.ChunksPinned:
+        """Raises InvalidField, TooLarge, TooManyPins."""
+        for_s = request.for_ms / 1000
+        self._pins.check(for_s)
+        if len(request.salt) > SALT_BYTES_MAX:
+            raise InvalidField("prompt.salt", f"at most {SALT_BYTES_MAX} bytes")
+        shapes = await self._shapes(request.prompt)
+        if not shapes:
+            return fleet_pb2.ChunksPinned()
+        hit = await self._pins.pin(shapes[-1], request.prompt.chunk_keys, request.salt, for_s)
+        return fleet_pb2.ChunksPinned(
+            known=True, hit_chunks=hit.hit_chunks, promised_chunks=hit.promised_chunks
         )
 
     async def _hit_chunks(self, keys: bytes, shapes: tuple[Shape, ...]) -> int:

@@ -101,9 +101,10 @@ class Node:
         self._addresses: tuple[Address, ...] = ()
         self.is_draining = False
         self._stopping = asyncio.Event()
-        self._refs = _Refs(config)
+        refs = self._refs = _Refs(config)
         self._cluster = Cluster(
-            Surrounding(config, epoch, telemetry, self._refs.l1, self._refs.control)
+            Surrounding(config, epoch, telemetry, refs.l1, refs.control),
+            (refs.gateway, refs.prefetcher),
         )
         self._digester = Digester()
         self._lossy = LossyNamespaces()  # learned by the gateway, asked by stores

@@ -31,7 +31,9 @@ from penstock.runtime.ref import Ref
 
 if TYPE_CHECKING:
     from penstock.actors.api.control import Control
+    from penstock.actors.api.gateway import Gateway
     from penstock.actors.api.l1 import L1Manager
+    from penstock.actors.api.prefetch import Prefetcher
     from penstock.actors.api.types import Epoch, Memory
     from penstock.actors.fleet import Fleet
     from penstock.runtime.membership import Member
@@ -73,7 +75,8 @@ class Surrounding:
 class Cluster:
     """The cluster's side of one node. Of a node that stands alone it has nothing, and starts nothing."""
 
-    def __init__(self, around: Surrounding) -> None:
+    def __init__(self, around: Surrounding, loads: tuple[Ref[Gateway], Ref[Prefetcher]]) -> None:
+        """`loads`: who hears of tickets, and who fetches for them."""
         self.directory: Ref[Directory] | None = None
         self.peers: Ref[Peers] | None = None
         self.reach: Reach | None = None
@@ -81,6 +84,7 @@ class Cluster:
         self.fleet: Fleet | None = None
         self.address = ""  # that peers reach it at, once it is served
         self._around = around
+        self._loads = loads
         self._streams: dict[str, StreamHandler] = {}
         config = around.config.cluster
         if config is not None:
@@ -96,10 +100,18 @@ class Cluster:
         from penstock.actors.fleet import Fleet
         from penstock.actors.fleet_calls import fleet_handlers
         from penstock.actors.fleet_desk import DeskLimits, FleetDesk
+        from penstock.actors.fleet_pins import Fetchers, PinLimits, Pins
 
         around, config = self._around, self._around.config
+        assert config.cluster is not None
+        given, load_s = config.cluster.pins, config.prefetch.load_within
+        pins = Pins(
+            around.manager,
+            Fetchers(*self._loads),
+            PinLimits(given.pins_max, given.within, given.bytes_max, load_s, config.ask_within),
+        )
         limits = DeskLimits(config.gateway.chunks_max, config.ask_within)
-        desk = FleetDesk(around.manager, around.operator, self.pushes, limits=limits)
+        desk = FleetDesk(around.manager, around.operator, self.pushes, pins, limits=limits)
         self.serve_streams(fleet_handlers(desk, within_s=config.ask_within))
         return Fleet(node_id, reach, desk, chunks_max=limits.chunks_max, ask_s=config.ask_within)
 

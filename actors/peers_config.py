@@ -1,6 +1,7 @@
-"""What a node gives its peers of its L1, and at what pace.
+"""What a node gives its peers of its L1, and at what pace; and what its operators may have it hold.
 
 cluster:
+  pins: {bytes_max: 4GiB}
   reads: {bytes_max: 2GiB, within: 5s}
 
 Durations are seconds, sizes bytes.
@@ -32,3 +33,14 @@ class ReadsConfig(Config, frozen=True):
         check_seconds(self, "within")
         if not 4 * KIB <= self.peer_bytes_max <= self.bytes_max:
             raise ValueError("needs 4KiB <= peer_bytes_max <= bytes_max")
+
+
+class PinsConfig(Config, frozen=True):
+    """Prompts that `penstock cluster pin` has this node hold."""
+
+    pins_max: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64
+    bytes_max: ByteSize = ByteSize(GIB)  # of L1, held by all of them
+    within: Seconds = Seconds(3600)  # one of them, at most
+
+    def __post_init__(self) -> None:
+        check_seconds(self, "within")

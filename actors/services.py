@@ -236,6 +236,9 @@ class NodeServices(grpc.GenericRpcHandler):
             f"{service}/Evict": unary(
                 control_pb2.EvictRequest, lambda msg: self._require_fleet().evict(msg)
             ),
+            f"{service}/Pin": unary(
+                control_pb2.PinRequest, lambda msg: self._require_fleet().pin(msg)
+            ),
         }
 
     def _require_fleet(self) -> Fleet:

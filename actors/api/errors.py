@@ -73,6 +73,10 @@ class TooManyInFlight(CapacityError):
     """Nobody's: the session is at its bound of leases, tickets or unanswered requests."""
 
 
+class TooManyPins(CapacityError):
+    """Nobody's: as much is pinned for operators as may be. Says which bound, and by how much."""
+
+
 class QuarantineFull(CapacityError):
     """Nobody's: so much memory of this engine waits for proof that nobody writes it, that it gets no new lease."""
 

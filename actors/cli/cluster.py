@@ -14,9 +14,11 @@ from penstock.actors.cli.operate import add_address, call, plain
 from penstock.actors.cli.prompt_file import PromptKeys, read_prompt
 from penstock.actors.cli.table import table
 from penstock.protos import control_pb2, control_pb2_grpc, fleet_pb2
+from penstock.runtime.errors import ConfigError
 from penstock.runtime.units import ByteSize
 
 _SERVING = "serving"
+FOR_S_MAX = 1e9  # the node has a smaller bound of its own
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,7 +31,17 @@ def add_parser(subparsers: Subparsers) -> None:
     evict.add_argument(
         "--node", action="append", default=[], metavar="ID", help="only there; may be repeated"
     )
-    for one in (where, evict):
+    pin = verbs.add_parser("pin", help="have a node fetch a prompt and hold it in memory")
+    pin.add_argument("--node", required=True, metavar="ID", help="that is to hold it")
+    pin.add_argument(
+        "--for",
+        type=float,
+        default=600.0,
+        dest="for_s",
+        metavar="SECONDS",
+        help="(600; 0: no more)",
+    )
+    for one in (where, evict, pin):
         one.add_argument(
             "prompt",
             metavar="FILE",
@@ -37,7 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
             help="a key record, as for `penstock doctor keys`; or keys in hexadecimal, one a line",
         )
         one.add_argument("--namespace", default="", metavar="HEX", help="its digest, with keys")
-    for one in (status, where, evict):
+    for one in (status, where, evict, pin):
         add_address(one)
         one.add_argument("--json", action="store_true", help="print JSON")
 
@@ -49,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             return _status(args)
         case "where":
             return _where(args, read_prompt(args.prompt, namespace=args.namespace))
+        case "pin":
+            return _pin(args, read_prompt(args.prompt, namespace=args.namespace))
         case _:
             return _evict(args, read_prompt(args.prompt, namespace=args.namespace))
 
@@ -179,6 +193,36 @@ def evict_lines(reply: control_pb2.EvictReply) -> list[str]:
         if not one.problem
     ]
     return [*table([head, *rows]), *_problems(reply.nodes)]
+
+
+def _pin(args: argparse.Namespace, prompt: PromptKeys) -> int:
+    milliseconds = _for_ms(args.for_s)
+    pinned = fleet_pb2.PinChunksRequest(
+        prompt=_chunks(prompt), salt=prompt.salt, for_ms=milliseconds
+    )
+    request = control_pb2.PinRequest(prompt=pinned, node_id=args.node)
+    told = call(args, lambda c: control_pb2_grpc.ControlStub(c).Pin, request).pinned
+    if args.json:
+        print(json.dumps({"total_chunks": prompt.chunks, **plain(told)}, indent=2))
+    else:
+        print(pin_line(told, prompt.chunks, milliseconds))
+    return int(bool(milliseconds) and not (told.known and told.promised_chunks == prompt.chunks))
+
+
+def pin_line(told: fleet_pb2.ChunksPinned, total: int, milliseconds: int) -> str:
+    if not told.known:
+        return "nothing: the namespace is not known there, as no engine has declared it"
+    if not milliseconds:
+        return "let go"
+    left = told.promised_chunks - told.hit_chunks
+    return f"{told.hit_chunks} of {total} chunks are held, {left} more are being looked for"
+
+
+def _for_ms(seconds: float) -> int:
+    """Raises ConfigError."""
+    if not 0 <= seconds <= FOR_S_MAX:
+        raise ConfigError("--for", f"0 to {FOR_S_MAX:.0f} seconds")
+    return int(seconds * 1000)
 
 
 def _problems(

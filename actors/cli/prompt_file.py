@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from penstock.actors.api.types import KEY_BYTES
@@ -25,6 +25,7 @@ class PromptKeys:
 
     namespace: bytes
     keys: bytes  # packed
+    salt: bytes = field(default=b"", repr=False)  # of the tenant, where the file says it
 
     @property
     def chunks(self) -> int:
@@ -41,7 +42,7 @@ def read_prompt(path: Path, *, namespace: str) -> PromptKeys:
             raise ConfigError("--namespace", "a record says it itself: leave it out")
         chain = read_chain(path, name=str(path))
         own = replace(chain.namespace, adapter=b"", salt=b"")
-        return PromptKeys(own.digest(), b"".join(chain.keys))
+        return PromptKeys(own.digest(), b"".join(chain.keys), chain.namespace.salt)
     digest = _bytes(namespace)
     if digest is None or len(digest) != DIGEST_BYTES:
         raise ConfigError("--namespace", f"give {2 * DIGEST_BYTES} hexadecimal digits, with keys")

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from penstock.actors.cli.cluster import evict_lines, is_well, link_lines, node_lines, where_lines
+import argparse
+from pathlib import Path
+
+import pytest
+
+from penstock.actors.cli.cluster import (
+    add_parser,
+    evict_lines,
+    is_well,
+    link_lines,
+    node_lines,
+    pin_line,
+    run,
+    where_lines,
+)
 from penstock.actors.cli.table import table
 from penstock.protos.control_pb2 import (
     ClusterPeer,
@@ -13,7 +27,8 @@ from penstock.protos.control_pb2 import (
     NodeReport,
     WhereReply,
 )
-from penstock.protos.fleet_pb2 import ChunksEvicted, ChunksHeld, NodeDescription
+from penstock.protos.fleet_pb2 import ChunksEvicted, ChunksHeld, ChunksPinned, NodeDescription
+from penstock.runtime.errors import ConfigError
 
 UP = ClusterPeer(
     node_id="b",
@@ -93,3 +108,30 @@ def test_evict_tells_what_went_and_what_is_held() -> None:
         ["a", "4", "65,536", "2"],
         ["b:", "late"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("told", "milliseconds", "words"),
+    [
+        (ChunksPinned(known=True, hit_chunks=2, promised_chunks=5), 9, "2 of 5 chunks are held, 3"),
+        (ChunksPinned(known=True), 0, "let go"),
+        (ChunksPinned(), 9, "no engine has declared it"),
+    ],
+)
+def test_pin_tells_what_is_held_and_what_is_on_its_way(
+    told: ChunksPinned, milliseconds: int, words: str
+) -> None:
+    assert words in pin_line(told, 5, milliseconds)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "1e10"])
+def test_a_time_that_is_none_is_refused_before_a_node_is_called(
+    seconds: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("1b" * 32)
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    words = ["cluster", "pin", str(file), "--namespace", "0a" * 32, "--node", "b"]
+    with pytest.raises(ConfigError, match="--for: 0 to"):
+        run(parser.parse_args([*words, f"--for={seconds}"]))

@@ -38,7 +38,7 @@ def test_a_records_tokens_become_keys_of_its_tenant_in_the_namespace_that_engine
     tokens = [*range(11)]
     file.write_text(json.dumps({"namespace": to_plain(own), "tokens": tokens}))
     found = read_prompt(file, namespace="")
-    assert found == PromptKeys(BASE.digest(), chunk_keys(own.digest(), tokens, 4))
+    assert found == PromptKeys(BASE.digest(), chunk_keys(own.digest(), tokens, 4), b"tenant")
     assert found.chunks == 2
 
 

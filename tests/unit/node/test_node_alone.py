@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 from penstock.actors.api.control import Control
+from penstock.actors.api.gateway import Gateway
 from penstock.actors.api.l1 import L1Manager
+from penstock.actors.api.prefetch import Prefetcher
 from penstock.actors.api.types import Epoch
 from penstock.actors.config import NodeConfig
 from penstock.actors.node_cluster import Cluster, Surrounding, clustered
@@ -43,7 +45,10 @@ def test_it_loads_nothing_of_it() -> None:
 def test_it_has_no_actor_of_it() -> None:
     manager = Ref.to(L1Manager, "l1_manager", messages_max=1)
     operator = Ref.to(Control, "control", messages_max=1)
-    cluster = Cluster(Surrounding(config(), Epoch(bytes(16)), Telemetry(), manager, operator))
+    loads = Ref.to(Gateway, "gateway", messages_max=1), Ref.to(Prefetcher, "p", messages_max=1)
+    cluster = Cluster(
+        Surrounding(config(), Epoch(bytes(16)), Telemetry(), manager, operator), loads
+    )
     assert (cluster.peers, cluster.directory, cluster.reach, cluster.pushes) == (None,) * 4
     assert cluster.fleet is None
 
