@@ -130,8 +130,10 @@ std::optional<PartFrame> decode_part(const FrameBytes& frame) {
       .get(part.part_offset)
       .get(part.length)
       .get(part.slot);
+  // A part without bytes of a piece that has some would end it a second time.
   const bool good = part.length <= kPartBytesMax && part.length <= part.bytes &&
-                    part.part_offset <= part.bytes - part.length;
+                    part.part_offset <= part.bytes - part.length &&
+                    (part.length > 0 || part.bytes == 0);
   return good ? std::optional(part) : std::nullopt;
 }
 
