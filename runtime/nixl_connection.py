@@ -75,7 +75,8 @@ class NixlConnection:
         return self._lost.done()
 
     def open_landing(self, slots: Sequence[LandingSlot], arrived: Arrived) -> Landing:
-        """Memory that is not of the arena is told to NIXL first, which may take a while. Raises ChannelLost."""
+        """Memory that is not of the arena is told to NIXL first, which may take a while. Raises ChannelLost;
+        CapacityError for more slots than a grant holds."""
         self._check_open()
         landing = NixlLanding(self._next, tuple(slots), arrived, self._close_landing)
         try:

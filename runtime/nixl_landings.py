@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock.runtime.channel import Arrived, LandingSlot
+from penstock.runtime.errors import CapacityError
 from penstock.runtime.nixl_agent import NixlAgent, Region
 from penstock.runtime.nixl_words import Grant
 
@@ -32,13 +33,17 @@ class NixlLanding:
         self._let_go = asyncio.Event()
 
     def prepare(self, connection: bytes, agent: NixlAgent) -> None:
-        """Make its grant. Raises NixlFailed."""
+        """Make its grant. Raises NixlFailed; CapacityError for more slots than a grant holds."""
         regions = [region_of(one.memory) for one in self._slots]
         foreign = {one for one in regions if one[1] and not agent.covers(one)}
         metadata = b""
         if foreign:
             self._told, metadata = agent.register(sorted(foreign))
-        self.grant = Grant(connection, self.number, tuple(regions), metadata).encoded()
+        try:
+            self.grant = Grant(connection, self.number, tuple(regions), metadata).encoded()
+        except ValueError as full:
+            self.let_go(agent)
+            raise CapacityError(str(full)) from None
 
     async def close(self) -> None:
         self.close_now()

@@ -17,7 +17,7 @@ import pytest
 from support.channel_rig import Memory, Pair, connect, pattern, piece, send_and_see
 
 from penstock.runtime.channel import ChannelLost, LandingSlot
-from penstock.runtime.errors import StartFailed
+from penstock.runtime.errors import CapacityError, StartFailed
 from penstock.runtime.nixl_agent import INSTALL, NixlAgent, NixlFailed, NixlOptions
 from penstock.runtime.nixl_channel import NixlEndpoint
 from penstock.runtime.units import MIB
@@ -130,6 +130,21 @@ def test_a_dial_that_is_refused_takes_no_other_connection_with_it() -> None:
             await pair.near.connection.wait_lost()
         await send_and_see(pair, b"still there")
         assert pair.listener.strangers_refused == 1  # type: ignore[attr-defined]
+
+    play(scene)
+
+
+@pytest.mark.loop_step_ms(200)  # so many are no landing of ours
+def test_more_slots_than_a_grant_holds_are_refused() -> None:
+    """C10: how many there are is for the peer to say, too. Seen to fail: it was no error that anybody expected, and the
+    actor that asked died of it."""
+
+    async def scene(pair: Pair, ours: mmap.mmap, theirs: mmap.mmap) -> None:
+        slots = [LandingSlot(memoryview(theirs)[:1], theirs)] * 4096
+        with pytest.raises(CapacityError, match="too many for one grant"):
+            pair.far.connection.open_landing(slots, lambda _: None)
+        landing = pair.far.connection.open_landing(slots[:4000], lambda _: None)
+        await landing.close()
 
     play(scene)
 
