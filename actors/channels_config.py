@@ -16,10 +16,12 @@ import msgspec
 from penstock.runtime.channel import ChannelKind
 from penstock.runtime.config import Config
 from penstock.runtime.errors import ConfigError
-from penstock.runtime.membership_config import peer_address
+from penstock.runtime.membership_config import check_seconds, peer_address
 from penstock.runtime.security import TcpAddress
 from penstock.runtime.units import KIB, MIB, ByteSize, Seconds
 
+BOUND = 1 << 20
+READ_OBJECTS_BOUND = 65536  # what cluster.reads.objects_max and cluster.pd.part_objects may be
 PLAINTEXT = frozenset({ChannelKind.TCP, ChannelKind.NIXL})  # what they carry can be read on the way
 
 
@@ -32,9 +34,30 @@ class TcpChannelConfig(Config, frozen=True):
     streams: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1  # of one connection, side by side
     threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1  # that move the bytes of all of them
     # accepted, and not yet known; one more turns the oldest away
-    strangers_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
+    strangers_max: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    hello_within: Seconds = Seconds(2)  # a stranger has so long to show who it is
+    peer_timeout: Seconds = Seconds(10)  # bytes, or probes of an idle peer, unanswered: it is lost
+    part: ByteSize = ByteSize(4 * MIB)  # sends and streams take turns after so much of a piece
+    receive: ByteSize = ByteSize(4 * MIB)  # read at a time; closing a landing waits for one of them
+    socket_buffer: ByteSize = ByteSize(0)  # of each direction; 0: as the system tunes it
+    # handed to one connection and not sent yet; what is more waits, but for one piece alone
+    queued_pieces_max: Annotated[int, msgspec.Meta(ge=1, le=BOUND)] = 4096
+    queued_bytes_max: ByteSize = ByteSize(256 * MIB)
+    # whole pieces that the event loop has not heard of yet; then peers wait
+    arrivals_max: Annotated[int, msgspec.Meta(ge=1, le=BOUND)] = 65536
+    landings_max: Annotated[int, msgspec.Meta(ge=1, le=BOUND)] = 4096  # open, of a connection
+    # of one landing, some 60 bytes each while it is open; never less than a read may ask for
+    pieces_max: Annotated[int, msgspec.Meta(ge=READ_OBJECTS_BOUND, le=BOUND)] = READ_OBJECTS_BOUND
 
     def __post_init__(self) -> None:
+        check_seconds(self, "hello_within", "peer_timeout")
+        for name, least in (("part", 4 * KIB), ("receive", 4 * KIB), ("socket_buffer", 0)):
+            if not least <= getattr(self, name) <= 64 * MIB:
+                raise ValueError(
+                    f"{name} must be {least} bytes to 64MiB, not {getattr(self, name)}"
+                )
+        if self.queued_bytes_max < self.part:
+            raise ValueError(f"queued_bytes_max must be at least part, {self.part}")
         if self.listen:
             peer_address("listen", self.listen)
         if self.advertise and not peer_address("advertise", self.advertise).port:
@@ -46,8 +69,12 @@ class GrpcChannelConfig(Config, frozen=True):
 
     # of one message: more cost less for each byte, and hold up the loop for longer
     chunk: ByteSize = ByteSize(MIB)
+    show_within: Seconds = Seconds(5)  # a stream has so long to show whose it is
+    # streams that have not shown that yet; one more is refused
+    strangers_max: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
 
     def __post_init__(self) -> None:
+        check_seconds(self, "show_within")
         if not 4 * KIB <= self.chunk <= 2 * MIB:
             raise ValueError(f"chunk must be 4KiB to 2MiB, not {self.chunk}")
 

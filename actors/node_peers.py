@@ -12,7 +12,7 @@ import anyio
 from penstock.actors.api.directory import Directory
 from penstock.actors.api.peers import LinkLimits, Peers, Reach, StreamHandler
 from penstock.actors.api.types import Memory
-from penstock.actors.channels_config import NixlChannelConfig
+from penstock.actors.channels_config import GrpcChannelConfig, NixlChannelConfig
 from penstock.actors.cluster_config import ClusterConfig
 from penstock.actors.core.link_words import Lives, Me, Pace
 from penstock.actors.directory import Directory as DirectoryActor
@@ -38,6 +38,7 @@ from penstock.runtime.peer_transport import PeerDoor, PeerLimits, PeerListenSpec
 from penstock.runtime.ref import Ref
 from penstock.runtime.security import TcpAddress
 from penstock.runtime.supervisor import ChildSpec
+from penstock.runtime.tcp_options import TcpChannelOptions
 
 if TYPE_CHECKING:
     from penstock.actors.node_cluster import Surrounding
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 RESTARTS_MAX = 10  # of one of them in a minute; beyond, the node stops
 END_MARGIN_S = 30.0  # of the server's end beyond stop_within
 WATCH_BEATS = 5  # heartbeats between two words of a directory that has nothing to tell
+CONNECTIONS_BOUND = 65536  # of one TCP endpoint
 SILENT_WATCHES = 3.0  # words missed, and it is asked anew
 
 
@@ -199,12 +201,20 @@ def _endpoints(config: ClusterConfig, arena: Callable[[], memoryview]) -> list[E
     for kind in config.channels.offered(address):
         match kind:
             case ChannelKind.GRPC:
-                made.append(GrpcEndpoint(chunk_bytes=config.channels.grpc.chunk))
+                made.append(_grpc(config.channels.grpc))
             case ChannelKind.TCP:
                 made.append(_tcp(config, address))
             case ChannelKind.NIXL:
                 made.append(_nixl(config.channels.nixl, arena()))
     return made
+
+
+def _grpc(given: GrpcChannelConfig) -> Endpoint:
+    return GrpcEndpoint(
+        chunk_bytes=given.chunk,
+        show_within_s=given.show_within,
+        strangers_max=given.strangers_max,
+    )
 
 
 def _nixl(given: NixlChannelConfig, arena: memoryview) -> Endpoint:
@@ -224,19 +234,33 @@ def _nixl(given: NixlChannelConfig, arena: memoryview) -> Endpoint:
 
 def _tcp(config: ClusterConfig, address: TcpAddress) -> Endpoint:
     from penstock.runtime.native_channel import TcpEndpoint
-    from penstock.runtime.tcp_options import TcpChannelOptions
 
+    return TcpEndpoint(tcp_options(config, address))
+
+
+def tcp_options(config: ClusterConfig, address: TcpAddress) -> TcpChannelOptions:
+    """Of a node that peers reach at `address`."""
     given = config.channels.tcp
     listen = peer_address("listen", given.listen) if given.listen else TcpAddress(address.host, 0)
     advertise = peer_address("advertise", given.advertise) if given.advertise else None
     if advertise is None and config.advertise:  # the same host, and the port of this channel
         advertise = TcpAddress(peer_address("advertise", config.advertise).host, 0)
-    return TcpEndpoint(
-        TcpChannelOptions(
-            listen=listen,
-            advertise=advertise,
-            streams=given.streams,
-            threads=given.threads,
-            strangers_max=given.strangers_max,
-        )
+    return TcpChannelOptions(
+        listen=listen,
+        advertise=advertise,
+        streams=given.streams,
+        threads=given.threads,
+        connections_max=min(2 * config.links_max, CONNECTIONS_BOUND),
+        expected_max=config.links_max,
+        strangers_max=given.strangers_max,
+        hello_within=given.hello_within,
+        peer_timeout=given.peer_timeout,
+        part_bytes=given.part,
+        receive_bytes=given.receive,
+        socket_buffer_bytes=given.socket_buffer,
+        queued_pieces_max=given.queued_pieces_max,
+        queued_bytes_max=given.queued_bytes_max,
+        arrivals_max=given.arrivals_max,
+        landings_max=given.landings_max,
+        pieces_max=given.pieces_max,
     )

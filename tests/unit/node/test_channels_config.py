@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from penstock.actors.channels_config import ChannelsConfig
 from penstock.actors.cluster_config import ClusterConfig
+from penstock.actors.node_peers import tcp_options
 from penstock.runtime.channel import ChannelKind
 from penstock.runtime.config import load_config
 from penstock.runtime.errors import ConfigError
+from penstock.runtime.native_channel import TcpEndpoint
 from penstock.runtime.security import TcpAddress
+from penstock.runtime.units import MIB
 
 LOOPBACK, BEYOND = TcpAddress("127.0.0.1", 7400), TcpAddress("10.0.0.1", 7400)
 TCP, GRPC, NIXL = ChannelKind.TCP, ChannelKind.GRPC, ChannelKind.NIXL
@@ -66,11 +71,69 @@ def test_a_node_that_would_have_no_channel_left_is_refused() -> None:
         ({"nixl.look_idle": "1ms", "nixl.look_busy": "2ms"}, "look_busy <= look_idle"),
         ({"nixl.plugin": "ucx"}, "plugin"),
         ({"nixl.close_within": 0}, "close_within"),
+        ({"tcp.hello_within": 0}, "hello_within must be 1 ms"),
+        ({"tcp.peer_timeout": 172800}, "peer_timeout must be 1 ms"),
+        ({"tcp.part": "1KiB"}, "part must be 4096 bytes to 64MiB"),
+        ({"tcp.receive": "65MiB"}, "receive must be"),
+        ({"tcp.socket_buffer": "65MiB"}, "socket_buffer must be"),
+        ({"tcp.queued_bytes_max": "1MiB"}, "queued_bytes_max must be at least part"),
+        ({"tcp.queued_pieces_max": 0}, "queued_pieces_max"),
+        ({"tcp.arrivals_max": 0}, "arrivals_max"),
+        ({"tcp.landings_max": 0}, "landings_max"),
+        ({"tcp.strangers_max": 4097}, "strangers_max"),
+        ({"tcp.pieces_max": 65535}, "pieces_max"),
+        ({"grpc.show_within": 0}, "show_within must be 1 ms"),
+        ({"grpc.strangers_max": 0}, "strangers_max"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words(given: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         read(**given)
+
+
+@pytest.mark.parametrize("given", [{"reads.objects_max": 65537}, {"pd.part_objects": 65537}])
+def test_a_landing_takes_all_that_one_read_or_push_can_have(given: dict[str, object]) -> None:
+    """B11: by default, and by what may be configured; a piece too many would be refused, and waited for."""
+    assert read().tcp.pieces_max == 65536
+    with pytest.raises(ConfigError, match="objects"):
+        load_config(ClusterConfig, overrides={"node_id": "a", "listen": "127.0.0.1:0", **given})
+
+
+def test_what_is_configured_is_what_the_channels_are_made_with() -> None:
+    """A node of many links has room for the data connections of all of them."""
+    given = {
+        "hello_within": 3,
+        "peer_timeout": 4,
+        "part": "1MiB",
+        "receive": "2MiB",
+        "socket_buffer": "3MiB",
+        "queued_pieces_max": 5,
+        "queued_bytes_max": "6MiB",
+        "arrivals_max": 7,
+        "landings_max": 8,
+        "pieces_max": 65537,
+    }
+    config = load_config(
+        ClusterConfig,
+        overrides={
+            "node_id": "a",
+            "listen": "127.0.0.1:0",
+            "links_max": 600,
+            "channels": {"tcp": given, "grpc": {"show_within": 7, "strangers_max": 9}},
+        },
+    )
+    options = tcp_options(config, LOOPBACK)
+    assert (options.hello_within, options.peer_timeout) == (3, 4)
+    assert (options.part_bytes, options.receive_bytes) == (MIB, 2 * MIB)
+    assert (options.socket_buffer_bytes, options.queued_bytes_max) == (3 * MIB, 6 * MIB)
+    assert (options.queued_pieces_max, options.arrivals_max) == (5, 7)
+    assert (options.landings_max, options.pieces_max) == (8, 65537)
+    assert (options.connections_max, options.expected_max) == (1200, 600)
+
+    async def opened_and_closed() -> None:
+        await TcpEndpoint(options).aclose()
+
+    asyncio.run(opened_and_closed())
 
 
 def test_a_message_of_the_grpc_channel_must_fit_what_peers_may_send() -> None:
