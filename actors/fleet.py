@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from penstock.actors.api import directory, peers
 from penstock.actors.api.errors import InvalidField
-from penstock.actors.fleet_calls import DESCRIBE, EVICT, FIND, PIN, ask_peer
+from penstock.actors.fleet_calls import DESCRIBE, EVICT, FIND, PIN, SET_QUOTA, ask_peer
 from penstock.actors.fleet_desk import FleetDesk, check_chunks
 from penstock.protos import control_pb2, fleet_pb2
 from penstock.runtime.deadline import time_left
@@ -95,15 +95,26 @@ class Fleet:
         """Raises InvalidField, TooLarge."""
         prompt = request.prompt
         check_chunks(prompt, chunks_max=self._chunks_max)
-        named = frozenset(request.node_ids)
-        if len(named) > NAMED_MAX:
-            raise InvalidField("node_ids", f"at most {NAMED_MAX}")
+        named = _named(request.node_ids)
         told = await self._ask_all(
             EVICT, prompt, fleet_pb2.ChunksEvicted, lambda: self._desk.evict(prompt), among=named
         )
         return control_pb2.EvictReply(
             nodes=[
                 control_pb2.NodeEvicted(node_id=one.node_id, problem=one.problem, evicted=one.reply)
+                for one in told
+            ]
+        )
+
+    async def set_quota(self, request: control_pb2.SetQuotaRequest) -> control_pb2.SetQuotaReply:
+        """Raises InvalidField. What a node refuses is told of it alone: it may be smaller than the others."""
+        quota, named = request.quota, _named(request.node_ids)
+        told = await self._ask_all(
+            SET_QUOTA, quota, fleet_pb2.TenantHeld, lambda: self._desk.set_quota(quota), among=named
+        )
+        return control_pb2.SetQuotaReply(
+            nodes=[
+                control_pb2.NodeQuota(node_id=one.node_id, problem=one.problem, held=one.reply)
                 for one in told
             ]
         )
@@ -148,6 +159,13 @@ class Fleet:
             asks.insert(0, here())
         answers = await gather_asks(asks)
         return [_told(node_id, said) for node_id, said in zip(ids, answers, strict=True)]
+
+
+def _named(node_ids: Collection[str]) -> frozenset[str]:
+    """Raises InvalidField."""
+    if len(node_ids) > NAMED_MAX:
+        raise InvalidField("node_ids", f"at most {NAMED_MAX}")
+    return frozenset(node_ids)
 
 
 def _told(node_id: str, said: Reply | PenstockError) -> Told[Reply]:

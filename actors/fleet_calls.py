@@ -23,6 +23,7 @@ DESCRIBE = f"{SERVICE}/Describe"
 FIND = f"{SERVICE}/Find"
 EVICT = f"{SERVICE}/Evict"
 PIN = f"{SERVICE}/Pin"
+SET_QUOTA = f"{SERVICE}/SetQuota"
 
 
 def fleet_handlers(desk: FleetDesk, *, within_s: float) -> Mapping[str, StreamHandler]:
@@ -33,6 +34,7 @@ def fleet_handlers(desk: FleetDesk, *, within_s: float) -> Mapping[str, StreamHa
         FIND: _handler(chunks, desk.find, within_s),
         EVICT: _handler(chunks, desk.evict, within_s),
         PIN: _handler(fleet_pb2.PinChunksRequest, desk.pin, within_s),
+        SET_QUOTA: _handler(fleet_pb2.TenantQuota, desk.set_quota, within_s),
     }
 
 

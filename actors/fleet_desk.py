@@ -15,6 +15,7 @@ from penstock.actors.core.namespace import DIGEST_BYTES, SALT_BYTES_MAX
 from penstock.actors.engine_pd import Pushes
 from penstock.actors.fleet_pins import Pins
 from penstock.protos import fleet_pb2
+from penstock.runtime.log import Log
 from penstock.runtime.ref import Ref
 
 STEP_CHUNKS = 1024  # evicted in one step of the L1 manager
@@ -24,6 +25,7 @@ DETAIL_CHARS_MAX = 500
 @dataclass(frozen=True, slots=True)
 class DeskLimits:
     chunks_max: int  # of one prompt
+    l1_bytes: int
     ask_s: float
 
 
@@ -44,6 +46,7 @@ class FleetDesk:
         self._pushes = pushes
         self._pins = pins
         self._limits = limits
+        self._log = Log("fleet")
 
     async def describe(self, _: fleet_pb2.DescribeRequest) -> fleet_pb2.NodeDescription:
         """Raises PenstockError of the parts that are asked."""
@@ -110,6 +113,17 @@ class FleetDesk:
         return fleet_pb2.ChunksPinned(
             known=True, hit_chunks=hit.hit_chunks, promised_chunks=hit.promised_chunks
         )
+
+    async def set_quota(self, request: fleet_pb2.TenantQuota) -> fleet_pb2.TenantHeld:
+        """Raises InvalidField, TooManyTenants, HeldUnbound."""
+        if len(request.salt) > SALT_BYTES_MAX:
+            raise InvalidField("quota.salt", f"at most {SALT_BYTES_MAX} bytes")
+        if request.bytes > self._limits.l1_bytes:
+            raise InvalidField("quota.bytes", f"at most {self._limits.l1_bytes} (l1.bytes)")
+        ask = l1.SetQuota(request.salt, request.bytes)
+        held = await self._l1.ask(ask, within=self._limits.ask_s)
+        self._log.info("quota_set", bytes_max=request.bytes, bytes_held=held)
+        return fleet_pb2.TenantHeld(bytes=held)
 
     async def _hit_chunks(self, keys: bytes, shapes: tuple[Shape, ...]) -> int:
         """Of the shape that has most of it."""

@@ -1,4 +1,4 @@
-"""What the L1 manager does when processes and engine instances come and go."""
+"""What the L1 manager does when processes and engine instances come and go, and tenants get other quotas."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import assert_never
 
 from penstock import _native
 from penstock.actors.api import l1
+from penstock.actors.api.errors import HeldUnbound
+from penstock.actors.core.quota import Tenants
 from penstock.actors.l1_geometries import Geometries
 from penstock.runtime.message import answer
 
 LifeCycleMessage = (
     l1.AddGeometry | l1.Attach | l1.OrphanSome | l1.EndSome
-    | l1.StreamLost | l1.ProcessGone | l1.GiveUp | l1.CloseSome
+    | l1.StreamLost | l1.ProcessGone | l1.GiveUp | l1.CloseSome | l1.SetQuota
 )  # fmt: skip
 
 
@@ -21,11 +23,17 @@ class LifeCycle:
     """Belongs to the L1 manager, and uses its table."""
 
     def __init__(
-        self, table: _native.Table, geometries: Geometries, *, ended: Callable[[float], None]
+        self,
+        table: _native.Table,
+        geometries: Geometries,
+        tenants: Tenants,
+        *,
+        ended: Callable[[float], None],
     ) -> None:
         """`ended` hears, with the time, when leases or tickets may have come to their end."""
         self._table = table
         self._geometries = geometries
+        self._tenants = tenants
         self._ended = ended
 
     def receive(self, msg: LifeCycleMessage) -> object:
@@ -50,8 +58,24 @@ class LifeCycle:
                 if closed.is_over:
                     self._after_loss(0)
                 return answer(msg, closed)
+            case l1.SetQuota():
+                return answer(msg, self._set_quota(msg.salt, msg.bytes_max))
             case _:
                 assert_never(msg)
+
+    def _set_quota(self, salt: bytes, bytes_max: int) -> int:
+        """The table knows in which order a tenant gives up its own only of what was written under a quota."""
+        number = self._tenants.find(salt)
+        held = 0 if number is None else self._table.bytes_of(number)
+        if bytes_max and held and not self._tenants.account(salt).bytes_max:
+            raise HeldUnbound(
+                f"the tenant holds {held} bytes that were written without a quota: evict or purge them first, or"
+                " set l1.tenant_bytes_max to l1.bytes, so that all tenants have one from the start"
+            )
+        self._tenants.set_bound(salt, bytes_max)
+        if number is not None:
+            self._table.set_quota(number, bytes_max)
+        return held
 
     def _after_loss(self, leases: int) -> int:
         self._ended(asyncio.get_running_loop().time())

@@ -84,7 +84,7 @@ class L1Manager(l1.L1Manager):
         self._loading = Loading(
             table, self._watching, tenants, now=_now, filled=self._tell_pressure
         )
-        self._life_cycle = LifeCycle(table, self._geometries, ended=self._ended)
+        self._life_cycle = LifeCycle(table, self._geometries, tenants, ended=self._ended)
         self._expiry = Expiry(table, step_objects_max=STEP_OBJECTS_MAX, expired=self._ended)
         self._saving = Saving(
             table,

@@ -110,7 +110,7 @@ class Cluster:
             Fetchers(*self._loads),
             PinLimits(given.pins_max, given.within, given.bytes_max, load_s, config.ask_within),
         )
-        limits = DeskLimits(config.gateway.chunks_max, config.ask_within)
+        limits = DeskLimits(config.gateway.chunks_max, config.l1.bytes, config.ask_within)
         desk = FleetDesk(around.manager, around.operator, self.pushes, pins, limits=limits)
         self.serve_streams(fleet_handlers(desk, within_s=config.ask_within))
         return Fleet(node_id, reach, desk, chunks_max=limits.chunks_max, ask_s=config.ask_within)

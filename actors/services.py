@@ -239,6 +239,9 @@ class NodeServices(grpc.GenericRpcHandler):
             f"{service}/Pin": unary(
                 control_pb2.PinRequest, lambda msg: self._require_fleet().pin(msg)
             ),
+            f"{service}/SetQuota": unary(
+                control_pb2.SetQuotaRequest, lambda msg: self._require_fleet().set_quota(msg)
+            ),
         }
 
     def _require_fleet(self) -> Fleet:

@@ -29,6 +29,10 @@ class StandsAlone(CallerError):
     """Yours: this is asked of nodes that are several."""
 
 
+class HeldUnbound(CallerError):
+    """Yours: a tenant without a quota is to get one, and holds something already."""
+
+
 class NoArenas(CallerError):
     """Yours: this store's medium has no parts that come and go."""
 

@@ -332,6 +332,15 @@ class GiveBack(Msg["L1Manager", None]):
 
 
 @dataclass(frozen=True, slots=True)
+class SetQuota(Msg["L1Manager", int]):
+    """Bound what a tenant holds, until the epoch ends; 0: no bound. What is above it stays until it is evicted. Answers
+    the bytes it holds now. Raises TooManyTenants, HeldUnbound."""
+
+    salt: bytes = field(repr=False)
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evict(Msg["L1Manager", Room]):
     """Free so many bytes, by evicting at most so many chunks that nobody reads or writes."""
 
@@ -354,5 +363,5 @@ Message = (
     AddGeometry | Attach | OrphanSome | EndSome | StreamLost | ProcessGone | GiveUp | CloseSome
     | Peek | Lookup | LookAgain | Acquire | Release | CloseTickets | Touch | Promise
     | MakeReady | Reserve | Commit | Abort | GiveBack | Evict | TakePressure | Measure
-    | l1_contents.Message | l1_loading.Message | l1_saving.Message
+    | SetQuota | l1_contents.Message | l1_loading.Message | l1_saving.Message
 )  # fmt: skip

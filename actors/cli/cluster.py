@@ -28,9 +28,6 @@ def add_parser(subparsers: Subparsers) -> None:
     status.add_argument("--all", action="store_true", help="and what each node says of itself")
     where = verbs.add_parser("where", help="how much of a prompt each node has in memory")
     evict = verbs.add_parser("evict", help="remove a prompt from the memory of nodes")
-    evict.add_argument(
-        "--node", action="append", default=[], metavar="ID", help="only there; may be repeated"
-    )
     pin = verbs.add_parser("pin", help="have a node fetch a prompt and hold it in memory")
     pin.add_argument("--node", required=True, metavar="ID", help="that is to hold it")
     pin.add_argument(
@@ -41,6 +38,13 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="SECONDS",
         help="(600; 0: no more)",
     )
+    quota = verbs.add_parser("quota", help="bound what a tenant holds in memory, until nodes end")
+    quota.add_argument("salt", help="of the tenant; '' for prompts without one")
+    quota.add_argument("bytes", help="such as 64GiB; 0B for none")
+    for one in (evict, quota):
+        one.add_argument(
+            "--node", action="append", default=[], metavar="ID", help="only there; may be repeated"
+        )
     for one in (where, evict, pin):
         one.add_argument(
             "prompt",
@@ -49,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
             help="a key record, as for `penstock doctor keys`; or keys in hexadecimal, one a line",
         )
         one.add_argument("--namespace", default="", metavar="HEX", help="its digest, with keys")
-    for one in (status, where, evict, pin):
+    for one in (status, where, evict, pin, quota):
         add_address(one)
         one.add_argument("--json", action="store_true", help="print JSON")
 
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             return _status(args)
         case "where":
             return _where(args, read_prompt(args.prompt, namespace=args.namespace))
+        case "quota":
+            return _quota(args)
         case "pin":
             return _pin(args, read_prompt(args.prompt, namespace=args.namespace))
         case _:
@@ -218,6 +224,22 @@ def pin_line(told: fleet_pb2.ChunksPinned, total: int, milliseconds: int) -> str
     return f"{told.hit_chunks} of {total} chunks are held, {left} more are being looked for"
 
 
+def _quota(args: argparse.Namespace) -> int:
+    quota = fleet_pb2.TenantQuota(salt=args.salt.encode(), bytes=ByteSize.from_config(args.bytes))
+    request = control_pb2.SetQuotaRequest(quota=quota, node_ids=args.node)
+    reply = call(args, lambda c: control_pb2_grpc.ControlStub(c).SetQuota, request)
+    if args.json:
+        print(json.dumps(plain(reply), indent=2))
+    else:
+        print("\n".join(quota_lines(reply)))
+    return int(any(one.problem for one in reply.nodes))
+
+
+def quota_lines(reply: control_pb2.SetQuotaReply) -> list[str]:
+    rows = [(one.node_id, f"{one.held.bytes:,d}") for one in reply.nodes if not one.problem]
+    return [*table([("node", "bytes held now"), *rows]), *_problems(reply.nodes)]
+
+
 def _for_ms(seconds: float) -> int:
     """Raises ConfigError."""
     if not 0 <= seconds <= FOR_S_MAX:
@@ -226,7 +248,12 @@ def _for_ms(seconds: float) -> int:
 
 
 def _problems(
-    nodes: Sequence[control_pb2.NodeReport | control_pb2.NodeHolding | control_pb2.NodeEvicted],
+    nodes: Sequence[
+        control_pb2.NodeReport
+        | control_pb2.NodeHolding
+        | control_pb2.NodeEvicted
+        | control_pb2.NodeQuota
+    ],
 ) -> list[str]:
     return [f"{one.node_id}: {one.problem}" for one in nodes if one.problem]
 

@@ -61,6 +61,15 @@ class Tenants:
         self._digests[number] = digest
         return Account(number, bytes_max, weight, is_new=True)
 
+    def set_bound(self, salt: bytes, bytes_max: int) -> None:
+        """Another quota than it was made with; 0: none. Whoever sets it tells the table. Raises TooManyTenants."""
+        digest = _digest(salt)
+        if digest not in self._bytes_max and len(self._bytes_max) >= self._tenants_max:
+            raise TooManyTenants(
+                f"{len(self._bytes_max)} tenants have a quota of their own, the bound is l1.tenants_max"
+            )
+        self._bytes_max[digest] = bytes_max
+
     def find(self, salt: bytes) -> TenantId | None:
         """The number of a tenant that has an account."""
         return self._numbers.get(_digest(salt))

@@ -14,6 +14,7 @@ from penstock.actors.cli.cluster import (
     link_lines,
     node_lines,
     pin_line,
+    quota_lines,
     run,
     where_lines,
 )
@@ -24,10 +25,18 @@ from penstock.protos.control_pb2 import (
     EvictReply,
     NodeEvicted,
     NodeHolding,
+    NodeQuota,
     NodeReport,
+    SetQuotaReply,
     WhereReply,
 )
-from penstock.protos.fleet_pb2 import ChunksEvicted, ChunksHeld, ChunksPinned, NodeDescription
+from penstock.protos.fleet_pb2 import (
+    ChunksEvicted,
+    ChunksHeld,
+    ChunksPinned,
+    NodeDescription,
+    TenantHeld,
+)
 from penstock.runtime.errors import ConfigError
 
 UP = ClusterPeer(
@@ -108,6 +117,16 @@ def test_evict_tells_what_went_and_what_is_held() -> None:
         ["a", "4", "65,536", "2"],
         ["b:", "late"],
     ]
+
+
+def test_quota_tells_what_a_tenant_holds_and_who_refuses() -> None:
+    reply = SetQuotaReply(
+        nodes=[
+            NodeQuota(node_id="a", held=TenantHeld(bytes=4096)),
+            NodeQuota(node_id="b", problem="too large"),
+        ]
+    )
+    assert quota_lines(reply)[1:] == ["a     4,096", "b: too large"]
 
 
 @pytest.mark.parametrize(

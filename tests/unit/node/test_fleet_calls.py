@@ -39,7 +39,7 @@ class Desk:
     async def find(self, request: ChunksRequest) -> ChunksHeld:
         return ChunksHeld(known=True, hit_chunks=len(request.chunk_keys) // 32)
 
-    evict = pin = find
+    evict = pin = set_quota = find
 
 
 class Stream:

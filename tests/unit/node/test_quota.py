@@ -89,3 +89,18 @@ def test_weights_and_digests_are_of_the_salt() -> None:
     assert (empty.weight, gold.weight) == (1, 5)
     assert tenants.digest(empty.id) == b""
     assert tenants.digest(gold.id) == hashlib.sha256(b"gold").digest()
+
+
+def test_a_quota_that_is_set_later_is_that_of_the_account() -> None:
+    tenants = Tenants(
+        tenants_max=2, default_bytes_max=5, bytes_max={b"gold": 100}, bytes_of=nothing
+    )
+    gold = tenants.account(b"gold")
+    tenants.set_bound(b"gold", 7)
+    assert (tenants.account(b"gold").bytes_max, tenants.account(b"gold").id) == (7, gold.id)
+    tenants.set_bound(b"", 9)
+    assert tenants.account(b"").bytes_max == 9
+    with pytest.raises(TooManyTenants, match=r"l1\.tenants_max"):
+        tenants.set_bound(b"another", 1)
+    tenants.set_bound(b"gold", 0)
+    assert tenants.account(b"gold").bytes_max == 0
