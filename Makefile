@@ -29,7 +29,7 @@ demo: setup
 test: setup
 	@cd tests && ../$(BIN)/python -m pytest .
 
-BENCHMARKS := actors channels copy gateway l1 node pd ranks routing simulate stores
+BENCHMARKS := actors channels copy gateway l1 node pd peers ranks routing simulate stores
 
 # One at a time: each takes the machine for itself. Numbers as JSON in build/bench/.
 bench: setup
