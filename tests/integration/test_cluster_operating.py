@@ -209,6 +209,16 @@ async def test_the_command_asks_one_node_of_several(tmp_path: Path) -> None:
                 ["a", "4"],
                 ["b", "0,"],
             ]
+            for words in (("--for", "30"), ("--for", "0")):
+                pin = await command(a, "pin", *prompt_words, "--node", "a", *words)
+                assert pin.returncode == 0, pin.stderr
+                assert pin.stdout.startswith(("4 of 4 chunks", "let go"))
+            quota = await command(a, "quota", "gold", "1MiB")
+            assert quota.returncode == 0, quota.stderr
+            assert [line.split() for line in quota.stdout.splitlines()[1:]] == [
+                ["a", "0"],
+                ["b", "0"],
+            ]
             evict = await command(a, "evict", *prompt_words, "--node", "a", "--json")
             assert evict.returncode == 0, evict.stderr
             assert json.loads(evict.stdout)["nodes"][0]["evicted"]["chunks"] == "4"
