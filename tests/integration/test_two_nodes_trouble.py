@@ -11,13 +11,14 @@ from typing import Any
 import anyio
 import pytest
 from support.cluster import LINK_WITHIN_S, Member, Plan, all_linked, cluster, member, served_member
-from support.declarations import hello
+from support.declarations import OBJECT_BYTES, hello
 from support.eventually import eventually
 from support.media import Prompt, find, put
 from support.nodes import nobody_reads
-from support.raw_engine import attached
+from support.raw_engine import attached, extents_of
 
 from penstock.actors.api import directory, peers
+from penstock.protos import engine_pb2 as pb
 from penstock.runtime.mailbox import Mailbox
 from penstock.runtime.message import Envelope
 
@@ -55,6 +56,34 @@ async def test_b1_a_node_that_stands_still_costs_what_only_it_has(tmp_path: Path
 
                 await eventually(is_served, within=LINK_WITHIN_S, what="it serves again")
             await nobody_reads(other.node)
+
+
+async def test_a8_a_node_hears_that_it_gave_damaged_bytes_and_drops_them() -> None:
+    """A8: a byte of one object has changed in the owner's memory. It is refused, told with the next read, and gone
+    from its owner, for all; what is whole is served on."""
+    prompt = Prompt.made("a", 6)
+    async with cluster("a", "b") as (one, other):
+        await put(one.engine, prompt)
+        await other.knows(prompt.keys, of="a")
+        found = (await one.engine.lookup(prompt.keys)).lookup
+        lease = (await one.engine.acquire(found.ticket)).acquired
+        third = extents_of(lease.extents)[3]
+        assert one.engine.arena is not None
+        one.engine.arena.view(third.offset, 1)[0] ^= 1
+        await one.engine.release(lease.lease)
+        await one.engine.ask(cancel=pb.Cancel(ticket=found.ticket))
+        labels = {"peer": "b", "outcome": "damaged"}
+
+        async def is_dropped() -> bool:
+            assert (await find(other.engine, prompt)).hit_chunks <= 3
+            return one.value("penstock_peer_doubted_objects_total", **labels) == 1
+
+        await eventually(is_dropped, within=LINK_WITHIN_S, what="its owner has dropped it")
+        usage = await one.node.usage()
+        assert (usage.damaged_objects, usage.resident_bytes) == (1, 5 * OBJECT_BYTES)
+        assert (await find(other.engine, prompt)).bodies == prompt.bodies[:3]
+        await nobody_reads(one.node)
+        await nobody_reads(other.node)
 
 
 BREAKS: dict[str, Any] = {
