@@ -26,8 +26,8 @@ from penstock.actors.api.pd_wire import (
 )
 from penstock.actors.api.types import Epoch
 from penstock.actors.core.pd_receiving import Receiving, ReceivingStep
-from penstock.actors.core.pd_sending import SendingStep
-from penstock.actors.core.pd_session import Close, Layout
+from penstock.actors.core.pd_sending import Sending, SendingStep
+from penstock.actors.core.pd_session import RUN_DIGEST, Close, Layout, ObjectDigests, Say
 
 
 def begun(**how: object) -> Pair:
@@ -363,3 +363,29 @@ def test_the_largest_message_of_digests_is_taken_in_within_a_step() -> None:
         assert not receiver.heard(told, 0)
         took_s.append(time.thread_time() - begun_s)
     assert min(took_s) < 0.008
+
+
+@pytest.mark.parametrize("runs", [0, 1, 64])
+def test_what_is_told_of_an_object_is_each_of_its_runs_and_then_itself(runs: int) -> None:
+    """Also when it is told again, which was seen to take 14 ms of one step for 1024 objects of 64 runs: now 4."""
+    offer = Offer(TRANSFER, "r", EPOCH, bytes(32), bytes(32 * 3), (0,), (8192,), 0, 9.0)
+    sender = Sending(offer, Layout(3, (0,), (8192,), (max(1, runs),)), PATIENCE, now=0)
+    sender.begin()
+    sender.ready(3)
+    sender.heard(Grant(TRANSFER, "r", EPOCH, 0, b"\1" * 3, b"landing"), 0)
+    batch = sender.take(3, 1 << 20)
+    assert batch is not None
+    own = [[2**64 - 1 - place - run for run in range(runs)] for place in batch.places]
+    told = sender.pushing(
+        [
+            ObjectDigests(place, place, b"".join(RUN_DIGEST.pack(one) for one in digests))
+            for place, digests in zip(batch.places, own, strict=True)
+        ]
+    )
+    want = b"".join(
+        DIGEST_RECORD.pack(piece_number(place, run), digest)
+        for place, digests in zip(batch.places, own, strict=True)
+        for run, digest in (*enumerate(digests), (WHOLE, place))
+    )
+    assert told == [Say(Data(TRANSFER, want))]
+    assert sender.stream_back(1)[0] == told[0]
