@@ -28,7 +28,9 @@ class PdConfig(Config, frozen=True):
     )
     # One landing and one lease of L1: what it holds is readable when all of it has come.
     part: ByteSize = ByteSize(32 * MIB)
-    part_objects: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256  # the same; whichever comes first
+    part_objects: Annotated[int, msgspec.Meta(ge=1, le=65536)] = (
+        256  # the same; whichever comes first
+    )
     ageing: Seconds = Seconds(1)  # waiting so long for the budget counts as one priority more
     receives_max: Count = 256  # pushes being taken in, or waiting for the budget
     requests_max: Count = 1024  # requests that are expected, or have come before they were

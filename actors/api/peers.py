@@ -63,7 +63,9 @@ class ReadAsk:
     objects: bytes  # packed (u32 position in chunk_keys, u16 slot)
     grant: bytes = field(repr=False)  # of the landing, which has a slot for each
     slot_bytes: int  # of all its slots together
-    doubted: bytes = b""  # packed (chunk key, u16 slot): came from this peer lately, and was damaged
+    doubted: bytes = (
+        b""  # packed (chunk key, u16 slot): came from this peer lately, and was damaged
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ class Ask:
     request: web.Request
     body: Mapping[str, Any]  # the JSON object it holds
     prompt: PromptNames
-    request_id: str
+    request_id: str  # the client's, or one made for it
+    push_id: str  # nobody else's, whatever ids clients send
 
 
 class Relay:
@@ -89,7 +90,7 @@ class Relay:
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """Anything else, to an engine that answers clients."""
-        ask = Ask(request, {}, PromptNames((), 1), "")
+        ask = Ask(request, {}, PromptNames((), 1), "", "")
         return await self._first_of(ask, (Role.MIXED, Role.DECODE), None)
 
     async def _read(self, request: web.Request) -> Ask:
@@ -100,7 +101,8 @@ class Relay:
         if not isinstance(body, dict):
             raise web.HTTPBadRequest(text="the body is no JSON object")
         request_id = request.headers.get(REQUEST_ID, "") or uuid.uuid4().hex
-        return Ask(request, body, name_prompt(body, self._config.part_chars), request_id[:256])
+        prompt = name_prompt(body, self._config.part_chars)
+        return Ask(request, body, prompt, request_id[:256], uuid.uuid4().hex)
 
     # ------------------------------------------------------------ one engine
 
@@ -232,7 +234,7 @@ class Relay:
         wanted = {
             "do_remote_decode": True,
             "do_remote_prefill": False,
-            "request_id": ask.request_id,
+            "request_id": ask.push_id,
             "target": decode.config.node,
         }
         body = {**ask.body, "max_tokens": 1, "stream": False, "kv_transfer_params": wanted}
@@ -273,7 +275,7 @@ class Relay:
 
 
 def _expected(ask: Ask) -> Mapping[str, Any]:
-    return {"do_remote_prefill": True, "request_id": ask.request_id}
+    return {"do_remote_prefill": True, "request_id": ask.push_id}
 
 
 async def _read_up_to(reply: aiohttp.ClientResponse, size_max: int) -> bytes:

@@ -285,6 +285,17 @@ async def test_both_hear_at_once_and_decode_waits_for_the_push() -> None:
         assert expected["do_remote_prefill"] is True
 
 
+async def test_pushes_of_two_clients_with_one_request_id_are_two() -> None:
+    """Seen to fail where the client's own id names the push: the second one is refused as another prompt's."""
+    async with engines(2) as made, router(pair(made)) as client:
+        client.headers["X-Request-Id"] = "mine"
+        for prompt in ("a", "b"):
+            assert (await complete(client, prompt))[0] == 200
+        names = {one["kv_transfer_params"]["request_id"] for one in made[0].asked}
+        assert len(names) == 2
+        assert {one["X-Request-Id"] for one in made[1].headers} == {"mine"}
+
+
 @pytest.mark.parametrize("order", list(PushOrder))
 async def test_a_dead_prefill_engine_leaves_the_work_to_decode(order: PushOrder) -> None:
     """C8: the proxy outlives it; the request is answered all the same."""
