@@ -45,6 +45,7 @@ class ClusterConfig(Config, frozen=True):
     tls_key: Path | None = None
     tls_ca: Path | None = None  # peers' certificates are verified with it
     membership: AnyMembership = StaticConfig()
+    operators: tuple[str, ...] = ()  # nodes that may evict, pin and set quotas here for an operator
     channels: ChannelsConfig = ChannelsConfig()
     directory: DirectoryConfig = DirectoryConfig()
     reads: ReadsConfig = ReadsConfig()
@@ -69,6 +70,8 @@ class ClusterConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         check_node_id("node_id", self.node_id)
+        for one in self.operators:
+            check_node_id("operators", one)
         listen = peer_address("listen", self.listen)
         if self.advertise and not peer_address("advertise", self.advertise).port:
             raise ValueError(f"advertise: {self.advertise!r} needs a port")

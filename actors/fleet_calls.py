@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TypeVar
 
 import anyio
 from google.protobuf.message import DecodeError, Message
 
+from penstock.actors.api.errors import Denied
 from penstock.actors.api.peers import ByteStream, PeerLink, PeerRefused, ServedLink, StreamHandler
 from penstock.actors.fleet_desk import FleetDesk
 from penstock.actors.peer_codec import NotOurs
@@ -26,16 +27,36 @@ PIN = f"{SERVICE}/Pin"
 SET_QUOTA = f"{SERVICE}/SetQuota"
 
 
-def fleet_handlers(desk: FleetDesk, *, within_s: float) -> Mapping[str, StreamHandler]:
-    """What peers may ask of this node. `within_s`: for one call, its request included."""
+def fleet_handlers(
+    desk: FleetDesk, *, within_s: float, operators: Collection[str]
+) -> Mapping[str, StreamHandler]:
+    """What peers may ask of this node. `within_s`: for one call, its request included.
+
+    All may look. What changes something is for `operators`, by node id: it takes their word for it that whoever asked
+    them has the permission `admin`.
+    """
     chunks = fleet_pb2.ChunksRequest
-    return {
-        DESCRIBE: _handler(fleet_pb2.DescribeRequest, desk.describe, within_s),
-        FIND: _handler(chunks, desk.find, within_s),
+    changes = {
         EVICT: _handler(chunks, desk.evict, within_s),
         PIN: _handler(fleet_pb2.PinChunksRequest, desk.pin, within_s),
         SET_QUOTA: _handler(fleet_pb2.TenantQuota, desk.set_quota, within_s),
     }
+    return {
+        DESCRIBE: _handler(fleet_pb2.DescribeRequest, desk.describe, within_s),
+        FIND: _handler(chunks, desk.find, within_s),
+        **{method: _for_operators(serve, operators) for method, serve in changes.items()},
+    }
+
+
+def _for_operators(serve: StreamHandler, operators: Collection[str]) -> StreamHandler:
+    async def check(link: ServedLink, stream: ByteStream) -> None:
+        if link.node_id not in operators:
+            raise Denied(
+                f"{link.node_id} is none of this node's cluster.operators: ask this node itself, or name it there"
+            )
+        await serve(link, stream)
+
+    return check
 
 
 def _handler(

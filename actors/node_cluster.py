@@ -112,7 +112,8 @@ class Cluster:
         )
         limits = DeskLimits(config.gateway.chunks_max, config.l1.bytes, config.ask_within)
         desk = FleetDesk(around.manager, around.operator, self.pushes, pins, limits=limits)
-        self.serve_streams(fleet_handlers(desk, within_s=config.ask_within))
+        operators = config.cluster.operators
+        self.serve_streams(fleet_handlers(desk, within_s=config.ask_within, operators=operators))
         return Fleet(node_id, reach, desk, chunks_max=limits.chunks_max, ask_s=config.ask_within)
 
     def serve_streams(self, streams: Mapping[str, StreamHandler]) -> None:

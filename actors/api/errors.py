@@ -46,7 +46,7 @@ class UnknownSecret(CallerError):
 
 
 class Denied(CallerError):
-    """Yours: the token that you came with does not stand for that."""
+    """Yours: the token that you came with, or the node that you are, does not stand for that."""
 
 
 class UnknownNamespace(CallerError):

@@ -94,3 +94,12 @@ async def test_quotas_of_their_own_are_bounded() -> None:
         assert "l1.tenants_max" in str(told["a"])
         with pytest.raises(grpc.aio.AioRpcError, match="'z' is no member"):
             await set_quota(a, 5, nodes=["z"])
+
+
+async def test_a_node_that_names_no_operators_is_bound_by_itself_alone() -> None:
+    prompt = Prompt.made("a", 6)
+    async with cluster("a", "b", cluster={"operators": []}) as (a, b):
+        told = await set_quota(a, OBJECT_BYTES, salt=b"")
+        assert told["a"] == 0
+        assert "cluster.operators" in str(told["b"])
+        assert await put(b.engine, prompt) == 6

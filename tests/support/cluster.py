@@ -54,6 +54,7 @@ class Plan:
             "heartbeat": "300ms",
             "directory": {"pace": "10ms"},
             "stop_within": "300ms",
+            "operators": list(self.ports),
             **given,
         }
 

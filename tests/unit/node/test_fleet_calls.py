@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import anyio
 import pytest
 
-from penstock.actors.api.errors import InvalidField, TooLarge
+from penstock.actors.api.errors import Denied, InvalidField, TooLarge
 from penstock.actors.api.peers import PeerLink, PeerRefused, ServedLink
-from penstock.actors.fleet_calls import DESCRIBE, EVICT, FIND, ask_peer, fleet_handlers
+from penstock.actors.fleet_calls import (
+    DESCRIBE,
+    EVICT,
+    FIND,
+    PIN,
+    SET_QUOTA,
+    ask_peer,
+    fleet_handlers,
+)
 from penstock.actors.fleet_desk import FleetDesk, check_chunks
 from penstock.actors.peer_codec import NotOurs
 from penstock.protos.fleet_pb2 import ChunksHeld, ChunksRequest, DescribeRequest, NodeDescription
@@ -82,8 +90,15 @@ def link_of(call: Stream) -> PeerLink:
     return cast(PeerLink, Link(call))
 
 
-async def serve(method: str, stream: Stream, desk: Desk, *, within_s: float = 5) -> None:
-    handlers = fleet_handlers(cast(FleetDesk, desk), within_s=within_s)
+async def serve(
+    method: str,
+    stream: Stream,
+    desk: Desk,
+    *,
+    within_s: float = 5,
+    operators: Collection[str] = ("b",),
+) -> None:
+    handlers = fleet_handlers(cast(FleetDesk, desk), within_s=within_s, operators=operators)
     await handlers[method](cast(ServedLink, Link(stream)), stream)
 
 
@@ -152,3 +167,18 @@ def test_prompts_are_checked_before_anybody_is_asked() -> None:
         check_chunks(ChunksRequest(chunk_keys=bytes(64)), chunks_max=2)
     with pytest.raises(InvalidField, match="a key has 32 bytes"):
         check_chunks(ChunksRequest(namespace_digest=bytes(32), chunk_keys=bytes(63)), chunks_max=2)
+
+
+@pytest.mark.parametrize("method", [EVICT, PIN, SET_QUOTA])
+async def test_a_peer_changes_nothing_here_unless_it_is_an_operator(method: str) -> None:
+    """Seen to fail where whoever is a node of the cluster may do an operator's work."""
+    stream = Stream([ChunksRequest(chunk_keys=bytes(96)).SerializeToString()])
+    with pytest.raises(Denied, match=r"b is none of this node's cluster\.operators"):
+        await serve(method, stream, Desk(), operators=("a", "c"))
+    assert not stream.written
+
+
+async def test_every_peer_may_look() -> None:
+    stream = Stream([ChunksRequest(chunk_keys=bytes(96)).SerializeToString()])
+    await serve(FIND, stream, Desk(), operators=())
+    assert stream.written
