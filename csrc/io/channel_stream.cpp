@@ -47,8 +47,7 @@ void Stream::start() {
         if (const auto alive = weak.lock()) alive->resume();
       });
     };
-    const std::uint32_t first = self->phase_ == Phase::connecting ? EPOLLOUT : EPOLLIN;
-    if (!self->closed_ && !self->worker_.watch(self->fd_, self, first)) {
+    if (!self->begin_to_wait()) {
       self->connection_->lose("no more sockets can be watched: " + words(errno));
     }
   });
@@ -71,7 +70,7 @@ void Stream::end() {
 void Stream::drop() {
   std::vector<SendOver> over;
   {
-    const std::lock_guard lock(write_mutex_);
+    const std::scoped_lock lock(write_mutex_, interest_mutex_);
     if (std::exchange(closed_, true)) return;
     worker_.unwatch(fd_);
     // The peer is to know at once, though a forked child may hold the socket open.
@@ -83,10 +82,22 @@ void Stream::drop() {
   connection_->closed();
 }
 
-void Stream::wait_again() {
+std::uint32_t Stream::wanted() const {
+  if (phase_ == Phase::connecting) return EPOLLOUT;
   const std::uint32_t in = paused_ ? 0U : std::uint32_t(EPOLLIN);
   const std::uint32_t out = armed_ ? std::uint32_t(EPOLLOUT) : 0U;
-  worker_.wait_for(fd_, in | out);
+  return in | out;
+}
+
+bool Stream::begin_to_wait() {
+  const std::lock_guard lock(interest_mutex_);
+  return closed_ || worker_.watch(fd_, shared_from_this(), wanted());
+}
+
+// Whoever changes a flag calls this afterwards: the last to have the lock has seen all of them.
+void Stream::wait_again() {
+  const std::lock_guard lock(interest_mutex_);
+  if (!closed_) worker_.wait_for(fd_, wanted());
 }
 
 void Stream::wake() {
@@ -183,9 +194,8 @@ void Stream::write() {
 }
 
 void Stream::rest() {
-  const std::uint32_t in = paused_ ? 0U : std::uint32_t(EPOLLIN);
-  worker_.wait_for(fd_, in);
   armed_ = false;
+  wait_again();
   // What was added before armed_ was false woke nobody.
   if (!connection_->sends().is_empty()) wake();
 }

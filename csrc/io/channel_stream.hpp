@@ -21,11 +21,15 @@ namespace penstock::io {
 //
 // field      guard          who uses it without
 // writer_    write_mutex_   -
-// closed_    write_mutex_   the worker's thread, which alone sets it
+// closed_    both mutexes   the worker's thread, which alone sets it
 // armed_     atomic         set: the worker will look whether there is something to send
-// paused_    atomic         set by the worker's thread: nothing is read until the caller has
-// listened phase_     atomic         the same reader_    -              the worker's thread alone
+// paused_    atomic         nothing is read until the caller has listened
+// phase_     atomic         -
+// reader_    -              the worker's thread alone
 // lowest_    -              the same
+//
+// What epoll is asked for is derived from armed_, paused_ and phase_, under interest_mutex_: an
+// older view of them must not be the last to be told.
 class Stream final : public Polled, public std::enable_shared_from_this<Stream> {
  public:
   enum class Phase : std::uint8_t { connecting, greeting, open };
@@ -61,6 +65,8 @@ class Stream final : public Polled, public std::enable_shared_from_this<Stream> 
   void rest();
   void resume();
   void drop();
+  [[nodiscard]] std::uint32_t wanted() const;
+  [[nodiscard]] bool begin_to_wait();
   void wait_again();
   void wake_at(std::uint64_t bytes);
 
@@ -77,6 +83,7 @@ class Stream final : public Polled, public std::enable_shared_from_this<Stream> 
   PartReader reader_;
   std::uint64_t lowest_ = 1;  // bytes that must be there for the socket to be readable
   std::mutex write_mutex_;
+  std::mutex interest_mutex_;
   PartWriter writer_;
   bool closed_ = false;
 };

@@ -43,7 +43,7 @@ void Worker::post(std::function<void()> what) {
 }
 
 void Worker::wait_for(int fd, std::uint32_t events) noexcept {
-  // A socket that was closed meanwhile needs nothing; one that took its number asks again itself.
+  // Refused of a socket that is not watched yet: whoever watches it then says what for.
   epoll_event wanted{.events = events, .data = {.fd = fd}};
   epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &wanted);
 }
