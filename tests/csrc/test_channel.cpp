@@ -249,10 +249,11 @@ TEST_CASE(who_is_held_back_again_and_again_neither_sends_nor_reads_too_little) {
   const Joined joined = join(near, far);
   const auto there = drawn<Token>();
   const auto back = drawn<Token>();
-  Bytes memory(2 * 20'000);
+  Bytes at_far(20'000);
+  Bytes at_near(20'000);
   const Bytes payload(20'000);
-  far->open_landing(joined.accepted, there, {slot(memory)}, nullptr);
-  near->open_landing(joined.dialled, back, {slot(memory)}, nullptr);
+  far->open_landing(joined.accepted, there, {slot(at_far)}, nullptr);
+  near->open_landing(joined.dialled, back, {slot(at_near)}, nullptr);
   const auto pieces = [&](std::size_t from) {
     std::vector<PieceToSend> made;
     for (std::size_t at = from; at < from + kAtOnce; ++at) made.push_back(piece(payload, at));
