@@ -630,6 +630,23 @@ class Table:
         BadArgument, GeometryUnknown.
         """
 
+    def borrow_writing(
+        self,
+        writing: bytes,
+        writer: int,
+        indices: bytes,
+        *,
+        lease: bytes,
+        session: int,
+        now: float,
+        expires: float,
+    ) -> Borrowed:
+        """What session `writer` writes under its lease `writing` and has not committed: objects of these indices,
+        packed u32, ascending. Their digests are not known. When the reservation ends, in whatever way, readers keep
+        the memory. `is_over`: it has ended, or is another session's; nothing is held. Raises BadArgument, also for
+        what was not granted or is committed; TableFull.
+        """
+
     def take_committed(
         self,
         objects_max: int,

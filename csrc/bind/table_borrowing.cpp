@@ -56,6 +56,14 @@ Borrowed borrow(Table& table, const py::bytes& keys, std::uint32_t geometry, con
                                 std::string_view(wanted)));
 }
 
+Borrowed borrow_writing(Table& table, const py::bytes& writing, std::uint64_t writer,
+                        const py::bytes& indices, const py::bytes& lease, std::uint64_t session,
+                        double now, double expires) {
+  return to_python(table.borrow_writing(id_of(writing), writer,
+                                        words_of<std::uint32_t>(indices, "indices"),
+                                        {id_of(lease), session, now, expires}));
+}
+
 Borrowed take_committed(Table& table, std::uint32_t objects_max, std::uint64_t bytes_max,
                         const py::bytes& lease, std::uint64_t session, double now, double expires) {
   return to_python(
@@ -97,6 +105,9 @@ void bind_table_borrowing(py::module_& m, py::class_<Table>& table) {
       .def("borrow", &borrow, "keys"_a, py::kw_only(), "geometry"_a, "lease"_a, "session"_a,
            "now"_a, "expires"_a, "wanted"_a = py::bytes(),
            "A read lease of the resident objects of these chunks.")
+      .def("borrow_writing", &borrow_writing, "writing"_a, "writer"_a, "indices"_a, py::kw_only(),
+           "lease"_a, "session"_a, "now"_a, "expires"_a,
+           "A read lease of what a write lease has reserved.")
       .def("take_committed", &take_committed, "objects_max"_a, "bytes_max"_a, py::kw_only(),
            "lease"_a, "session"_a, "now"_a, "expires"_a, "The oldest news of commits, borrowed.")
       .def("victims", &victims, "bytes_wanted"_a, "chunks_max"_a, py::kw_only(), "lease"_a,

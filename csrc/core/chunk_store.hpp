@@ -16,10 +16,10 @@ struct Object {
   std::uint64_t digest;
   std::uint32_t page;     // first page of its extent
   std::uint32_t next;     // the chunk's next object, as in ObjectRef; 0 ends the list
-  std::uint16_t readers;  // leases on it, live or overdue; a reserved object has none
+  std::uint16_t readers;  // leases on it, live or overdue; of a reserved one, the node's
   std::uint16_t slot;
   ObjectState state;  // free: only of the one inside the chunk
-  bool damaged;       // loaded, but a reader found it damaged: it must not become resident
+  bool damaged;       // in flight, but a reader found it damaged: it must not become resident
   bool has_runs;      // its run digests are kept
 };
 static_assert(sizeof(Object) == 24);

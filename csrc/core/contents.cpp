@@ -103,8 +103,8 @@ bool Contents::damage(ObjectRef ref) {
   Object& object = store_.object(ref);
   if (object.state == ObjectState::quarantined || object.damaged) return false;
   story_.tell(store_.chunk(ref.chunk).key, Event::damaged, object.slot);
-  if (object.state == ObjectState::loaded) {
-    object.damaged = true;  // the load still holds it, and will discard it
+  if (is_in_flight(object.state)) {
+    object.damaged = true;  // its writer or load still holds it, and will discard it
     return true;
   }
   take_out(ref);

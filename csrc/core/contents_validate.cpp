@@ -89,7 +89,6 @@ class Contents::Validator {
     const Slot& slot = contents_.slot_of(ref);
     const bool quarantined = object.state == ObjectState::quarantined;
     if (quarantined && object.readers == 0) fail("quarantined without a reader", ref.chunk);
-    if (object.state == ObjectState::reserved && object.readers > 0) fail("read early", ref.chunk);
     const Pool pool = contents_.room_.pool_of(object.page);
     pages(object.state, pool) += slot.pages;
     if (!quarantined && pool == Pool::cache) {

@@ -23,7 +23,8 @@ namespace penstock {
 //
 // A live read lease pins its chunks and is a reader of its objects; an overdue one is a reader
 // only, so its objects may leave the index and their memory stays. A live write lease has objects
-// in flight; an overdue one has quarantined pages.
+// in flight; an overdue one has quarantined pages, and has become a reader of those objects that
+// the node reads while they are written.
 //
 // Both ways may be gone in steps (table_ends.cpp). Half way to overdue, it is overdue in its
 // objects below `overdue_until` and live in the rest. Half way to its end, it has lost its last

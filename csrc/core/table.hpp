@@ -215,11 +215,14 @@ class Table {
     std::uint64_t bytes = 0;            // of the arena
     std::vector<CommitNews::Item> named{};
     std::uint32_t gone = 0;  // news of objects that are not resident any more
-    bool over = false;       // of victims: nothing is left that may go
+    bool over = false;       // of victims: nothing is left that may go; of a writer: its lease is
   };
   // `wanted`: one byte per slot of each chunk, chunk-major; 0: not that object. Empty: all.
   Borrowed borrow(KeyBatch keys, std::uint32_t geometry, const BorrowRequest& request,
                   std::string_view wanted = {});
+  // What `writer` writes under a lease of its own, and has not committed: in ascending order.
+  Borrowed borrow_writing(const Id& lease, std::uint64_t writer,
+                          std::span<const std::uint32_t> indices, const BorrowRequest& request);
   Borrowed take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,
                           const BorrowRequest& request);
   Borrowed victims(std::uint64_t bytes_wanted, std::uint32_t chunks_max,
@@ -325,6 +328,7 @@ class Table {
   void end_lease(BookId place);
   void give_back_reads(Lease& lease, std::size_t from);
   void give_back_writes(Lease& lease, std::size_t from);
+  void let_go_of_written(Lease& lease, std::size_t index);
   void close_lease(BookId place);
 
   // Writing.

@@ -94,6 +94,44 @@ Table::Borrowed Table::borrow(KeyBatch keys, std::uint32_t number, const BorrowR
   return borrowed;
 }
 
+// What is still written: a part of it may be whole, as only its writer knows. Its readers keep the
+// memory when the reservation has ended, however that was.
+Table::Borrowed Table::borrow_writing(const Id& lease, std::uint64_t writer,
+                                      std::span<const std::uint32_t> indices,
+                                      const BorrowRequest& request) {
+  begin(request.now);
+  require_borrower(request);
+  const BookId place = lease_of(lease, writer, Lease::Kind::write);
+  if (place == kNoBookId || leases_[place].overdue) {
+    static_cast<void>(stale());
+    return {.geometry = UINT32_MAX, .over = true};
+  }
+  const Lease& writing = leases_[place];
+  const std::size_t width = writing.slots.size();
+  Borrowed borrowed{.geometry = writing.geometry};
+  Picks picks(contents_.geometry(writing.geometry));
+  std::size_t next = 0;        // the least that may follow
+  std::size_t row = SIZE_MAX;  // of the pick before
+  for (const std::uint32_t index : indices) {
+    const ObjectRef ref = index < writing.objects.size() ? writing.objects[index] : ObjectRef{};
+    if (index < next || ref.none() || contents_.object(ref).state != ObjectState::reserved) {
+      throw BadArgument("index " + std::to_string(index) + " of a reservation of " +
+                        std::to_string(writing.objects.size()) +
+                        " objects: give what was granted and is not committed, in ascending order");
+    }
+    next = std::size_t{index} + 1;
+    if (contents_.object(ref).readers + 1 >= kReadersMax) {  // the writer may become one, too
+      throw TableFull("an object has 65534 readers; release some leases first");
+    }
+    if (row != index / width) picks.begin_row();
+    row = index / width;
+    picks.add(ref, writing.slots[index % width]);
+  }
+  hold_picks(picks, borrowed.geometry, request);
+  for (const Picks::Pick& pick : picks.picks()) tell_borrowed(pick.ref, borrowed);
+  return borrowed;
+}
+
 // The oldest news of one geometry and one tenant. What `bytes_max` leaves no room for is only
 // named.
 Table::Borrowed Table::take_committed(std::uint32_t objects_max, std::uint64_t bytes_max,

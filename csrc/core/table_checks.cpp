@@ -120,16 +120,27 @@ void Table::validate_leases(Contents::Holdings& holdings) const {
 
 void Table::validate_lease(const Lease& lease, Contents::Holdings& holdings) const {
   const ArenaRoom& room = contents_.room();
+  const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
   std::uint32_t present = 0;
+  std::uint64_t pages = 0;  // of an overdue reservation
   ChunkId pinned = kNoChunk;
   for (std::size_t i = 0; i < lease.objects.size(); ++i) {
     const ObjectRef ref = lease.objects[i];
     if (i % lease.slots.size() == 0) pinned = kNoChunk;
     if (ref.none()) continue;
+    const Object& object = contents_.object(ref);
+    require(lease.kind == Lease::Kind::read || room.pool_of(object.page) == lease.pool,
+            "a reservation in the wrong part of the arena");
+    require(lease.kind == Lease::Kind::write || lease.session == kOwnSession ||
+                object.state != ObjectState::reserved,
+            "an engine reads what is being written");
+    if (lease.kind == Lease::Kind::write && i < lease.overdue_until) {
+      require(object.state == ObjectState::quarantined, "an overdue writer's object in the index");
+      holdings.readers.push_back(packed(ref));
+      pages += slots[lease.slots[i % lease.slots.size()]].pages;
+      continue;
+    }
     ++present;
-    require(
-        lease.kind == Lease::Kind::read || room.pool_of(contents_.object(ref).page) == lease.pool,
-        "a reservation in the wrong part of the arena");
     (lease.kind == Lease::Kind::read ? holdings.readers : holdings.in_flight)
         .push_back(packed(ref));
     if (lease.kind == Lease::Kind::write || i < lease.overdue_until) continue;
@@ -141,7 +152,6 @@ void Table::validate_lease(const Lease& lease, Contents::Holdings& holdings) con
   require(!lease.is_overdue_whole() || present == 0, "objects in flight of an overdue lease");
   require(lease.overdue || lease.ending || present > 0, "a reservation with nothing left");
   require(lease.quarantined.size() == lease.overdue_until, "quarantine of a part not overdue");
-  std::uint64_t pages = 0;
   for (const PageRun run : lease.quarantined) {
     pages += run.pages;
     if (run.pages > 0) holdings.quarantined.push_back(run);

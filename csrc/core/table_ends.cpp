@@ -54,12 +54,21 @@ void Table::hold_back(Lease& lease, std::size_t from, std::size_t until) {
 
 void Table::quarantine(Lease& lease, std::size_t from, std::size_t until) {
   lease.quarantined.resize(until);
+  const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
   for (std::size_t i = from; i < until; ++i) {
     const ObjectRef ref = std::exchange(lease.objects[i], ObjectRef{});
     if (ref.none()) continue;
     --lease.objects_left;
     ++counters_.discarded_objects;
-    if (contents_.object(ref).state == ObjectState::loaded) {
+    const Object& object = contents_.object(ref);
+    if (object.state == ObjectState::reserved && object.readers > 0) {
+      contents_.add_reader(ref);  // the writer: whoever lets go of it last frees it
+      contents_.discard(ref);
+      lease.objects[i] = ref;
+      lease.pages_overdue += slots[lease.slots[i % lease.slots.size()]].pages;
+      continue;
+    }
+    if (object.state == ObjectState::loaded) {
       contents_.discard(ref);  // its load is complete: nobody writes it
       continue;
     }
@@ -112,9 +121,13 @@ void Table::give_back_reads(Lease& lease, std::size_t from) {
 }
 
 void Table::give_back_writes(Lease& lease, std::size_t from) {
-  for (const ObjectRef ref : lease.from(from)) {
-    if (ref.none()) continue;
-    contents_.discard(ref);
+  for (std::size_t i = from; i < lease.objects.size(); ++i) {
+    if (lease.objects[i].none()) continue;
+    if (i < lease.overdue_until) {
+      let_go_of_written(lease, i);
+      continue;
+    }
+    contents_.discard(lease.objects[i]);
     --lease.objects_left;
     ++counters_.discarded_objects;
   }
@@ -124,6 +137,14 @@ void Table::give_back_writes(Lease& lease, std::size_t from) {
     lease.pages_overdue -= run.pages;
   }
   lease.quarantined.resize(from);
+}
+
+// One object of an overdue reservation that somebody reads: its writer is done with it.
+void Table::let_go_of_written(Lease& lease, std::size_t index) {
+  const ObjectRef ref = std::exchange(lease.objects[index], ObjectRef{});
+  const std::vector<Slot>& slots = contents_.geometry(lease.geometry).slots();
+  lease.pages_overdue -= slots[lease.slots[index % lease.slots.size()]].pages;
+  contents_.drop_reader(ref);
 }
 
 // It holds nothing any more.

@@ -216,9 +216,12 @@ std::vector<Outcome> Table::settle_overdue_writes(BookId place, const CommitRequ
   }
   for (const std::uint32_t index : request.indices) {
     const PageRun run = std::exchange(lease.quarantined[index], PageRun{});
+    const std::uint64_t pages_before = lease.pages_overdue;
     contents_.free_quarantined(run);
     lease.pages_overdue -= run.pages;
-    instances_[sessions_[lease.session].instance].pages_overdue -= run.pages;
+    if (!lease.objects[index].none()) let_go_of_written(lease, index);
+    instances_[sessions_[lease.session].instance].pages_overdue -=
+        pages_before - lease.pages_overdue;
   }
   if (lease.pages_overdue == 0) close_lease(place);
   return std::vector<Outcome>(count, Outcome::stale);

@@ -38,6 +38,27 @@ class BorrowingCalls(TableCalls):
             lambda: expected(self.twin.borrow(lease, keys, geometry)),
         )
 
+    @precondition(lambda self: self.leases)
+    @rule(
+        lease=picks,
+        session=st.integers(0, 3),
+        indices=st.lists(st.integers(0, 8), unique=True, max_size=3).map(sorted),
+    )
+    def borrow_writing(self, lease: int, session: int, indices: list[int]) -> None:
+        """Whatever has become of the lease, and whosever it is."""
+        writing, own = self.pick(self.leases, lease), self.new_id(self.leases)
+        packed = array("I", indices).tobytes()
+
+        def native() -> object:
+            borrowed = self.table.borrow_writing(writing, session, packed, **self._own(own))
+            return None if borrowed.is_over else seen(borrowed)
+
+        def twin() -> object:
+            lent = self.twin.borrow_writing(own, writing, session, indices)
+            return None if lent is None else expected(lent)
+
+        self.both(native, twin)
+
     @rule(objects=st.integers(1, 4), pages=st.integers(0, 4))
     def take(self, objects: int, pages: int) -> None:
         lease = self.new_id(self.leases)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from math import inf
 
 from support.table_twin_state import (
+    IN_FLIGHT,
     PAGE_BYTES,
     PROMISED,
     READABLE,
@@ -126,7 +127,7 @@ class TableTwin(TwinState):
         for index in damaged:
             one = lease.objects[index]
             assert one is not None
-            if one.state == "loaded":
+            if one.state in IN_FLIGHT:
                 one.damaged = True
             elif one.state == "resident":
                 self.leave(one)
@@ -257,10 +258,14 @@ class TableTwin(TwinState):
         """The owner of an ended reservation says that these are written: nobody writes them now."""
         if lease is None:
             return
-        proven = set(indices) if indices else set(lease.quarantined)
+        proven = set(indices) if indices else set(range(len(lease.objects)))
         lease.quarantined -= proven
-        lease.pages_overdue = len(lease.quarantined)
-        if not lease.quarantined:
+        for index in proven:
+            if shared := lease.objects[index]:
+                lease.objects[index] = None
+                self.drop_reader(shared)
+        lease.pages_overdue = len(lease.quarantined) + sum(one is not None for one in lease.objects)
+        if not lease.pages_overdue:
             del self.leases[lease_id]
 
     def abort(self, lease_id: bytes, *, session: int) -> Outcome:

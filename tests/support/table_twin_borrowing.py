@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 
 from support.table_twin import TableTwin
-from support.table_twin_state import TwinChunk, TwinLease, TwinObject, TwinStep
+from support.table_twin_state import Refused, TwinChunk, TwinLease, TwinObject, TwinStep
 
 from penstock._native import Outcome
 
@@ -54,6 +54,22 @@ class BorrowingTwin(TableTwin):
         self.require_room(OWN_SESSION)
         chunks = [chunk for chunk in self.readable(keys, geometry) if chunk]
         return self.hold([sorted_resident(chunk) for chunk in chunks], lease_id)
+
+    def borrow_writing(
+        self, lease_id: bytes, writing: bytes, writer: int, indices: Sequence[int]
+    ) -> list[TwinObject] | None:
+        """None: the reservation is over."""
+        self.require_room(OWN_SESSION)
+        lease = self.lease_of(writing, writer, writes=True)
+        if lease is None or lease.overdue:
+            return None
+        rows: dict[int, list[TwinObject]] = {}
+        for index in indices:
+            one = lease.objects[index] if index < len(lease.objects) else None
+            if one is None or one.state != "reserved":
+                raise Refused("BadArgument")
+            rows.setdefault(index // lease.width, []).append(one)
+        return self.hold([*rows.values()], lease_id)
 
     def take(
         self, lease_id: bytes, objects_max: int, pages_max: int

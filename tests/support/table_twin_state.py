@@ -309,7 +309,7 @@ class TwinState:
                 chunk.pins -= 1
         for index in reversed(range(start, len(lease.objects))):
             one = lease.objects.pop()
-            if one and lease.writes:
+            if one and lease.writes and index >= lease.overdue_until:
                 self.discard(one)
             elif one:
                 self.drop_reader(one)
@@ -342,9 +342,12 @@ class TwinState:
             held_back = not lease.writes or one.state == "reserved"
             lease.pages_overdue += held_back
             if lease.writes:
-                if held_back:
+                is_shared = held_back and one.readers > 0  # the writer becomes a reader, too
+                one.readers += is_shared
+                if held_back and not is_shared:
                     lease.quarantined.add(index)
-                lease.objects[index] = None
+                if not is_shared:
+                    lease.objects[index] = None
                 self.discard(one)
         if not lease.is_overdue_whole():
             return False

@@ -6,9 +6,9 @@ from array import array
 
 import pytest
 from support.borrowing import OWN, BorrowingRig, named_of, objects_of
-from support.table_rig import PAGE_BYTES, prompt
+from support.table_rig import PAGE_BYTES, extents, prompt
 
-from penstock._native import BadArgument, Group, Outcome, Policy, Rule
+from penstock._native import BadArgument, Borrowed, Group, Outcome, Policy, Rule
 
 TWO_SHARDS = [Group(rule=Rule.FULL, shard_bytes=[5000, 4000], shard_runs=[2, 1])]
 POLICIES = [Policy.LRU, Policy.S3FIFO]
@@ -275,3 +275,86 @@ def test_what_the_node_holds_back_keeps_it_from_nothing() -> None:
     assert rig.victims(chunks_max=1)[1].count == 1
     assert rig.borrow(prompt("a", 2))[1].count == 2
     rig.table.validate()
+
+
+def writing(
+    rig: BorrowingRig, lease: bytes, *indices: int, writer: int = 1
+) -> tuple[bytes, Borrowed]:
+    own = rig.new_id()
+    packed = array("I", indices).tobytes()
+    return own, rig.table.borrow_writing(
+        lease, writer, packed, lease=own, session=OWN, now=rig.now, expires=float("inf")
+    )
+
+
+def test_what_is_being_written_is_lent_to_the_node_and_committed_all_the_same() -> None:
+    rig = BorrowingRig(groups=[Group(rule=Rule.FULL, shard_bytes=[PAGE_BYTES, 2 * PAGE_BYTES])])
+    keys = prompt("a", 2)
+    lease, reserved = rig.reserve(keys, slots=[0, 1])
+    own, borrowed = writing(rig, lease, 0, 1, 3)
+    seen = objects_of(borrowed)
+    assert [(one.key, one.slot) for one in seen] == [(keys[0], 0), (keys[0], 1), (keys[1], 1)]
+    offsets = [one.offset for one in extents(reserved.extents)]
+    assert [one.offset for one in seen] == [offsets[0], offsets[1], offsets[3]]
+    assert (borrowed.bytes, borrowed.is_over) == (5 * PAGE_BYTES, False)
+    rig.table.validate()
+    assert rig.commit(lease, [1, 2, 3, 4]) == [Outcome.OK] * 4
+    assert rig.evict_all() == 0, "what is lent went"
+    rig.release(own, session=OWN)
+    assert rig.evict_all() == 6
+    rig.table.validate()
+
+
+def test_only_what_its_own_writer_has_not_committed_is_lent() -> None:
+    rig = BorrowingRig()
+    lease, _ = rig.reserve(prompt("a", 3))
+    for stranger in (2, 3):
+        assert writing(rig, lease, 0, writer=stranger)[1].is_over
+    rig.commit(lease, [7], indices=[1])
+    own, borrowed = writing(rig, lease, 0, 2)
+    assert borrowed.count == 2
+    for bad in ((3,), (2, 0), (0, 0), (0, 1)):
+        with pytest.raises(BadArgument, match="ascending"):
+            writing(rig, lease, *bad)
+    rig.table.abort(lease, session=1)
+    assert writing(rig, lease, 0)[1].is_over
+    rig.release(own, session=OWN)
+    rig.table.validate()
+
+
+@pytest.mark.parametrize("end", ["abort", "gone", "lost and gone", "expired", "proven", "given up"])
+@pytest.mark.parametrize("reader_first", [False, True])
+def test_memory_that_is_lent_while_it_is_written_outlives_its_writer(
+    end: str, reader_first: bool
+) -> None:
+    """A14: freed when neither the writer may write it nor the node reads it, whoever is the last."""
+    rig = BorrowingRig(pages=4)
+    keys = prompt("a", 2)
+    lease, _ = rig.reserve(keys, expires=5.0 if end in ("expired", "proven") else float("inf"))
+    own, _ = writing(rig, lease, 0, 1)
+    rig.table.validate()
+
+    def end_writer() -> None:
+        if end in ("abort", "expired"):
+            rig.table.abort(lease, session=1)
+        elif end == "proven":
+            rig.commit(lease, [1], indices=[0])
+            rig.commit(lease, [1], indices=[1])
+        elif end == "given up":
+            rig.table.give_up(1)
+        else:
+            rig.table.process_gone(1)
+
+    if end in ("expired", "proven"):
+        rig.now = 6.0
+        rig.table.expire(rig.now)
+    elif end == "lost and gone":
+        rig.table.stream_lost(1)
+    rig.table.validate()
+    ends = [end_writer, lambda: rig.release(own, session=OWN)]
+    for one in ends[::-1] if reader_first else ends:
+        assert rig.table.free_bytes == 2 * PAGE_BYTES
+        one()
+        rig.table.validate()
+    assert rig.table.free_bytes == 4 * PAGE_BYTES
+    assert rig.table.statistics().leases == rig.table.statistics().overdue_leases == 0
