@@ -16,6 +16,7 @@ from penstock.actors.api.pd_wire import CHUNKS_MAX, PRIORITY_MAX, Reason, Transf
 from penstock.actors.api.types import (
     KEY_BYTES,
     REQUEST_ID_CHARS_MAX,
+    LeaseId,
     Pool,
     Shape,
     Shortfall,
@@ -93,6 +94,7 @@ class PushRequests:
             "pd_wait": self._wait,
             "pd_cancel": self._cancel,
             "pd_expect": self._expect,
+            "pd_layers": self._layers,
         }
 
     async def end(self, within_s: float) -> None:
@@ -150,6 +152,19 @@ class PushRequests:
         transfer = TransferId(check_id("pd_cancel.transfer", msg.transfer))
         cancel = pd.Cancel(transfer, self._asker.attached.session)
         reply.pd_cancel.ok = await pushes.sender.ask(cancel)
+
+    async def _layers(self, msg: engine_pb2.PdLayers, reply: engine_pb2.SessionReply) -> None:
+        """In its turn, not beside the reader: a commit that comes after it finds it done."""
+        pushes = self._required()
+        layers = pd.Layers(
+            transfer=TransferId(check_id("pd_layers.transfer", msg.transfer)),
+            session=self._asker.attached.session,
+            lease=LeaseId(check_id("pd_layers.lease", msg.lease)),
+            indices=tuple(msg.indices),
+            first_run=msg.first_run,
+            digests=msg.digests,
+        )
+        reply.pd_layers.runs = await pushes.sender.ask(layers)
 
     # Receiving.
 
@@ -278,6 +293,7 @@ async def _say_sent(sender: Ref[pd.PdSender], wait: pd.WaitSent, reply: engine_p
     if sent.reason is not None:
         reply.reason = _REASONS[sent.reason]
     reply.bytes, reply.held_bytes, reply.text = sent.bytes, sent.held_bytes, sent.text
+    reply.early_bytes = sent.early_bytes
 
 
 def _check_request_id(field: str, request_id: str) -> None:

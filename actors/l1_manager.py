@@ -44,8 +44,7 @@ from penstock.runtime.message import answer
 from penstock.runtime.ref import Ref
 from penstock.runtime.telemetry import Telemetry
 
-NO_LEASE = LeaseId(b"")
-NO_TICKET = TicketId(b"")
+NO_LEASE, NO_TICKET = LeaseId(b""), TicketId(b"")
 STEP_OBJECTS_MAX = 4096  # of ending leases, and chunks of ending tickets, in one step of the loop
 
 
@@ -152,6 +151,7 @@ class L1Manager(l1.L1Manager):
                     l1_saving.TakeCommitted()
                     | l1_saving.TakeHits()
                     | l1_saving.Borrow()
+                    | l1_saving.BorrowWriting()
                     | l1_saving.Victims()
                     | l1_saving.EvictThese()
                     | l1_saving.LetGo()

@@ -16,6 +16,7 @@ from typing import assert_never
 
 from penstock import _native
 from penstock.actors.api import l1, l1_saving, writer
+from penstock.actors.api.errors import WriteOver
 from penstock.actors.api.types import KEY_BYTES, NODE_SESSION, GeometryId, LeaseId
 from penstock.actors.core.quota import Tenants
 from penstock.actors.l1_geometries import Geometries
@@ -60,6 +61,8 @@ class Saving:
                 return answer(msg, self._take_hits(msg.chunks_max))
             case l1_saving.Borrow():
                 return answer(msg, self._borrow(msg))
+            case l1_saving.BorrowWriting():
+                return answer(msg, self._borrow_writing(msg))
             case l1_saving.Victims():
                 return answer(msg, self._victims(msg))
             case l1_saving.EvictThese():
@@ -168,6 +171,21 @@ class Saving:
             expires=math.inf,
             wanted=wanted,
         )
+        return self._lend(lease, borrowed)
+
+    def _borrow_writing(self, msg: l1_saving.BorrowWriting) -> l1_saving.Borrowed | None:
+        lease = os.urandom(16)
+        borrowed = self._table.borrow_writing(
+            msg.lease,
+            msg.writer,
+            msg.indices,
+            lease=lease,
+            session=NODE_SESSION,
+            now=_now(),
+            expires=math.inf,
+        )
+        if borrowed.is_over:
+            raise WriteOver("the reservation has ended, or is another session's")
         return self._lend(lease, borrowed)
 
     def _victims(self, msg: l1_saving.Victims) -> l1_saving.Offered:

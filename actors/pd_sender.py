@@ -14,6 +14,7 @@ from anyio import move_on_after
 
 from penstock.actors.api import gateway, l1, loader, pd
 from penstock.actors.api.errors import InvalidField
+from penstock.actors.api.l1_saving import DIGEST_BYTES
 from penstock.actors.api.pd_wire import (
     CHUNKS_MAX,
     OBJECTS_MAX,
@@ -86,6 +87,8 @@ class PdSender(pd.PdSender):
         match msg:
             case pd.WaitSent():
                 return answer(msg, await self._wait_sent(msg))
+            case pd.Layers():
+                return answer(msg, await self._layers(msg))
             case _:
                 return self._receive_now(msg)
 
@@ -150,6 +153,17 @@ class PdSender(pd.PdSender):
             self._failed += not is_committed
             self._bytes_sent += push.outcome.bytes
 
+    async def _layers(self, msg: pd.Layers) -> int:
+        objects = len(msg.indices)
+        if not (objects and msg.digests) or len(msg.digests) % (DIGEST_BYTES * objects):
+            raise InvalidField(
+                "pd_layers.digests", "give as many runs for each object, and one at least"
+            )
+        if len(msg.digests) > DIGEST_BYTES * pd.LAYER_RUNS_MAX:
+            raise InvalidField("pd_layers.digests", f"at most {pd.LAYER_RUNS_MAX} runs at a time")
+        push = self._find(msg.transfer, msg.session)
+        return 0 if push.over.is_set() else await push.layers(msg)
+
     async def _wait_sent(self, msg: pd.WaitSent) -> pd.Sent:
         push = self._find(msg.transfer, msg.session)
         if not push.over.is_set():
@@ -166,8 +180,7 @@ class PdSender(pd.PdSender):
                 self._waiters -= 1
         if push.over.is_set():
             return push.outcome
-        sent, held = push.moved_bytes
-        return pd.Sent(pd.SentState.PENDING, None, sent, held)
+        return push.told(pd.SentState.PENDING)
 
     def _cancel(self, msg: pd.Cancel) -> bool:
         push = self._pushes.get(msg.transfer)
@@ -210,7 +223,7 @@ class PdSender(pd.PdSender):
             bytes_held=self._around.room.taken_bytes,
             committed=self._committed,
             failed=self._failed,
-            bytes_moved=self._bytes_sent + sum(one.moved_bytes[0] for one in self._pushes.values()),
+            bytes_moved=self._bytes_sent + sum(one.sent_bytes for one in self._pushes.values()),
         )
 
 

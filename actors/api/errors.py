@@ -89,6 +89,10 @@ class TicketOver(StaleError):
     """History: the ticket was cancelled, expired or never existed."""
 
 
+class WriteOver(StaleError):
+    """History: the reservation was committed, aborted or expired, or is another session's."""
+
+
 class PromptForgotten(StaleError):
     """History: the prompt a delta builds on is not remembered any more. Send it whole."""
 

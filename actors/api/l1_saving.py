@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from penstock.actors.api.types import KEY_BYTES, GeometryId, LeaseId, Shape
+from penstock.actors.api.types import KEY_BYTES, GeometryId, LeaseId, SessionId, Shape
 from penstock.runtime.message import Msg
 
 if TYPE_CHECKING:
@@ -144,6 +144,17 @@ class Borrow(Msg["L1Manager", tuple[Borrowed, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
+class BorrowWriting(Msg["L1Manager", Borrowed | None]):
+    """Objects that an engine writes under a lease of its own, and has not committed: in the order of `indices`, their
+    digests unknown. Whatever becomes of the lease, nobody else has their memory before the hold is gone. None: no
+    indices. Raises WriteOver; InvalidField for an index that was not granted, is committed, or is out of order."""
+
+    lease: LeaseId
+    writer: SessionId
+    indices: bytes = field(repr=False)  # packed u32, ascending
+
+
+@dataclass(frozen=True, slots=True)
 class Offered:
     """`is_over`: nothing is left that may go. None, and not over: a step in which all that was looked at was spared,
     as its tenants take little; see `victims.next_victims`."""
@@ -209,6 +220,7 @@ Message = (
     TakeCommitted
     | TakeHits
     | Borrow
+    | BorrowWriting
     | Victims
     | EvictThese
     | LetGo

@@ -7,16 +7,18 @@ the receiver, which takes in what other nodes push.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from penstock.actors.api.gateway import TicketMoved
 from penstock.actors.api.loader import Leave, Loader, LoaderNews, Stirred
 from penstock.actors.api.pd_streams import StreamMessage
 from penstock.actors.api.pd_wire import Reason, TransferId
-from penstock.actors.api.types import InstanceId, SessionId, Shape, TicketId
+from penstock.actors.api.types import InstanceId, LeaseId, SessionId, Shape, TicketId
 from penstock.runtime.errors import CallerError, CapacityError, StaleError
 from penstock.runtime.message import Msg
+
+LAYER_RUNS_MAX = 4096  # of one Layers: what is done for each of them fits into a step of the loop
 
 
 class TooManyTransfers(CapacityError):
@@ -54,6 +56,22 @@ class Send(Msg["PdSender", TransferId]):
     priority: int = 0  # at the receiver, 0 to PRIORITY_MAX: a higher one is admitted first
 
 
+@dataclass(frozen=True, slots=True)
+class Layers(Msg["PdSender", int]):
+    """Push these runs of objects that the session is writing, before it commits them: they are whole, and do not change
+    any more. Answers how many runs will be; the others are pushed when their objects are committed, as all are.
+
+    What is pushed early is nothing by itself: should its object be committed otherwise, the whole push fails (DAMAGED).
+    Raises TransferUnknown, also for one of another session; WriteOver, also for a lease of another; InvalidField."""
+
+    transfer: TransferId
+    session: SessionId
+    lease: LeaseId  # of the reservation
+    indices: tuple[int, ...]  # of its answers: granted, not committed, ascending
+    first_run: int
+    digests: bytes = field(repr=False)  # packed u64 of each run, object by object: as many for each
+
+
 class SentState(Enum):
     """Named as in `engine.proto`."""
 
@@ -71,6 +89,7 @@ class Sent:
     bytes: int  # logical, of objects that were sent whole
     held_bytes: int  # logical, of objects that the receiver had, and were not sent
     text: str = ""  # one sentence, where the reason needs one
+    early_bytes: int = 0  # of `bytes`, what was sent before it was committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,5 +182,6 @@ class MeasureReceived(Msg["PdReceiver", Usage]):
 
 
 Received = Expect | CheckPrompt | MeasureReceived
-SenderMessage = Send | WaitSent | Cancel | SessionOver | MeasureSent | TicketMoved | Leave | Stirred
+Asked = Send | Layers | WaitSent | Cancel | SessionOver | MeasureSent
+SenderMessage = Asked | TicketMoved | Leave | Stirred
 ReceiverMessage = Received | LoaderNews | StreamMessage

@@ -4,24 +4,20 @@
         '-------------------------'------------- Abort, silence, deadline -----------'----------------> OVER
 
 What is granted and `ready` is taken in batches; what was taken is `pushing` until the data channel reads its memory no
-more. After OVER nothing is taken and nothing is said.
+more. Runs of what is granted and not ready yet may be `written`: they are taken early (`pd_early`). After OVER nothing
+is taken and nothing is said.
 """
 
 from __future__ import annotations
 
 import enum
-import sys
-from array import array
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from operator import attrgetter
 
 from penstock.actors.api.pd_wire import (
-    DIGEST_RECORD,
-    DIGESTS_MAX,
     Abort,
     Commit,
-    Data,
     Grant,
     Offer,
     Phase,
@@ -31,8 +27,9 @@ from penstock.actors.api.pd_wire import (
     Word,
     piece_number,
 )
+from penstock.actors.core.pd_early import Contradiction, EarlyRuns, RunBatch
+from penstock.actors.core.pd_granted import Batch, Granted
 from penstock.actors.core.pd_session import (
-    RUN_DIGEST,
     Effect,
     Layout,
     ObjectDigests,
@@ -43,6 +40,9 @@ from penstock.actors.core.pd_session import (
     commit_digest,
     soonest,
 )
+from penstock.actors.core.pd_telling import told_objects, told_runs
+
+_first_chunk = attrgetter("first_chunk")
 
 
 class SendingStep(enum.Enum):
@@ -52,33 +52,23 @@ class SendingStep(enum.Enum):
     OVER = "done, or given up"
 
 
-@dataclass(slots=True)
-class Granted:
-    """One part. `taken` of its needed objects were taken; `needed` are their places, ascending."""
-
-    first_chunk: int
-    chunks: int
-    needed: tuple[int, ...]
-    landing: bytes = field(repr=False)
-    taken: int = 0  # <= len(needed)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Objects of one part that are to be sent now. `slots`: of the landing, parallel to `places`."""
-
-    landing: bytes = field(repr=False)
-    places: tuple[int, ...]
-    slots: tuple[int, ...]
-
-
 class Sending:
     """One push, from its offer on."""
 
-    def __init__(self, offer: Offer, layout: Layout, patience: Patience, *, now: float) -> None:
+    def __init__(
+        self,
+        offer: Offer,
+        layout: Layout,
+        patience: Patience,
+        *,
+        now: float,
+        early: EarlyRuns | None = None,
+    ) -> None:
+        """`early`: what was announced before there was a link to offer it on."""
         self.step = SendingStep.OFFERING
         self.reason: Reason | None = None  # of OVER; None: committed
         self.sent_bytes = 0  # of objects whose memory is read no more
+        self.early_bytes = 0  # of them, what was sent before they were committed
         self.held_bytes = 0  # of objects that the receiver did not need
         self._offer = offer
         self._layout = layout
@@ -88,6 +78,8 @@ class Sending:
         self._parts: list[Granted] = []  # by first_chunk
         self._granted_chunks = 0  # of all parts, <= layout.chunks
         self._pushing: set[int] = set()  # places that were taken, and are not sent
+        self._early = early or EarlyRuns(layout, runs_max=0)
+        self._run_batches = 0  # that were taken, and are not sent
         self._told: dict[
             int, ObjectDigests
         ] = {}  # by place: of what was taken, told or about to be
@@ -136,6 +128,7 @@ class Sending:
                 slots = tuple(range(part.taken, part.taken + len(places)))
                 part.taken += len(places)
                 self._pushing.update(places)
+                self._early.close(places)
                 return Batch(part.landing, places, slots)
         return None
 
@@ -149,22 +142,76 @@ class Sending:
             yield place
 
     def pushing(self, objects: Sequence[ObjectDigests]) -> list[Effect]:
-        """These are about to be sent: what was taken."""
+        """These are about to be sent: what was taken, unless this ends the push."""
         if self.step is SendingStep.OVER:
             return []
-        for one in objects:
-            if one.place not in self._pushing:
-                raise PdBug(f"object {one.place} was not taken")
-            self._told[one.place] = one
-        return self._tell(objects)
+        try:
+            for one in objects:
+                if one.place not in self._pushing:
+                    raise PdBug(f"object {one.place} was not taken")
+                self._early.check(one)
+                self._told[one.place] = one
+        except Contradiction as problem:
+            return self.fail(Reason.DAMAGED, str(problem))
+        return told_objects(self._offer.transfer, objects)
 
     def pushed(self, batch: Batch) -> list[Effect]:
         """The memory of these is read no more."""
         if self.step is SendingStep.OVER:
             return []
         self._pushing.difference_update(batch.places)
+        self.early_bytes += self._early.sent(batch.places)
         self.sent_bytes += self._layout.bytes_of(batch.places)
         return self._go_on()
+
+    # Before it is committed.
+
+    def written(
+        self, place: int, first_run: int, digests: Sequence[int], source: object
+    ) -> tuple[int, list[Effect]]:
+        """These runs of an object are whole, though it is not committed. How many of them will be sent before it is."""
+        if self.step not in (SendingStep.OFFERING, SendingStep.SENDING) or self._is_taken(place):
+            return 0, []
+        try:
+            return self._early.announce(place, first_run, digests, source), []
+        except Contradiction as problem:
+            return 0, self.fail(Reason.DAMAGED, str(problem))
+
+    def take_runs(self, bytes_max: int) -> tuple[RunBatch | None, list[Effect]]:
+        """What is to be sent early, if there is any, and what is to be said before it is."""
+        if self.step is not SendingStep.SENDING:
+            return None, []
+        batch = self._early.take(self._slot_of, bytes_max=bytes_max)
+        if batch is None:
+            return None, []
+        self._run_batches += 1
+        numbers = [piece_number(one.place, one.run) for one in batch.pieces]
+        digests = [one.digest for one in batch.pieces]
+        return batch, told_runs(self._offer.transfer, numbers, digests)
+
+    def runs_pushed(self) -> list[Effect]:
+        """The memory of one batch of runs is read no more."""
+        self._run_batches -= 1
+        return self._go_on()
+
+    def rest_of(self, place: int) -> tuple[int, ...] | None:
+        """The runs of an object of a batch which are to be sent with it; None: it is to be sent whole."""
+        return self._early.rest(place)
+
+    def run_bytes(self, place: int) -> int:
+        return self._early.run_bytes(place)
+
+    def _is_taken(self, place: int) -> bool:
+        return place in self._pushing or place in self._told
+
+    def _slot_of(self, place: int) -> tuple[bytes, int] | None:
+        """Of the landing that is granted for it; -1: it is not needed."""
+        at = bisect_right(self._parts, place // self._layout.width, key=_first_chunk) - 1
+        if at < 0:
+            return None
+        part = self._parts[at]
+        is_of_it = place // self._layout.width < part.first_chunk + part.chunks
+        return (part.landing, part.slot_of(place)) if is_of_it else None
 
     def stream_back(self, now: float) -> list[Effect]:
         """There is a new stream: what the former one may have lost is said again."""
@@ -173,7 +220,10 @@ class Sending:
         self._query_at = now + self._patience.query_s
         if not self._parts:
             return [Say(self._offer)]
-        again = self._tell([self._told[place] for place in sorted(self._told)])
+        again = told_runs(self._offer.transfer, *self._early.told())
+        again += told_objects(
+            self._offer.transfer, [self._told[place] for place in sorted(self._told)]
+        )
         if self._said is not None:
             again.append(Say(self._said))
         return [*again, Say(Query(self._offer.transfer))]
@@ -226,7 +276,7 @@ class Sending:
         insort(
             self._parts,
             Granted(start, chunks, needed, grant.landing),
-            key=lambda part: part.first_chunk,
+            key=_first_chunk,
         )
         self._granted_chunks += chunks
         every = range(first, end * width)
@@ -256,7 +306,7 @@ class Sending:
 
     def _go_on(self) -> list[Effect]:
         """All may be sent now, or all that ever will be."""
-        if self.step is not SendingStep.SENDING or self._pushing:
+        if self.step is not SendingStep.SENDING or self._pushing or self._run_batches:
             return []
         untaken = [part.needed[part.taken] for part in self._parts if part.taken < len(part.needed)]
         if self._granted_chunks == self._layout.chunks and not untaken:
@@ -289,15 +339,6 @@ class Sending:
         self._said = Commit(self._offer.transfer, len(digests), commit_digest(digests), chunks)
         return [Say(self._said)]
 
-    def _tell(self, objects: Sequence[ObjectDigests]) -> list[Effect]:
-        """An object's own digest comes last: then the receiver knows them all."""
-        records = b"".join([_records(one) for one in objects])
-        most = DIGESTS_MAX * DIGEST_RECORD.size
-        return [
-            Say(Data(self._offer.transfer, records[start : start + most]))
-            for start in range(0, len(records), most)
-        ]
-
     def _break(self, text: str) -> list[Effect]:
         return self.fail(Reason.PROTOCOL, text)
 
@@ -306,6 +347,7 @@ class Sending:
         self._parts.clear()
         self._pushing.clear()
         self._told.clear()
+        self._early.clear()
         return [Over(reason, text)]
 
     def validate(self) -> None:
@@ -315,6 +357,7 @@ class Sending:
         assert self.sent_bytes + self.held_bytes <= self._layout.bytes_of(
             range(self._layout.objects)
         )
+        self._early.validate()
         taken = {place for part in self._parts for place in part.needed[: part.taken]}
         assert self._pushing <= taken, "sent without having been taken"
         assert self._told.keys() <= taken, "told without having been taken"
@@ -322,23 +365,8 @@ class Sending:
             assert part.first_chunk + part.chunks <= after.first_chunk, "parts overlap"
         if self.step is SendingStep.COMMITTING:
             assert not self._pushing
+            assert not self._run_batches
             assert taken == self._told.keys(), "committed what was not told"
             assert self._is_source_over or self._granted_chunks == self._layout.chunks
         if self.step is SendingStep.OVER:
             assert not self._parts, "it holds on to what is over"
-
-
-def _records(one: ObjectDigests) -> bytes:
-    """Packed. Columns, for there are many: told again after a call was lost, all of a push are packed in one step."""
-    runs = len(one.runs) // RUN_DIGEST.size
-    first = piece_number(one.place, 0)
-    words = array("Q", bytes((runs + 1) * DIGEST_RECORD.size))
-    words[0::2] = array("Q", [*range(first, first + runs), piece_number(one.place)])
-    digests = array("Q", one.runs)
-    if sys.byteorder == "big":
-        digests.byteswap()
-    digests.append(one.digest)
-    words[1::2] = digests
-    if sys.byteorder == "big":
-        words.byteswap()
-    return words.tobytes()

@@ -35,6 +35,7 @@ REPLIES = {
     "pd_wait": "pd_wait",
     "pd_cancel": "pd_cancel",
     "pd_expect": "lookup",
+    "pd_layers": "pd_layers",
     "stat": "stat",
     "heartbeat": "heartbeat",
 }

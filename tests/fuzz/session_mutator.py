@@ -182,6 +182,7 @@ class Mutator:
                 lambda: requests.pd_expect(what, readers=draw.choice((1, 2, 128))),
                 lambda: requests.pd_wait(nth=nth),
                 lambda: requests.pd_cancel(nth=nth),
+                lambda: requests.pd_layers(chunks, nth=nth),
                 requests.stat,
                 requests.heartbeat,
             )

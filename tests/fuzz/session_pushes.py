@@ -34,6 +34,10 @@ class Sender(pd.PdSender):
                 if self._sent.get(msg.transfer) != msg.session:
                     raise pd.TransferUnknown("no such push of this session")
                 return answer(msg, FAILED)
+            case pd.Layers():
+                if self._sent.get(msg.transfer) != msg.session:
+                    raise pd.TransferUnknown("no such push of this session")
+                return answer(msg, 0)
             case pd.Cancel():
                 is_its_own = self._sent.get(msg.transfer) == msg.session
                 if is_its_own:

@@ -125,6 +125,16 @@ def pd_cancel(*, nth: int = 0) -> Request:
     return Request(correlation_id=16, pd_cancel=body)
 
 
+def pd_layers(count: int, *, nth: int = 0) -> Request:
+    body = engine_pb2.PdLayers(
+        transfer=symbol(Named.TRANSFER, nth),
+        lease=symbol(Named.WRITE_LEASE, nth),
+        indices=range(count),
+        digests=bytes(8 * count),
+    )
+    return Request(correlation_id=17, pd_layers=body)
+
+
 def touch(what: engine_pb2.Prompt) -> Request:
     return Request(correlation_id=10, touch=engine_pb2.Touch(prompt=what))
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from penstock.actors.api.pd_wire import Abort, Offer, Phase, Reason, State, TransferId, Word
 from penstock.actors.api.types import Epoch
+from penstock.actors.core.pd_early import EarlyRuns
+from penstock.actors.core.pd_granted import Batch
 from penstock.actors.core.pd_receiving import Receiving
-from penstock.actors.core.pd_sending import Batch, Sending
+from penstock.actors.core.pd_sending import Sending
 from penstock.actors.core.pd_session import (
     RUN_DIGEST,
     Close,
@@ -68,6 +70,8 @@ class Pair:
     open_landings: set[int] = field(default_factory=set)  # by first chunk
     todo: deque[Effect] = field(default_factory=deque)  # of the receiver: what takes time
     batches: deque[Batch] = field(default_factory=deque)  # whose memory is read
+    run_batches: int = 0  # the same
+    early_runs_max: int = 100
     landed: dict[int, tuple[ObjectDigests, ...]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
     overs: list[Over] = field(default_factory=list)
@@ -79,7 +83,13 @@ class Pair:
     def __post_init__(self) -> None:
         self.offer = offer_of(self.chunks)
         self.layout = layout_of(self.offer)
-        self.sender = Sending(self.offer, self.layout, PATIENCE, now=self.now)
+        self.sender = Sending(
+            self.offer,
+            self.layout,
+            PATIENCE,
+            now=self.now,
+            early=EarlyRuns(self.layout, runs_max=self.early_runs_max),
+        )
         self.receiver: Receiving | None = None
         self.by_sender(self.sender.begin())
 
@@ -168,13 +178,34 @@ class Pair:
         self.batches.append(batch)
         self.by_sender(self.sender.pushing([digests_of(self.layout, at) for at in batch.places]))
         for place in batch.places:
-            runs = range(self.layout.runs_of(place))
+            rest = self.sender.rest_of(place)
+            runs = range(self.layout.runs_of(place)) if rest is None else rest
             self.pieces += [(batch.landing, place, run) for run in runs]
 
     def end_batch(self) -> None:
         """Its memory is read no more; its pieces may still be under way."""
         if self.batches:
             self.by_sender(self.sender.pushed(self.batches.popleft()))
+
+    def write(self, place: int, runs: range, *, value: int | None = None) -> int:
+        """The engine has written these runs. `value`: and says what is not so."""
+        said = [digest(place, run) if value is None else value for run in runs]
+        taken, effects = self.sender.written(place, runs.start, said, "here")
+        self.by_sender(effects)
+        return taken
+
+    def send_runs(self, bytes_max: int = 10_000) -> bool:
+        batch, effects = self.sender.take_runs(bytes_max)
+        self.by_sender(effects)
+        if batch is not None:
+            self.run_batches += 1
+            self.pieces += [(batch.landing, one.place, one.run) for one in batch.pieces]
+        return batch is not None
+
+    def end_runs(self) -> None:
+        if self.run_batches:
+            self.run_batches -= 1
+            self.by_sender(self.sender.runs_pushed())
 
     def bring_piece(self, at: int, *, value: int | None = None) -> None:
         """Written, if its landing is open. `value`: something else than was sent."""
@@ -240,9 +271,11 @@ class Pair:
                 self.bring_piece(0)
             elif self.batches:
                 self.end_batch()
+            elif self.run_batches:
+                self.end_runs()
             else:
                 self.send_batch(8)
-                if not self.batches:
+                if not self.batches and not self.send_runs():
                     return
         raise AssertionError("they never come to rest")
 

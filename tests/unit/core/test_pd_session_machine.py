@@ -99,6 +99,27 @@ class Pushing(RuleBasedStateMachine):
     def end_send(self) -> None:
         self.pair.end_batch()
 
+    @rule(place=strategies.integers(0, 9), first=strategies.integers(0, 1))
+    def write(self, place: int, first: int) -> None:
+        """Early, late, or for nothing."""
+        if place < self.pair.layout.objects:
+            self.pair.write(place, range(first, self.pair.layout.runs_of(place)))
+
+    @precondition(lambda self: self.pair.sender.step is not SendingStep.OVER)
+    @rule(place=strategies.integers(0, 9))
+    def write_otherwise(self, place: int) -> None:
+        if place < self.pair.layout.objects:
+            self.was_damaged = True
+            self.pair.write(place, range(1), value=1)
+
+    @rule(bytes_max=strategies.sampled_from([1, 60, 10_000]))
+    def send_runs(self, bytes_max: int) -> None:
+        self.pair.send_runs(bytes_max)
+
+    @rule()
+    def end_runs(self) -> None:
+        self.pair.end_runs()
+
     @precondition(lambda self: self.pair.receiver is not None)
     @rule()
     def grant(self) -> None:

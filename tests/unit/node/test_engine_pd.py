@@ -12,7 +12,7 @@ from support.engine_stream import ATTACHED, LIMITS, World, lookup, play
 from support.fake_actors import Fake, never
 
 from penstock.actors.api import gateway, l1, l1_loading, pd
-from penstock.actors.api.errors import TicketOver, TooManyInFlight
+from penstock.actors.api.errors import TicketOver, TooManyInFlight, WriteOver
 from penstock.actors.api.pd_wire import Reason, TransferId
 from penstock.actors.api.types import (
     GroupGeometry,
@@ -55,6 +55,7 @@ class PdWorld(World):
                 pd.Send: lambda _: TRANSFER,
                 pd.WaitSent: lambda _: PENDING,
                 pd.Cancel: lambda _: True,
+                pd.Layers: lambda _: 3,
             },
         )
         self.receiver = Fake(
@@ -122,6 +123,8 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"pd_send": send(0)}, "pd_send.prompt"),
     ({"pd_wait": pb.PdWait(transfer=b"t")}, "pd_wait.transfer"),
     ({"pd_cancel": pb.PdCancel(transfer=b"")}, "pd_cancel.transfer"),
+    ({"pd_layers": pb.PdLayers(transfer=b"t", lease=b"l" * 16)}, "pd_layers.transfer"),
+    ({"pd_layers": pb.PdLayers(transfer=b"t" * 16)}, "pd_layers.lease"),
     ({"pd_expect": expect(request_id="")}, "pd_expect.request_id"),
     ({"pd_expect": expect(request_id="r" * 257)}, "pd_expect.request_id"),
     ({"pd_expect": expect(readers=0)}, "pd_expect.readers"),
@@ -152,6 +155,7 @@ def test_every_bad_field_is_refused_by_name_and_nobody_is_asked() -> None:
         (Alone, {"pd_wait": pb.PdWait(transfer=ID)}, "cluster"),
         (Alone, {"pd_cancel": pb.PdCancel(transfer=ID)}, "cluster"),
         (Alone, {"pd_expect": expect()}, "cluster"),
+        (Alone, {"pd_layers": pb.PdLayers(transfer=ID, lease=ID)}, "cluster"),
         (OnlySends, {"pd_expect": expect()}, "cluster.pd.receive"),
         (MovesNothing, {"pd_send": send()}, "own_shards"),
     ],
@@ -207,10 +211,11 @@ def test_the_outcome_of_a_push_is_waited_for_beside_other_requests() -> None:
     run(scene)
 
 
-def test_refusals_of_the_sender_are_told_as_they_are() -> None:
-    def refuse(error: Exception, _: object) -> object:
-        raise error
+def refuse(error: Exception, _: object) -> object:
+    raise error
 
+
+def test_refusals_of_the_sender_are_told_as_they_are() -> None:
     async def scene(world: PdWorld) -> None:
         world.sender.answers[pd.Send] = partial(refuse, pd.TooManyTransfers("256 are under way"))
         world.sender.answers[pd.WaitSent] = partial(refuse, pd.TransferUnknown("no such push"))
@@ -218,6 +223,22 @@ def test_refusals_of_the_sender_are_told_as_they_are() -> None:
         reply = await world.ask(3, pd_wait=pb.PdWait(transfer=ID))
         assert reply.error.code == CODES["STALE"]
         assert (await world.ask(4, pd_cancel=pb.PdCancel(transfer=ID))).pd_cancel.ok
+
+    run(scene)
+
+
+def test_layers_are_told_in_the_name_of_the_session_that_writes_them() -> None:
+    async def scene(world: PdWorld) -> None:
+        layers = pb.PdLayers(
+            transfer=ID, lease=b"l" * 16, indices=[1, 3], first_run=2, digests=bytes(32)
+        )
+        assert (await world.ask(2, pd_layers=layers)).pd_layers.runs == 3
+        (asked,) = world.sender.of(pd.Layers)
+        assert asked.session == ATTACHED.session
+        assert (asked.transfer, asked.lease, asked.indices) == (ID, b"l" * 16, (1, 3))
+        assert (asked.first_run, asked.digests) == (2, bytes(32))
+        world.sender.answers[pd.Layers] = partial(refuse, WriteOver("it has ended"))
+        assert (await world.ask(3, pd_layers=layers)).error.code == CODES["STALE"]
 
     run(scene)
 
