@@ -239,13 +239,13 @@ class Pushing:
     async def _push_runs(self, batch: RunBatch, session: Sending) -> None:
         """Out of reservations, which may end meanwhile: their memory is held as long as it is read."""
         size = {one.place: session.run_bytes(one.place) for one in batch.pieces}
-        async with self._sending(sum(size[one.place] for one in batch.pieces)):
+        async with self._sending(batch.bytes):
             pieces = []
             for one in batch.pieces:
                 assert isinstance(one.source, Lies)
                 pieces += run_pieces(one.place, one.slot, (one.run,), size[one.place], one.source)
             await self._send(batch.landing, pieces)
-            self._do(session.runs_pushed())
+            self._do(session.runs_pushed(batch))
 
     @asynccontextmanager
     async def _sending(self, size_bytes: int) -> AsyncIterator[None]:

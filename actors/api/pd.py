@@ -89,7 +89,7 @@ class Sent:
     bytes: int  # logical, of objects that were sent whole
     held_bytes: int  # logical, of objects that the receiver had, and were not sent
     text: str = ""  # one sentence, where the reason needs one
-    early_bytes: int = 0  # of `bytes`, what was sent before it was committed
+    early_bytes: int = 0  # that were sent before they were committed
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class RunBatch:
 
     landing: bytes = field(repr=False)
     pieces: tuple[RunPiece, ...]
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -116,7 +117,9 @@ class EarlyRuns:
             if one.waiting:
                 break
             del self._waiting[place]
-        return None if landing is None or not pieces else RunBatch(landing, tuple(pieces))
+        return (
+            None if landing is None or not pieces else RunBatch(landing, tuple(pieces), taken_bytes)
+        )
 
     def close(self, places: Iterable[int]) -> None:
         """These are committed, and taken."""
@@ -151,14 +154,10 @@ class EarlyRuns:
                     f"object {committed.place}, run {run} was pushed, and was not so committed"
                 )
 
-    def sent(self, places: Iterable[int]) -> int:
-        """All of these was sent: how many bytes of them before they were committed."""
-        early_bytes = 0
+    def sent(self, places: Iterable[int]) -> None:
+        """All of these was sent."""
         for place in places:
-            told = self._rests.pop(place, {})
-            self._runs -= len(told)
-            early_bytes += len(told) * self.run_bytes(place)
-        return early_bytes
+            self._runs -= len(self._rests.pop(place, ()))
 
     def told(self) -> tuple[list[int], list[int]]:
         """What was told of objects that are not taken: piece numbers, and their digests."""

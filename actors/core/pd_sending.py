@@ -68,7 +68,7 @@ class Sending:
         self.step = SendingStep.OFFERING
         self.reason: Reason | None = None  # of OVER; None: committed
         self.sent_bytes = 0  # of objects whose memory is read no more
-        self.early_bytes = 0  # of them, what was sent before they were committed
+        self.early_bytes = 0  # of runs that were sent before their objects were committed
         self.held_bytes = 0  # of objects that the receiver did not need
         self._offer = offer
         self._layout = layout
@@ -160,7 +160,7 @@ class Sending:
         if self.step is SendingStep.OVER:
             return []
         self._pushing.difference_update(batch.places)
-        self.early_bytes += self._early.sent(batch.places)
+        self._early.sent(batch.places)
         self.sent_bytes += self._layout.bytes_of(batch.places)
         return self._go_on()
 
@@ -189,9 +189,10 @@ class Sending:
         digests = [one.digest for one in batch.pieces]
         return batch, told_runs(self._offer.transfer, numbers, digests)
 
-    def runs_pushed(self) -> list[Effect]:
-        """The memory of one batch of runs is read no more."""
+    def runs_pushed(self, batch: RunBatch) -> list[Effect]:
+        """The memory of these is read no more."""
         self._run_batches -= 1
+        self.early_bytes += batch.bytes
         return self._go_on()
 
     def rest_of(self, place: int) -> tuple[int, ...] | None:

@@ -27,6 +27,7 @@ from penstock.actors.engine.answers import Prefetched, Saves
 from penstock.actors.engine.arguments import read_instance
 from penstock.actors.engine.blocking_ticket import BlockingTicket
 from penstock.actors.engine.blocking_transfer import BlockingTransfer
+from penstock.actors.engine.blocking_writing import BlockingWriteLease
 from penstock.actors.engine.client import Client
 from penstock.actors.engine.client_thread import ClientThread
 from penstock.actors.engine.config import ClientConfig
@@ -226,6 +227,33 @@ class BlockingClient:
             return BlockingTransfer(transfer, self._thread)
 
         return self._thread.submit(pd_send)
+
+    def reserve(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        keys: bytes | Sequence[bytes] | None = None,
+        first_chunk: int = 0,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
+        within: float | None = None,
+    ) -> Future[BlockingWriteLease]:
+        """`Client.reserve`."""
+
+        async def reserve() -> BlockingWriteLease:
+            lease = await self._client.reserve(
+                tokens,
+                keys=keys,
+                first_chunk=first_chunk,
+                salt=salt,
+                adapter=adapter,
+                extras=extras,
+                within=within,
+            )
+            return BlockingWriteLease(lease, self._thread)
+
+        return self._thread.submit(reserve)
 
     def pd_expect(
         self,

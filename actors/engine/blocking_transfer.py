@@ -10,6 +10,8 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 from penstock.actors.api.pd import Sent
+from penstock.actors.engine.arguments import read_instance
+from penstock.actors.engine.blocking_writing import BlockingWriteLease
 from penstock.actors.engine.client_thread import ClientThread
 from penstock.actors.engine.pushes import PdTransfer
 
@@ -45,6 +47,24 @@ class BlockingTransfer:
     def wait(self, *, within: float) -> Future[Sent]:
         """`PdTransfer.wait`."""
         return self._thread.submit(lambda: self._transfer.wait(within=within))
+
+    def layers(
+        self,
+        lease: BlockingWriteLease,
+        first_layer: int,
+        count: int = 1,
+        *,
+        within: float | None = None,
+    ) -> Future[int]:
+        """`PdTransfer.layers`, of a lease of the same client."""
+
+        async def layers() -> int:
+            ours = read_instance("lease", lease, BlockingWriteLease, what="reserve's result()")
+            return await self._transfer.layers(
+                ours.on(self._thread), first_layer, count, within=within
+            )
+
+        return self._thread.submit(layers)
 
     def cancel(self) -> None:
         """Push nothing more of it. Idempotent; never waits, never fails. Comes before every request made after it."""

@@ -114,6 +114,19 @@ class ObjectTable:
         end = chunks * len(self._groups)
         return sum(self.size_bytes(index) for index in self.copied() if index < end)
 
+    def copied_runs(self, group: int, layers: range) -> dict[int, array[int]]:
+        """Of one group's objects all of whose `layers` were copied, by index: the digests of their runs."""
+        objects = self._groups[group]
+        if not 0 <= layers.start < layers.stop <= objects.layers:
+            return {}
+        bits = ((1 << len(layers)) - 1) << layers.start
+        runs = slice(layers.start * objects.components, layers.stop * objects.components)
+        return {
+            index: self._runs[index][runs]
+            for index in sorted(self._layers)
+            if index % len(self._groups) == group and self._layers[index] & bits == bits
+        }
+
     def digests_of(self, indices: Sequence[int]) -> bytes:
         """Packed object digests."""
         return array("Q", [self.digest(index) for index in indices]).tobytes()

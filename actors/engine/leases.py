@@ -8,7 +8,8 @@ native copy runs to its end whatever happens to its caller.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -170,6 +171,15 @@ class ReadLease(_Lease):
             self._session.end_read_threadsafe(self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenLayers:
+    """Runs of objects that are whole, as many of each, though the objects are not. `digests`: packed, by object."""
+
+    indices: list[int]
+    first_run: int
+    digests: bytes
+
+
 class WriteLease(_Lease):
     """The right to write the objects that were granted. Copy, then `commit()`; what is not committed is freed."""
 
@@ -231,6 +241,17 @@ class WriteLease(_Lease):
             self._committed[index] = outcome == 0
         if is_all:
             self._claim_end()
+
+    def written(self, layers: range, *, runs_max: int) -> Iterator[WrittenLayers]:
+        """What of these layers has been copied and is not committed, at most so many runs at a time, or one object."""
+        for number, group in enumerate(self._session.groups):
+            copied = self.objects.copied_runs(number, layers)
+            left = [index for index in copied if index not in self._committed]
+            count = max(1, runs_max // (len(layers) * group.components))
+            for start in range(0, len(left), count):
+                part = left[start : start + count]
+                digests = b"".join(copied[index].tobytes() for index in part)
+                yield WrittenLayers(part, layers.start * group.components, digests)
 
     def outcome(self) -> Stored:
         """What has become of each chunk by now."""

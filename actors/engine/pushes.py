@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from penstock.actors.api.pd import Sent, SentState
+from penstock.actors.api.pd import LAYER_RUNS_MAX, Sent, SentState
 from penstock.actors.api.pd_wire import Reason
+from penstock.actors.engine.arguments import read_count, read_instance
 from penstock.actors.engine.errors import EXCUSED, ProtocolBroken
+from penstock.actors.engine.leases import WriteLease
 from penstock.actors.engine.session import Found, Session, body_of
 from penstock.protos import engine_pb2, pd_pb2
 from penstock.protos.engine_pb2 import SessionReply, SessionRequest
@@ -71,6 +73,39 @@ class PdTransfer:
     def __await__(self) -> Generator[object, None, Sent]:
         return self._over().__await__()
 
+    async def layers(
+        self, lease: WriteLease, first_layer: int, count: int = 1, *, within: float | None = None
+    ) -> int:
+        """Have layers pushed that were copied under a lease of `Client.reserve`, before they are committed: the blocks,
+        and what was copied of them, must not change any more.
+
+        Gives how many (layer, component) runs will be; the others are pushed when they are committed, as all are that
+        nobody tells of. 0 also when the push is over, or the node is away, late or full. What is committed must be what
+        was pushed: else the push fails. `within`: seconds; None: `request_within_s` for each request to the node.
+
+        Raises InvalidField for no such lease or layers; and CallerError for whatever else can never succeed.
+        """
+        read_instance("lease", lease, WriteLease, what="what `reserve` brought")
+        first = read_count("first_layer", first_layer)
+        layers = range(first, first + read_count("count", count))
+        taken = 0
+        for part in lease.written(layers, runs_max=LAYER_RUNS_MAX):
+            session = self._session
+            if self.is_over or session is None or lease.is_ending:
+                break
+            body = engine_pb2.PdLayers(
+                transfer=self._transfer,
+                lease=lease.name,
+                indices=part.indices,
+                first_run=part.first_run,
+                digests=part.digests,
+            )
+            try:
+                taken += await session.ask(SessionRequest(pd_layers=body), within, _runs_of)
+            except EXCUSED:
+                break
+        return taken
+
     async def cancel(self) -> None:
         """Push nothing more of it; what has arrived may be used there. Idempotent; never waits, never fails."""
         self.cancel_nowait()
@@ -129,9 +164,13 @@ async def _ask_sent(session: Session, transfer: bytes, *, within: float) -> Sent
     return await session.ask(request, (within_ms + spare_ms) / 1000, _sent_of)
 
 
+def _runs_of(reply: SessionReply) -> int:
+    return body_of(reply, "pd_layers").pd_layers.runs
+
+
 def _sent_of(reply: SessionReply) -> Sent:
     """A state or reason of a newer node is none that this client knows: then it is not over, or failed for none."""
     sent = body_of(reply, "pd_wait").pd_wait
     state = _STATES.get(sent.state, SentState.PENDING)
     reason = _REASONS.get(sent.reason) if state is SentState.FAILED else None
-    return Sent(state, reason, sent.bytes, sent.held_bytes, sent.text)
+    return Sent(state, reason, sent.bytes, sent.held_bytes, sent.text, sent.early_bytes)

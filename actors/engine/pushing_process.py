@@ -14,6 +14,7 @@ from penstock.actors.engine.arguments import (
 )
 from penstock.actors.engine.attached_process import AttachedProcess
 from penstock.actors.engine.keyspace import Prompt
+from penstock.actors.engine.leases import WriteLease
 from penstock.actors.engine.prompt_memory import whole
 from penstock.actors.engine.pushes import NOTHING, PdTransfer, ask_expect, ask_send, failed
 from penstock.actors.engine.ticket import Ticket
@@ -72,6 +73,48 @@ class PushingProcess(AttachedProcess):
             body.prompt.CopyFrom(whole(prompt))
             return await ask_send(session, body, within=at_most)
         return PdTransfer(None, b"", failed("the node is away, late or full: nothing is pushed"))
+
+    async def reserve(
+        self,
+        tokens: Tokens | None = None,
+        *,
+        keys: bytes | Sequence[bytes] | None = None,
+        first_chunk: int = 0,
+        salt: bytes = b"",
+        adapter: bytes = b"",
+        extras: Mapping[int, bytes] | None = None,
+        within: float | None = None,
+    ) -> WriteLease:
+        """The right to write a prompt's chunks from `first_chunk` on, for an engine that stores each layer when it is
+        computed, and has it pushed (`PdTransfer.layers`); `store` does all of it at once.
+
+            async with await client.reserve(tokens) as lease:
+                for layer in range(layers):
+                    ...                             # the engine computes it
+                    await lease.copy_from([layout], [block_ids], layers=range(layer, layer + 1))
+                    await transfer.layers(lease, layer)
+                await lease.commit()
+
+        Arguments as in `store`. What another process writes, or is there, is not granted; nothing is, when nothing is
+        left: then `is_over`. Raises CallerError as `store`, and what that one excuses, too (`errors.EXCUSED`).
+        """
+        self._check()
+        at_most = read_within(within)
+        first_chunk = read_count("first_chunk", first_chunk)
+        session = self._link.current()
+        prompt = self._prompts.name(
+            session, tokens, keys, salt=salt, adapter=adapter, extras=extras
+        )
+        session.arena.require()
+        chunks = prompt.chunks - first_chunk
+        if chunks <= 0:
+            return WriteLease(session, engine_pb2.Reserved(), chunks=0)
+        return await session.reserve(
+            whole(prompt, first_chunk=first_chunk),
+            parent=prompt.key(first_chunk - 1),
+            chunks=chunks,
+            within=at_most,
+        )
 
     async def pd_expect(
         self,

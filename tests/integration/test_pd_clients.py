@@ -15,8 +15,9 @@ import anyio
 import numpy as np
 import pytest
 from support.cluster import cluster
+from support.eventually import eventually
 from support.paged_cache import Blocks
-from support.small_model import BLOCK_TOKENS, spec
+from support.small_model import BLOCK_TOKENS, HEAD_SIZE, HEADS, LAYERS, spec
 
 from penstock.actors import node_pd
 from penstock.actors.api.pd import Sent, SentState
@@ -43,19 +44,19 @@ class Worker:
         return self._client.chunk_tokens
 
     async def ask(self, name: str, *args: Any, **given: Any) -> Any:
-        return await self._settled(partial(getattr(self._client, name), *args, **given))
+        return await self.settled(partial(getattr(self._client, name), *args, **given))
 
     async def ready(self, ticket: Any) -> int:
         if isinstance(self._client, Client):
             return int(await ticket.ready)
-        return int(await self._settled(ticket.ready))
+        return int(await self.settled(ticket.ready))
 
     async def over(self, transfer: Any) -> Sent:
         if isinstance(self._client, Client):
             return await transfer
-        return await self._settled(transfer.over)
+        return await self.settled(transfer.over)
 
-    async def _settled(self, ask: Callable[[], Awaitable[T] | Future[T]]) -> T:
+    async def settled(self, ask: Callable[[], Awaitable[T] | Future[T]]) -> T:
         if isinstance(self._client, Client):
             return await ask()  # type: ignore[misc]
         return await anyio.to_thread.run_sync(lambda: ask().result(10))  # type: ignore[union-attr]
@@ -111,6 +112,69 @@ async def test_what_is_prefilled_by_either_kind_is_decoded_by_either(
         assert np.array_equal(reader.of(ids), writer.of(ids))
         sent = await here.over(transfer)
         assert (sent.state, sent.bytes) == (SentState.COMMITTED, loaded.bytes)
+
+
+@pytest.mark.parametrize("prefill", KINDS)
+async def test_layers_are_at_the_other_node_before_their_chunks_are_committed(
+    prefill: str,
+) -> None:
+    """The transfer overlaps the prefill within a chunk; and nothing is read before it is committed."""
+    writer = Blocks("NL_X_TWO_NB_BS_NH_HS")
+    reader = Blocks("NL_X_NB_TWO_NH_BS_HS", seed=1)
+    async with (
+        cluster("a", "b", cluster=PD) as (one, other),
+        KINDS[prefill](one.node) as here,
+        a_task(other.node) as there,
+    ):
+        tokens = list(range(here.chunk_tokens * CHUNKS + 1))
+        ids = blocks_of(tokens)
+        ticket = await there.ask("pd_expect", tokens, request_id="r1", readers=1)
+        transfer = await here.ask("pd_send", tokens, target="b", request_id="r1")
+        lease = await here.ask("reserve", tokens)
+        for layer in range(LAYERS):
+            layers = range(layer, layer + 1)
+            await here.settled(partial(lease.copy_from, [writer.layout], [ids], layers=layers))
+            assert await here.settled(partial(transfer.layers, lease, layer)) == CHUNKS * 2
+        whole_bytes = CHUNKS * here.chunk_tokens * LAYERS * 2 * HEADS * HEAD_SIZE * 4
+
+        async def is_there() -> bool:
+            sent = await here.settled(partial(transfer.wait, within=0))
+            return bool(sent.early_bytes == whole_bytes)
+
+        await eventually(is_there, within=5, what="all layers are pushed")
+        assert (ticket.hit_chunks, ticket.is_final) == (0, False)
+        await here.settled(lease.commit)
+        assert await there.ready(ticket) == CHUNKS
+        loaded = await there.ask("load", ticket, [reader.layout], [ids])
+        assert loaded.tokens == CHUNKS * here.chunk_tokens
+        assert np.array_equal(reader.of(ids), writer.of(ids))
+        sent = await here.over(transfer)
+        assert (sent.state, sent.bytes) == (SentState.COMMITTED, whole_bytes)
+
+
+async def test_a_prefill_that_gives_up_in_the_middle_of_a_chunk_leaves_nothing() -> None:
+    """C7: what was pushed of it is nothing at the other node, and the memory of both is free."""
+    writer = Blocks("NL_X_TWO_NB_BS_NH_HS")
+    async with cluster("a", "b", cluster=PD) as (one, other), a_task(other.node) as there:
+        async with a_task(one.node) as here:
+            tokens = list(range(here.chunk_tokens * CHUNKS))
+            ids = blocks_of(tokens)
+            ticket = await there.ask("pd_expect", tokens, request_id="r1", readers=1)
+            transfer = await here.ask("pd_send", tokens, target="b", request_id="r1")
+            await here.ask("store", tokens[: here.chunk_tokens], [writer.layout], [ids])
+            lease = await here.ask("reserve", tokens, first_chunk=1)
+            await lease.copy_from([writer.layout], [ids], first_chunk=1, layers=range(1))
+            assert await transfer.layers(lease, 0) == (CHUNKS - 1) * 2
+        assert await there.ready(ticket) == 1
+        await ticket.cancel()
+
+        async def is_free() -> bool:
+            near, far = await one.node.usage(), await other.node.usage()
+            return near.reserved_bytes == near.quarantined_bytes == 0 and (
+                far.pd_free_bytes == far.pd_bytes
+            )
+
+        await eventually(is_free, within=5, what="the memory of both is free")
 
 
 @pytest.mark.parametrize("decode", KINDS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from penstock.actors.api.pd_wire import Abort, Offer, Phase, Reason, State, TransferId, Word
 from penstock.actors.api.types import Epoch
-from penstock.actors.core.pd_early import EarlyRuns
+from penstock.actors.core.pd_early import EarlyRuns, RunBatch
 from penstock.actors.core.pd_granted import Batch
 from penstock.actors.core.pd_receiving import Receiving
 from penstock.actors.core.pd_sending import Sending
@@ -70,7 +70,7 @@ class Pair:
     open_landings: set[int] = field(default_factory=set)  # by first chunk
     todo: deque[Effect] = field(default_factory=deque)  # of the receiver: what takes time
     batches: deque[Batch] = field(default_factory=deque)  # whose memory is read
-    run_batches: int = 0  # the same
+    run_batches: deque[RunBatch] = field(default_factory=deque)  # the same
     early_runs_max: int = 100
     landed: dict[int, tuple[ObjectDigests, ...]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
@@ -198,14 +198,13 @@ class Pair:
         batch, effects = self.sender.take_runs(bytes_max)
         self.by_sender(effects)
         if batch is not None:
-            self.run_batches += 1
+            self.run_batches.append(batch)
             self.pieces += [(batch.landing, one.place, one.run) for one in batch.pieces]
         return batch is not None
 
     def end_runs(self) -> None:
         if self.run_batches:
-            self.run_batches -= 1
-            self.by_sender(self.sender.runs_pushed())
+            self.by_sender(self.sender.runs_pushed(self.run_batches.popleft()))
 
     def bring_piece(self, at: int, *, value: int | None = None) -> None:
         """Written, if its landing is open. `value`: something else than was sent."""

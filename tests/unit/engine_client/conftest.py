@@ -311,6 +311,20 @@ class FakeNode:
     def _pd_wait(self, request: Request, reply: Reply) -> None:
         reply.pd_wait.CopyFrom(self.pushes[request.pd_wait.transfer])
 
+    def _pd_layers(self, request: Request, reply: Reply) -> None:
+        """All of them, of a push and a reservation that there are; each digest is that of what lies there."""
+        layers = request.pd_layers
+        assert layers.transfer in self.pushes
+        runs = len(layers.digests) // 8 // len(layers.indices)
+        digests = iter(struct.unpack(f"<{len(layers.digests) // 8}Q", layers.digests))
+        for index in layers.indices:
+            offset, size, _ = RECORD.unpack(self.leases[layers.lease][index][32:])
+            run_bytes = size // self.spec.objects(self.chunk_tokens)[0].runs
+            for run in range(layers.first_run, layers.first_run + runs):
+                start = offset + run * run_bytes
+                assert crc64(self.arena.view(start, run_bytes)) == next(digests)
+        reply.pd_layers.runs = len(layers.digests) // 8
+
     def _pd_cancel(self, request: Request, reply: Reply) -> None:
         reply.pd_cancel.ok = self.pushes.pop(request.pd_cancel.transfer, None) is not None
 
