@@ -11,6 +11,9 @@ effects, in the order in which they are to be carried out. Between the two:
                <-- State(COMMITTED) ----------  COMMITTED
     OVER       <-- Abort, from either side -->  OVER
 
+Of objects that are not committed yet, runs may be sent and told (`pd_early`); the object's own digest comes with its
+commit, and nothing of it is verified or landed before.
+
 Whatever was lost with a stream is said again, and every word may come twice. Both sides end within their deadlines,
 whatever the other one does: `until` says when to call `tick`.
 """

@@ -11,6 +11,14 @@ A prefill worker has its prompt pushed to the node of a decode worker, which exp
         transfer = await client.pd_send(tokens, target="b", request_id="r1")     # then: compute and store
         ticket = await client.pd_expect(tokens, request_id="r1")                 # at b; then: load as above
 
+One that computes layer by layer can have each layer pushed before its chunk is whole:
+
+        async with await client.reserve(tokens) as lease:
+            await lease.copy_from([layout], [block_ids], layers=range(0, 1))
+            await transfer.layers(lease, 0)
+            ...
+            await lease.commit()
+
 What is not the caller's own fault is a miss and never an error (`errors.EXCUSED`): while the node is away, late or
 full, `lookup` finds nothing, `load` brings 0 tokens, `store` stores nothing. The client attaches again by itself.
 """
