@@ -47,7 +47,7 @@ class RunBatch:
 class _Object:
     """One that is not taken yet."""
 
-    source: object = field(repr=False)
+    source: object = field(repr=False)  # of the newest of those that wait; None: none does
     digests: dict[int, int] = field(default_factory=dict)  # by run: announced
     waiting: dict[int, object] = field(
         default_factory=dict
@@ -71,7 +71,8 @@ class EarlyRuns:
     def announce(self, place: int, first_run: int, digests: Sequence[int], source: object) -> int:
         """These runs of an object that is not taken are whole. How many of them are new, and will be sent early.
 
-        `source` is not kept where the object lies as it did before. Raises Contradiction."""
+        `source` is kept as long as runs wait, and not where the object lies as it did for those before. Raises
+        Contradiction."""
         layout = self._layout
         runs = layout.runs_of(place)
         if layout.bytes_of((place,)) % runs or self._runs + len(digests) > self._runs_max:
@@ -116,6 +117,7 @@ class EarlyRuns:
                 taken_bytes += size
             if one.waiting:
                 break
+            one.source = None
             del self._waiting[place]
         return (
             None if landing is None or not pieces else RunBatch(landing, tuple(pieces), taken_bytes)

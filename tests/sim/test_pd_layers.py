@@ -152,6 +152,30 @@ def test_a_writer_gives_up_and_another_one_writes_it(seed: int, same: bool) -> N
 
 
 @SEEDS
+def test_memory_of_a_writer_that_gave_up_is_held_no_longer_than_it_is_sent(seed: int) -> None:
+    """The push itself goes on: somebody may write the same objects."""
+
+    async def scene(world: PdWorld) -> None:
+        keys = prompt(3)
+        watched = await world.b.expect(keys)
+        transfer = await world.a.send(keys, "b")
+        writing = await Writing.begin(world.a, keys, range(3))
+        await writing.layer_by_layer(transfer, every_s=0.01, runs=6)
+        await writing.abort()
+        await anyio.sleep(1.5)
+        world.a.table.drain()
+        world.validate()
+        assert (await world.a.sent(transfer, within_s=0)).early_bytes == 3 * 6 * PAGE // 8
+        assert world.a.table.free_bytes == 16 * PAGE
+        await world.a.write(keys, range(3))
+        sent = await settled(world, watched, transfer)
+        assert sent is not None
+        assert sent.state is pd.SentState.COMMITTED
+
+    play(seed, scene, GIVEN)
+
+
+@SEEDS
 @pytest.mark.parametrize("how", ["other bytes", "other digests", "no runs"])
 def test_a_commit_of_what_was_not_pushed_is_void(seed: int, how: str) -> None:
     async def scene(world: PdWorld) -> None:
