@@ -48,7 +48,7 @@ class PdConfig(Config, frozen=True):
     batch_objects: Count = 64  # the same; whichever comes first
     batches_max: Count = 4  # of one push, being sent at once
     # Runs of one push that engines have said are written, before their objects are committed: remembered until then.
-    early_runs_max: Count = 32768
+    early_runs_max: Count = 16384
     inflight: ByteSize = ByteSize(256 * MIB)  # of all pushes, being sent at once
     outcomes_max: Count = 4096  # of pushes that are over, remembered
     waiters_max: Annotated[int, msgspec.Meta(ge=1, le=512)] = 256  # who wait for outcomes

@@ -18,7 +18,7 @@ from penstock.actors.api.types import InstanceId, LeaseId, SessionId, Shape, Tic
 from penstock.runtime.errors import CallerError, CapacityError, StaleError
 from penstock.runtime.message import Msg
 
-LAYER_RUNS_MAX = 4096  # of one Layers: what is done for each of them fits into a step of the loop
+LAYER_RUNS_MAX = 1024  # of one Layers: what is done for each of them fits into a step of the loop
 
 
 class TooManyTransfers(CapacityError):
