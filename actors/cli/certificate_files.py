@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def write_pair(pair: Pair, certificate: x509.Certificate, key: ec.EllipticCurveP
 def _builder(
     subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

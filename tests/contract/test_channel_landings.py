@@ -53,12 +53,13 @@ def test_a_piece_that_does_not_lie_in_its_slot_is_refused(
     make: Callable[[], Rig], slot: int, offset: int, length: int
 ) -> None:
     """A11: nothing is written, and the connection lives. Either side may refuse it."""
+    payload = bytes(length)  # here: that of the largest takes a step of milliseconds
 
     async def scene(pair: Pair) -> None:
         memory = Memory(100)
         landing, heard = pair.far.open(memory)
         try:
-            wrong = piece(bytes(length), slot=slot, offset=offset)
+            wrong = piece(payload, slot=slot, offset=offset)
             await pair.near.connection.send(landing.grant, [wrong])
         except LandingRefused:
             pass

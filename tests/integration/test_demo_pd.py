@@ -69,7 +69,8 @@ def _can_make_namespaces() -> bool:
 
 
 @pytest.mark.skipif(not _can_make_namespaces(), reason="takes root, and a kernel that lets it")
-def test_interrupted_in_namespaces(tmp_path: Path) -> None:
+def test_stopped(tmp_path: Path) -> None:
+    """In namespaces. The folder of a test has its name: sockets in it take no long one."""
     process = demo(tmp_path, *PD, "--pd-network=namespaces")
     assert process.stdout is not None
     first = process.stdout.readline()

@@ -69,7 +69,11 @@ async def by_etcd(pki: Path, **endpoints: str) -> AsyncIterator[Sequence[Member]
                 member(
                     plan,
                     name,
-                    cluster={"membership": {**source, "endpoints": [where]}, **tls(pki, name)},
+                    cluster={
+                        "membership": {**source, "endpoints": [where]},
+                        "heartbeat": "2s",  # no link is to be lost here, however late a busy machine is
+                        **tls(pki, name),
+                    },
                 )
             )
             for name, where in endpoints.items()

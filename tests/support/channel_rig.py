@@ -177,14 +177,15 @@ async def paired(rig: Rig) -> AsyncIterator[Pair]:
         yield Pair(near, far, dialer, listener)
 
 
-async def gone(watched: weakref.ReferenceType[Hold]) -> None:
-    """Until nobody holds it any more."""
+async def gone(*watched: weakref.ReferenceType[Hold]) -> None:
+    """Until nobody holds them any more."""
 
     async def look() -> bool:
-        gc.collect()  # frames of a task that was cancelled refer to each other
-        return watched() is None
+        if any(one() is not None for one in watched):
+            gc.collect()  # frames of a task that was cancelled refer to each other
+        return all(one() is None for one in watched)
 
-    await eventually(look, within=WITHIN_S, what="the hold is let go")
+    await eventually(look, within=WITHIN_S, what="the holds are let go")
 
 
 async def refused(side: Side, count: int) -> None:

@@ -107,8 +107,7 @@ def test_a_send_waits_while_the_queue_is_full_and_may_be_given_up() -> None:
             gc.collect()
             assert sum(one() is not None for one in watched) <= 8, "what nobody waits for is held"
             await connection.aclose()
-            for one in watched:
-                await gone(one)
+            await gone(*watched)
 
     anyio.run(run)
 
