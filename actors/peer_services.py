@@ -10,6 +10,7 @@ import grpc
 
 from penstock.actors.api.directory import Directory, NextUpdate, Unwatch, Watch
 from penstock.actors.api.peers import StreamHandler
+from penstock.actors.call_status import status_of
 from penstock.actors.core.link_words import Refusal
 from penstock.actors.peer_codec import (
     NotOurs,
@@ -23,10 +24,7 @@ from penstock.actors.peer_served import ServedLinks, ServedPeer, UnknownLink
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
     CallerError,
-    CapacityError,
-    DeadlineExceeded,
     PenstockError,
-    StaleError,
     UnavailableError,
 )
 from penstock.runtime.peer_gate import identity_of
@@ -37,13 +35,6 @@ LINK_METADATA = "penstock-link-bin"
 REFUSAL_WITHIN_S = 1.0  # to tell it
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_STATUS: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
-    (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
-    (CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (StaleError, grpc.StatusCode.FAILED_PRECONDITION),
-    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
-)
 _REFUSED = {
     Refusal.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Refusal.NOT_ITS_NAME: grpc.StatusCode.PERMISSION_DENIED,
@@ -150,8 +141,7 @@ class PeerServices(grpc.GenericRpcHandler):
         except PenstockError as error:
             refusal = error
         if refusal is not None:
-            status = next((code for kind, code in _STATUS if isinstance(refusal, kind)), None)
-            await context.abort(status or grpc.StatusCode.INTERNAL, str(refusal))
+            await context.abort(status_of(refusal), str(refusal))
         return told
 
     def _find(self, context: Context) -> ServedPeer:

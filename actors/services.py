@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError, Message
 from penstock.actors.api import control, l1, session, store
 from penstock.actors.api.control import HealthState
 from penstock.actors.api.errors import (
-    Denied,
     InvalidField,
     StandsAlone,
     TooLarge,
@@ -20,6 +19,7 @@ from penstock.actors.api.errors import (
 )
 from penstock.actors.api.peers import Reach
 from penstock.actors.api.types import KEY_BYTES
+from penstock.actors.call_status import status_of
 from penstock.actors.cluster_stat import cluster_reply
 from penstock.actors.core.namespace import DIGEST_BYTES
 from penstock.actors.prompts import TOKEN_BYTES, chain_in_steps, check_tenant
@@ -28,12 +28,7 @@ from penstock.actors.wire_scan import UNSCANNED_BYTES_MAX, ScanBounds, parse, sh
 from penstock.protos import control_pb2, engine_pb2
 from penstock.runtime.deadline import deadline_within
 from penstock.runtime.errors import (
-    CallerError,
-    CapacityError,
-    DeadlineExceeded,
     PenstockError,
-    StaleError,
-    UnavailableError,
 )
 from penstock.runtime.identity import calling
 from penstock.runtime.ref import Ref, gather_asks
@@ -48,14 +43,6 @@ ARENA_WITHIN_S = 3600.0  # to drain one; a caller may have less time
 PATH_CHARS_MAX = 4096
 SERVICE_NAMES = ("penstock.v1.Engine", "penstock.v1.Control")
 
-_STATUS: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
-    (Denied, grpc.StatusCode.PERMISSION_DENIED),
-    (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
-    (CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (StaleError, grpc.StatusCode.FAILED_PRECONDITION),
-    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
-)
 _HEALTH = {
     HealthState.STARTING: engine_pb2.HEALTH_STATE_STARTING,
     HealthState.SERVING: engine_pb2.HEALTH_STATE_SERVING,
@@ -152,8 +139,7 @@ class NodeServices(grpc.GenericRpcHandler):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
                 raise  # abort always raises
             except PenstockError as error:
-                status = next((code for kind, code in _STATUS if isinstance(error, kind)), None)
-                await context.abort(status or grpc.StatusCode.INTERNAL, str(error))
+                await context.abort(status_of(error), str(error))
                 raise  # abort always raises
 
         return grpc.unary_unary_rpc_method_handler(
